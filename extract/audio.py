@@ -1,0 +1,165 @@
+"""From a file to what the encoder hears and what the trainer reads: floor 0, pure functions.
+
+The arithmetic is GPT-SoVITS's (`2-get-hubert-wav32k.py`): one gain per recording, a blend of its
+peak normalised to `maxx` and the recording as it is, at the two scales `ENCODER` and `INT16`.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from extract.decode import AudioError, Samples, decode, probe_duration_s
+from extract.frames import ENCODER_RATE_HZ, RECORDING_RATE_HZ, min_samples
+
+__all__ = [
+    "AudioError",
+    "AudioSettings",
+    "Prepared",
+    "decode",
+    "gain",
+    "prepare",
+    "probe_duration_s",
+    "resample_to_16k",
+    "to_int16",
+]
+
+ENCODER_SCALE = 1145.14  # the reference's own; a group-norm HuBERT does not react to it
+INT16_SCALE = 32768.0
+RESAMPLERS = ("soxr", "torchaudio")
+
+
+@dataclass(frozen=True)
+class AudioSettings:
+    """What is done to a recording: these numbers and nothing else decide the result."""
+
+    max_peak: float = 2.2  # full scale is 1.0; above this a recording is rejected
+    maxx: float = 0.95  # where `alpha` = 1 puts the peak
+    alpha: float = 0.5  # 0 keeps the loudness, 1 normalises the peak
+    min_duration_s: float = 0.0
+    max_duration_s: float = 600.0
+    resampler: str = "soxr"
+
+    def __post_init__(self) -> None:
+        if self.resampler not in RESAMPLERS:
+            choices = " or ".join(RESAMPLERS)
+            raise ValueError(f"audio.resampler: {self.resampler!r}; needed {choices}")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One recording, ready for the encoder and for the disk."""
+
+    waveform: NDArray[np.float32]  # (num_samples,) 16 kHz, gain applied, contiguous
+    wav32k: NDArray[np.int16]  # (num_samples_32k,) 32 kHz, gain applied
+    peak: float  # of the recording as decoded, full scale 1.0
+    duration_s: float
+    clipped_samples: int  # of `wav32k`, held at full scale instead of wrapping around
+
+
+def prepare(path: str | os.PathLike[str], settings: AudioSettings) -> Prepared:
+    """Decode, gate, scale and resample one recording.
+
+    Raises:
+        AudioError: `missing`, `undecodable`, `empty`, `too_long`, `too_short`,
+            `non_finite_audio`, `silent` or `peak_above_gate`.
+    """
+    samples = decode(path, settings.max_duration_s)
+    duration_s = len(samples) / RECORDING_RATE_HZ
+    where = os.fspath(path)
+    _check_length(samples, settings, where)
+    peak = _checked_peak(samples, settings, where)
+    waveform = np.empty_like(samples)
+    np.multiply(samples, gain(peak, settings, ENCODER_SCALE), out=waveform)
+    waveform = resample_to_16k(waveform, settings.resampler)
+    np.multiply(samples, gain(peak, settings, INT16_SCALE), out=samples)
+    wav32k, clipped_samples = to_int16(samples)
+    return Prepared(waveform, wav32k, peak, duration_s, clipped_samples)
+
+
+def _check_length(samples: Samples, settings: AudioSettings, where: str) -> None:
+    duration_s = len(samples) / RECORDING_RATE_HZ
+    if duration_s < settings.min_duration_s:
+        raise AudioError(
+            "too_short",
+            f"{where}: {duration_s:.3f} s; at least {settings.min_duration_s:g} s "
+            "(min_duration_s) are wanted",
+        )
+    num_samples = math.ceil(len(samples) * ENCODER_RATE_HZ / RECORDING_RATE_HZ)
+    if num_samples < min_samples():
+        raise AudioError(
+            "too_short",
+            f"{where}: {num_samples} samples; the encoder needs at least {min_samples()}",
+        )
+
+
+def _checked_peak(samples: Samples, settings: AudioSettings, where: str) -> float:
+    peak = max(float(samples.max()), -float(samples.min()))  # NaN and infinity come through
+    if not math.isfinite(peak):
+        raise AudioError("non_finite_audio", f"{where}: NaN or infinity; finite samples are needed")
+    if peak == 0:
+        raise AudioError("silent", f"{where}: only zeros; a recording is needed")
+    if peak > settings.max_peak:
+        raise AudioError(
+            "peak_above_gate",
+            f"{where}: peak {peak:.3f}; at most {settings.max_peak:g} (max_peak) is wanted",
+        )
+    return peak
+
+
+def gain(peak: float, settings: AudioSettings, scale: float) -> float:
+    """The factor applied to a whole recording: scale * (maxx * alpha / peak + 1 - alpha).
+
+    Source: GPT-SoVITS, `2-get-hubert-wav32k.py`, `name2go`; there written as a sum of two products.
+    """
+    return scale * (settings.maxx * settings.alpha / peak + 1 - settings.alpha)
+
+
+def to_int16(samples: NDArray[np.float32]) -> tuple[NDArray[np.int16], int]:
+    """Truncate toward zero as `astype` does, saturating where the reference wraps around.
+
+    Args:
+        samples: (num_samples,) float32, full scale 32768. Clipped in place.
+
+    Returns:
+        (num_samples,) int16 and how many samples were held at full scale.
+    """
+    clipped = int(np.count_nonzero((samples >= 32768) | (samples <= -32769)))
+    if clipped:
+        np.clip(samples, -32768, 32767, out=samples)
+    return samples.astype(np.int16), clipped
+
+
+def resample_to_16k(samples: NDArray[np.float32], resampler: str = "soxr") -> NDArray[np.float32]:
+    """Halve the rate: (n,) at 32 kHz to (ceil(n / 2),) at 16 kHz, float32.
+
+    `soxr` is soxr HQ, `librosa.resample`'s default, bit for bit. `torchaudio` is its Kaiser window
+    with the parameters of resampy's `kaiser_best`.
+    """
+    if resampler == "torchaudio":
+        result = _resample_torchaudio(samples)
+    else:
+        result = soxr.resample(samples, RECORDING_RATE_HZ, ENCODER_RATE_HZ, quality="HQ")
+    num_samples = -(-len(samples) // 2)
+    if len(result) != num_samples:  # librosa's `fix_length`
+        result = np.pad(result[:num_samples], (0, max(0, num_samples - len(result))))
+    return np.ascontiguousarray(result)
+
+
+def _resample_torchaudio(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    import torch
+    import torchaudio.functional
+
+    resampled: NDArray[np.float32] = torchaudio.functional.resample(
+        torch.from_numpy(samples),
+        RECORDING_RATE_HZ,
+        ENCODER_RATE_HZ,
+        lowpass_filter_width=64,
+        rolloff=0.9475937167399596,
+        resampling_method="sinc_interp_kaiser",
+        beta=14.769656459379492,
+    ).numpy()
+    return resampled
