@@ -1,0 +1,120 @@
+"""The lists that GPT-SoVITS trains from: lines of `wav|speaker|language|text`."""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from extract.ids import Entry, Fault, check_id, printable
+
+log = logging.getLogger(__name__)
+
+FIELDS = ("wav", "speaker", "language", "text")
+
+_BLANKS_AND_QUOTES = " '\"\n\r\t\u202a"  # U+202A: what Windows copies in front of a path
+_DRIVE = re.compile(r"[A-Za-z]:")
+_UNDECODABLE = "\udcff"  # no valid text contains it
+codecs.register_error("extract.mark", lambda error: (_UNDECODABLE, error.end))
+
+
+def read_entries(path: str, folders: list[str], names_only: bool) -> Iterator[Entry | Fault]:
+    """An entry or a fault for each line of the list at `path` that is not blank.
+
+    Args:
+        path: the list; any line ends, in UTF-8, UTF-16 with its mark, or GB18030.
+        folders: where relative paths start; the first that has the recording wins.
+        names_only: search the recordings' file names in `folders`, whatever folder is written.
+
+    Raises:
+        ValueError: an encoding that is none of these; names the line.
+    """
+    name = Path(path).name
+    with open(path, encoding=_encoding(path)) as lines:
+        for number, line in enumerate(lines, start=1):
+            line = line.lstrip("\ufeff")  # a byte order mark, where the codec leaves it in
+            if line.strip():
+                yield _parse(line, f"{name}:{number}", folders, names_only)
+
+
+def clean_path(text: str) -> str:
+    """`text` without quotes and blanks around it and slashes behind it; backslashes as slashes.
+
+    As GPT-SoVITS's `tools/my_utils.py:clean_path`, in whatever order these come.
+    """
+    slashes = text.replace("\\", "/")
+    return slashes.lstrip(_BLANKS_AND_QUOTES).rstrip(_BLANKS_AND_QUOTES + "/")
+
+
+def _parse(line: str, where: str, folders: list[str], names_only: bool) -> Entry | Fault:
+    fields = line.split("|", len(FIELDS) - 1)  # the text may hold more of them
+    written = fields[0]
+    if len(fields) < len(FIELDS):
+        needed = f"{len(FIELDS)} are needed: {'|'.join(FIELDS)}"
+        return _fault(where, written, "bad_line", f"{len(fields)} fields; {needed}")
+    if not clean_path(written):
+        return _fault(where, written, "bad_line", "no path before the first |")
+    path = _locate(written, folders, names_only)
+    utterance_id = path.rpartition("/")[2]
+    if problem := check_id(utterance_id):
+        return _fault(where, path, "bad_id", f"{utterance_id[:200]} cannot name a file: {problem}")
+    return Entry(utterance_id, path)
+
+
+def _fault(where: str, path: str, reason: str, detail: str) -> Fault:
+    line_number = where.rpartition(":")[2]
+    return Fault(printable(where), path, reason, f"line {line_number}: {printable(detail)}")
+
+
+def _locate(written: str, folders: list[str], names_only: bool) -> str:
+    """Where a recording is: by its path as `written` if that exists, else by the cleaned one."""
+    cleaned = clean_path(written)
+    if names_only:
+        written, cleaned = written.rpartition("/")[2], cleaned.rpartition("/")[2]
+    elif _DRIVE.match(cleaned):
+        return cleaned  # a drive's path stays recognisable where there are no drives
+    texts = (written, cleaned)
+    places = [t if t[0] == "/" else f"{folder}/{t}" for t in texts for folder in folders]
+    default = places[len(folders)]
+    if len(set(places)) == 1:
+        return default  # nothing to choose from, so no need to look
+    return next(filter(os.path.lexists, places), default)
+
+
+def _encoding(path: str) -> str:
+    """The encoding that all of the text at `path` is in; ValueError naming a line if none fits."""
+    with open(path, "rb") as file:
+        has_utf16_mark = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    misfits = []
+    for encoding in ("utf-16",) if has_utf16_mark else ("utf-8-sig", "gb18030"):
+        first_bad, num_bad, num_foreign = _survey(path, encoding)
+        if not num_bad:
+            if encoding == "gb18030":
+                log.info("%s: not UTF-8, read as GB18030", path)
+            return encoding
+        misfits.append(f"line {first_bad} is not {encoding.removesuffix('-sig').upper()}")
+        if 2 * num_bad < num_foreign:
+            break  # mostly this encoding: another one could only misread the good lines
+    raise ValueError(f"{path}: {' and '.join(misfits)}; save the list as UTF-8")
+
+
+def _survey(path: str, encoding: str) -> tuple[int, int, int]:
+    """How well `encoding` fits the text at `path`.
+
+    Returns:
+        The number of the first line that it cannot read (0 for none), how many such lines there
+        are, and how many lines are not plain ASCII.
+    """
+    first_bad = num_bad = num_foreign = 0
+    with open(path, encoding=encoding, errors="extract.mark") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.isascii():
+                continue
+            num_foreign += 1
+            if _UNDECODABLE in line:
+                num_bad += 1
+                first_bad = first_bad or number
+    return first_bad, num_bad, num_foreign

@@ -1,0 +1,155 @@
+"""Many strings in two flat arrays, so that a million of them cost their bytes and nothing more."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from ctypes import c_byte
+from itertools import pairwise
+from multiprocessing.sharedctypes import RawArray
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+
+class PackedStrings(Sequence[str]):
+    """A read-only sequence of strings: their UTF-8 bytes end to end, and where each one ends.
+
+    A list of Python strings grows in every forked worker: reading one writes its reference count
+    and so copies its page. Here a worker reads two arrays whose pages nobody writes. What a file
+    system calls a name but is not UTF-8 survives the round trip (`surrogateescape`).
+
+    Args:
+        data: `(num_bytes,)` uint8, the strings' bytes one after the other.
+        offsets: `(num_strings + 1,)` int64, where each string starts, and the end of the last.
+        prefix: what all strings start with, kept once; `data` holds only what follows it.
+    """
+
+    def __init__(
+        self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], prefix: str = ""
+    ) -> None:
+        self.prefix = prefix
+        self._data = data
+        self._offsets = offsets
+        self._shared: tuple[Any, Any] | None = None
+
+    @classmethod
+    def from_iterable(cls, strings: Iterable[str]) -> PackedStrings:
+        """Pack `strings` one at a time; the Python strings need never exist all at once.
+
+        Raises:
+            UnicodeEncodeError: a string that neither a text nor a file name can hold (a lone
+                surrogate outside U+DC80..U+DCFF).
+        """
+        packer = Packer()
+        for string in strings:
+            packer.append(string)
+        return packer.finish()
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> PackedStrings: ...
+    def __getitem__(self, index: int | slice) -> str | PackedStrings:
+        if isinstance(index, slice):
+            return self.take(range(*index.indices(len(self))))
+        position = range(len(self))[index]  # raises IndexError, and counts negatives from the end
+        return self.prefix + self._slice(position).decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        for raw in self.iter_bytes():
+            yield self.prefix + raw.decode("utf-8", "surrogateescape")
+
+    def iter_bytes(self) -> Iterator[bytes]:
+        """The bytes of every string in turn, without the prefix."""
+        data = self._data.data
+        for start, end in pairwise(self._offsets.data):
+            yield bytes(data[start:end])
+
+    def take(self, indices: Iterable[int]) -> PackedStrings:
+        """The strings at `indices` (negative ones count from the end), in that order, as a copy.
+
+        Raises:
+            IndexError: an index beyond the ends.
+        """
+        packer = Packer()
+        for index in np.arange(len(self))[np.fromiter(indices, np.int64)]:
+            packer.append_bytes(self._slice(index))
+        return packer.finish().with_prefix(self.prefix)
+
+    def with_prefix(self, prefix: str) -> PackedStrings:
+        """The same strings behind another `prefix`; the arrays are shared, not copied."""
+        twin = PackedStrings(self._data, self._offsets, prefix)
+        twin._shared = self._shared
+        return twin
+
+    def share(self) -> PackedStrings:
+        """The same strings in shared memory: a worker started by spawn or forkserver maps them.
+
+        Such a copy can be pickled only while a process is being started, which is when a
+        DataLoader does it. The memory has no name and goes with the last process that maps it.
+        """
+        shared = (
+            RawArray(c_byte, max(1, self._data.nbytes)),  # an empty array cannot be mapped
+            RawArray(c_byte, self._offsets.nbytes),
+        )
+        twin = PackedStrings(*_as_arrays(*shared), self.prefix)
+        twin._data[: len(self._data)] = self._data
+        twin._offsets[:] = self._offsets
+        twin._shared = shared
+        return twin
+
+    def shares_arrays(self, other: PackedStrings) -> bool:
+        """Whether the two differ in their prefix at most, and keep their bytes once."""
+        return self._data is other._data and self._offsets is other._offsets
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the two arrays."""
+        return int(self._data.nbytes + self._offsets.nbytes)
+
+    def __repr__(self) -> str:
+        return f"PackedStrings({len(self):,} strings, {self.nbytes:,} bytes)"
+
+    def __getstate__(self) -> tuple[str, bool, Any, Any]:
+        if self._shared is not None:
+            return (self.prefix, True, *self._shared)
+        return (self.prefix, False, self._data, self._offsets)
+
+    def __setstate__(self, state: tuple[str, bool, Any, Any]) -> None:
+        self.prefix, is_shared, data, offsets = state
+        self._shared = (data, offsets) if is_shared else None
+        self._data, self._offsets = _as_arrays(data, offsets) if is_shared else (data, offsets)
+
+    def _slice(self, index: int) -> bytes:
+        return self._data[self._offsets[index] : self._offsets[index + 1]].tobytes()
+
+
+class Packer:
+    """Collects strings one by one for a `PackedStrings`."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._offsets = array("q", [0])
+
+    def append(self, string: str) -> None:
+        """Add one string; UnicodeEncodeError where it is neither a text nor a file name."""
+        self.append_bytes(string.encode("utf-8", "surrogateescape"))
+
+    def append_bytes(self, raw: bytes) -> None:
+        """Add one string by its UTF-8 bytes."""
+        self._data += raw
+        self._offsets.append(len(self._data))
+
+    def finish(self) -> PackedStrings:
+        """What was collected. The packer takes nothing more: its memory is now the sequence's."""
+        return PackedStrings(*_as_arrays(self._data, self._offsets))
+
+
+def _as_arrays(data: Any, offsets: Any) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The arrays over two buffers; no copy."""
+    return np.frombuffer(data, np.uint8), np.frombuffer(offsets, np.int64)
