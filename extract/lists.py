@@ -18,7 +18,14 @@ FIELDS = ("wav", "speaker", "language", "text")
 _BLANKS_AND_QUOTES = " '\"\n\r\t\u202a"  # U+202A: what Windows copies in front of a path
 _DRIVE = re.compile(r"[A-Za-z]:")
 _UNDECODABLE = "\udcff"  # no valid text contains it
-codecs.register_error("extract.mark", lambda error: (_UNDECODABLE, error.end))
+
+
+def _mark_undecodable(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)  # the handler is for reading only
+    return _UNDECODABLE, error.end
+
+
+codecs.register_error("extract.mark", _mark_undecodable)
 
 
 def read_entries(path: str, folders: list[str], names_only: bool) -> Iterator[Entry | Fault]:
@@ -35,9 +42,9 @@ def read_entries(path: str, folders: list[str], names_only: bool) -> Iterator[En
     name = Path(path).name
     with open(path, encoding=_encoding(path)) as lines:
         for number, line in enumerate(lines, start=1):
-            line = line.lstrip("\ufeff")  # a byte order mark, where the codec leaves it in
-            if line.strip():
-                yield _parse(line, f"{name}:{number}", folders, names_only)
+            text = line.rstrip("\n").lstrip("\ufeff")  # the mark, where the codec leaves it in
+            if text.strip():
+                yield _parse(text, f"{name}:{number}", folders, names_only)
 
 
 def clean_path(text: str) -> str:

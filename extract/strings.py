@@ -58,7 +58,8 @@ class PackedStrings(Sequence[str]):
         if isinstance(index, slice):
             return self.take(range(*index.indices(len(self))))
         position = range(len(self))[index]  # raises IndexError, and counts negatives from the end
-        return self.prefix + self._slice(position).decode("utf-8", "surrogateescape")
+        raw = self._data[self._offsets[position] : self._offsets[position + 1]].tobytes()
+        return self.prefix + raw.decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
         for raw in self.iter_bytes():
@@ -76,9 +77,13 @@ class PackedStrings(Sequence[str]):
         Raises:
             IndexError: an index beyond the ends.
         """
+        chosen = np.arange(len(self))[np.fromiter(indices, np.int64)]
+        data = self._data.data
         packer = Packer()
-        for index in np.arange(len(self))[np.fromiter(indices, np.int64)]:
-            packer.append_bytes(self._slice(index))
+        for start, end in zip(
+            self._offsets[chosen].data, self._offsets[chosen + 1].data, strict=True
+        ):
+            packer.append_bytes(data[start:end])
         return packer.finish().with_prefix(self.prefix)
 
     def with_prefix(self, prefix: str) -> PackedStrings:
@@ -125,9 +130,6 @@ class PackedStrings(Sequence[str]):
         self._shared = (data, offsets) if is_shared else None
         self._data, self._offsets = _as_arrays(data, offsets) if is_shared else (data, offsets)
 
-    def _slice(self, index: int) -> bytes:
-        return self._data[self._offsets[index] : self._offsets[index + 1]].tobytes()
-
 
 class Packer:
     """Collects strings one by one for a `PackedStrings`."""
@@ -140,7 +142,7 @@ class Packer:
         """Add one string; UnicodeEncodeError where it is neither a text nor a file name."""
         self.append_bytes(string.encode("utf-8", "surrogateescape"))
 
-    def append_bytes(self, raw: bytes) -> None:
+    def append_bytes(self, raw: bytes | memoryview) -> None:
         """Add one string by its UTF-8 bytes."""
         self._data += raw
         self._offsets.append(len(self._data))
