@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ TEMPORARY_PREFIX = ".tmp-"  # what the store calls a file that is not finished
 SUFFIXES = ("", ".pt")  # what the store adds to an id
 MAX_NAME_BYTES = 255  # ext4, xfs, NTFS and APFS allow that much for one part of a path
 MAX_PART_BYTES = MAX_NAME_BYTES - max(map(len, SUFFIXES))
+MAX_SHOWN = 10
 MAX_ID_BYTES = 4000  # Linux allows 4096 for a path; the store's own folder needs some
 
 _UNUSUAL = re.compile(r"[\x00-\x1f\x7f-\x9f\\:\ud800-\udfff]|(?:\A|/)(?:[./]|\Z)")
@@ -91,6 +92,18 @@ class Clash(NamedTuple):
     def __str__(self) -> str:
         names = self.ids[0] if self.ids[0] == self.ids[1] else " and ".join(self.ids)
         return printable(f"{names}: {self.paths[0]} and {self.paths[1]}")
+
+
+def clash_message(source: str, clashes: Sequence[Clash]) -> str:
+    """What to tell the user about `clashes`: the first ten of them, how many more, the remedy."""
+    pairs = "1 pair" if len(clashes) == 1 else f"{len(clashes)} pairs"
+    lines = [f"{source}: recordings that would write the same file, {pairs}:"]
+    lines += (f"  {clash}" for clash in clashes[:MAX_SHOWN])
+    if len(clashes) > MAX_SHOWN:
+        lines.append(f"  and {len(clashes) - MAX_SHOWN} more")
+    return "\n".join(
+        [*lines, "Each needs a name of its own: rename or leave out one of each pair."]
+    )
 
 
 def find_clashes(ids: PackedStrings, paths: PackedStrings) -> tuple[list[int], list[Clash]]:

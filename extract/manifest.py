@@ -16,7 +16,7 @@ from typing import overload
 
 import numpy as np
 
-from extract.ids import Entry, Fault, check_id, find_clashes, printable
+from extract.ids import Entry, Fault, check_id, clash_message, find_clashes, printable
 from extract.lists import read_entries
 from extract.strings import PackedStrings, Packer
 
@@ -42,8 +42,6 @@ AUDIO_EXTENSIONS = (
     ".weba", ".webm", ".wma", ".wmv", ".wv", ".3ga", ".3gp",
 )
 # fmt: on
-
-MAX_SHOWN = 10
 
 StrPath = str | os.PathLike[str]
 
@@ -115,12 +113,7 @@ class Manifest(Sequence[Entry]):
         """Itself, repeated entries taken out; ValueError if two recordings share a file."""
         repeats, clashes = find_clashes(self.ids, self.paths)
         if clashes:
-            shown = [f"  {clash}" for clash in clashes[:MAX_SHOWN]]
-            hidden = [f"  and {len(clashes) - MAX_SHOWN} more"] * (len(clashes) > MAX_SHOWN)
-            raise ValueError(
-                f"{self.source or 'manifest'}: {len(clashes)} pairs of recordings would write the"
-                " same file; each needs a name of its own:\n" + "\n".join(shown + hidden)
-            )
+            raise ValueError(clash_message(self.source or "manifest", clashes))
         if not repeats:
             return self
         log.info("%s: %d entries are listed again, kept once", self.source, len(repeats))

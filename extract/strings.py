@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from ctypes import c_byte
 from itertools import pairwise
+from multiprocessing.context import get_spawning_popen
 from multiprocessing.sharedctypes import RawArray
 from typing import Any, overload
 
@@ -95,8 +96,8 @@ class PackedStrings(Sequence[str]):
     def share(self) -> PackedStrings:
         """The same strings in shared memory: a worker started by spawn or forkserver maps them.
 
-        Such a copy can be pickled only while a process is being started, which is when a
-        DataLoader does it. The memory has no name and goes with the last process that maps it.
+        Pickled for anything but a process that is being started, they are copied as any others.
+        The memory has no name and goes with the last process that maps it.
         """
         shared = (
             RawArray(c_byte, max(1, self._data.nbytes)),  # an empty array cannot be mapped
@@ -121,7 +122,7 @@ class PackedStrings(Sequence[str]):
         return f"PackedStrings({len(self):,} strings, {self.nbytes:,} bytes)"
 
     def __getstate__(self) -> tuple[str, bool, Any, Any]:
-        if self._shared is not None:
+        if self._shared is not None and get_spawning_popen() is not None:
             return (self.prefix, True, *self._shared)
         return (self.prefix, False, self._data, self._offsets)
 
