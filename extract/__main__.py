@@ -1,0 +1,5 @@
+import sys
+
+from extract.app import main
+
+sys.exit(main())

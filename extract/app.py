@@ -1,0 +1,91 @@
+"""The command line: the only place that knows Hydra. Config in, exit code out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from extract.config import SCHEMAS, Config, run_name
+
+PACKAGE = Path(__file__).resolve().parent
+EXIT_USAGE, EXIT_KILLED_BY_CTRL_C = 2, 130
+
+
+def conf_dir() -> str:
+    """Where the options are: inside the installed package, or beside it in a checkout."""
+    installed = PACKAGE / "conf"
+    return str(installed if installed.is_dir() else PACKAGE.parent / "conf")
+
+
+def register() -> None:
+    """Tells Hydra the schemas and the names that `conf/` makes use of."""
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        store.store(name, schema, group="schema")
+    resolvers: dict[str, Any] = {
+        "stem": lambda path: Path(str(path)).resolve().stem,
+        "demo_dir": lambda: str(PACKAGE / "demo"),
+        "run_name": lambda *, _root_: run_name(_root_),
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code (README, `Exit codes`)."""
+    register()
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
+    def job(config: DictConfig) -> None:
+        codes.append(_job(config))
+
+    if argv is not None:
+        sys.argv[1:] = argv
+    if {"--help", "-h"} & set(sys.argv) and not any(a.startswith("dataset=") for a in sys.argv):
+        sys.argv.append("dataset=demo")  # help shows a config, and a config needs a dataset
+    try:
+        job()
+    except SystemExit as error:  # Hydra has said what is wrong with the command line
+        return EXIT_USAGE if error.code else max(codes, default=0)
+    except KeyboardInterrupt:
+        return EXIT_KILLED_BY_CTRL_C
+    return max(codes, default=0)
+
+
+def _job(config: DictConfig) -> int:
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    console = Console(stderr=True)
+    handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
+    try:
+        settings = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        return _usage(console, str(error))
+    assert isinstance(settings, Config)
+
+    from extract.job import run_job  # torch: after the options are known to be right
+    from extract.stopping import stop_on_signals
+
+    with stop_on_signals() as stop:
+        try:
+            return run_job(settings, console, stop)
+        except ValueError as error:
+            return _usage(console, str(error))
+        except KeyboardInterrupt:
+            console.print("stopped at once; the same command goes on from here")
+            return EXIT_KILLED_BY_CTRL_C
+
+
+def _usage(console: Any, message: str) -> int:
+    console.print(message, style="red", soft_wrap=True, markup=False, highlight=False)
+    return EXIT_USAGE

@@ -1,0 +1,336 @@
+"""One run: a config made into objects, the objects into a finished store and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from extract import metadata
+from extract.audio import AudioSettings
+from extract.batching import Batch, collate
+from extract.config import Config, Kind, StartMethod
+from extract.dataset import AudioDataset, Failure, Recording, identify
+from extract.encoder import Encoder, fingerprint, load_model
+from extract.encoding import Encoding
+from extract.ledger import FAILED, Ledger, ledger_name, ledger_paths, read, shard_of
+from extract.lengths import Durations, Scanned, durations
+from extract.loading import ResilientLoader, raise_open_file_limit
+from extract.lock import PRIVATE, door, locked
+from extract.machine import LoaderPlan, choose, cores
+from extract.manifest import Manifest, read_folder, read_gpt_sovits_list
+from extract.pipeline import Clock, run
+from extract.plan import Indices, padding_share, plan_batches, unfinished
+from extract.plan import fingerprint as plan_fingerprint
+from extract.progress import Progress, Tally, closing_lines, summary
+from extract.resume import Remaining, Trust, remaining, reshard
+from extract.stopping import Stop
+from extract.store import Store, StoreUnusable
+from extract.writing import Writers, failure_record
+
+log = logging.getLogger(__name__)
+
+EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+HOW_TO_GO_ON = "the same command goes on from here"
+
+
+def run_job(config: Config, console: Console, stop: Stop) -> int:
+    """Extracts a dataset; returns the exit code.
+
+    Raises:
+        ValueError: the config asks for what cannot be; nothing was done.
+    """
+    audio = audio_settings(config)
+    _check(config)
+    manifest = read_manifest(config)
+    store = Store(config.store.dir, fsync=config.store.fsync)
+    try:
+        store.create()
+        with locked(store.directory, config.shard.index, config.shard.count):
+            return _Job(config, audio, manifest, store, console, stop).run()
+    except StoreUnusable as error:
+        console.print(f"stopped: {error}", style="bold red", soft_wrap=True, markup=False)
+        console.print(f"Once that is mended, {HOW_TO_GO_ON}.")
+        return EXIT_SOME_FAILED
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is left, in batches."""
+
+    rest: Remaining
+    batches: list[Indices]
+    seconds: float  # of audio to be saved
+
+
+class _Job:
+    def __init__(
+        self,
+        config: Config,
+        audio: AudioSettings,
+        manifest: Manifest,
+        store: Store,
+        console: Console,
+        stop: Stop,
+    ) -> None:
+        self.config, self.audio, self.manifest, self.store = config, audio, manifest, store
+        self.console, self.stop = console, stop
+        raise_open_file_limit()
+
+    def run(self) -> int:
+        encoder, weights = load_encoder(self.config)
+        plan = self._choose(encoder)
+        work = self._settle(encoder, weights, plan)
+        self._say(f"{work.rest.todo.sum():,} of {len(self.manifest):,} recordings to do")
+        clock = Clock()
+        tally = Tally(int(work.rest.todo.sum()) + len(self._faults()), work.seconds)
+        try:
+            self._extract(work, encoder, plan, tally, clock)
+        finally:
+            self.console.print(summary(tally, clock, work.rest.kept, work.rest.kept_s))
+            for line in closing_lines(tally, clock, self.store.directory):
+                self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+        return self._exit_code(tally)
+
+    def _settle(self, encoder: Encoder, weights: str, plan: LoaderPlan) -> _Work:
+        """Makes sure of what is in the store, and plans what is not."""
+        store, shard = self.store, self.config.shard
+        identity = metadata.identity(
+            self.audio,
+            weights=weights,
+            layer=encoder.layer,
+            precision=encoder.precision,
+            source=self.manifest.source,
+        )
+        with door(store.directory) as alone:
+            known = metadata.read(store.directory)
+            gates = self._accept(metadata.compare(known and known["identity"], identity), alone)
+            if alone:
+                reshard(store.directory, shard.count)
+                store.sweep()
+            trust = Trust(self.config.retry_failed, gates, self.config.store.verify.name != "size")
+            rest = remaining(self.manifest, store, trust, shard.index, shard.count)
+            seconds = self._durations()
+            batches = plan_batches(seconds, plan.batch_seconds)
+            plan_hash = plan_fingerprint(batches, self.manifest.ids)
+            same_plan = known is not None and known.get("plan") == plan_hash and not gates
+            if not self.stop():
+                metadata.write(store.directory, identity, plan_hash, self._made_with())
+        companions = rest.unseen if same_plan else np.zeros_like(rest.unseen)
+        batches = unfinished(batches, rest.todo, companions)
+        if batches:
+            log.info(
+                "%d batches, %.1f %% padding", len(batches), 100 * padding_share(seconds, batches)
+            )
+        return _Work(rest, batches, float(seconds[rest.todo].sum()))
+
+    def _accept(self, comparison: metadata.Comparison, alone: bool) -> AudioSettings | None:
+        """Goes on in a store of the same identity, replaces another if told to.
+
+        Returns the gates if they are all that changed: then nothing that passes them is redone.
+
+        Raises:
+            ValueError: the store holds other numbers.
+        """
+        if not comparison.differing:
+            return None
+        if not self.config.overwrite or not alone:
+            raise ValueError(comparison.message(self.store.directory))
+        if comparison.only_gates:
+            return self.audio
+        for record in read(self.store.directory):
+            self.store.discard(record["id"])
+        for path in ledger_paths(self.store.directory):
+            path.unlink()
+        return None
+
+    def _extract(
+        self, work: _Work, encoder: Encoder, plan: LoaderPlan, tally: Tally, clock: Clock
+    ) -> None:
+        shard = self.config.shard
+        ledger = Ledger(self.store.directory / ledger_name(shard.index, shard.count))
+        with Progress(self.console, tally, clock) as progress:
+            writers = Writers(self.store, ledger, progress.add, self.config.store.num_writers)
+            loader = self._loader(work.batches, plan, encoder.device)
+            try:
+                for fault in self._faults():
+                    ledger.append(failure_record(fault))
+                    tally.add(failure_record(fault))
+                batches = _pinned(loader) if encoder.device.type == "cuda" else loader
+                encoding = Encoding(encoder, SLACK * plan.batch_seconds, self._fallback(encoder))
+                run(batches, encoding, writers, work.rest.todo, clock)
+                writers.close()
+            except BaseException:
+                writers.close(abandon=True)
+                raise
+            finally:
+                loader.close()
+                ledger.close()
+
+    def _loader(
+        self, batches: list[Indices], plan: LoaderPlan, device: torch.device
+    ) -> ResilientLoader[Batch]:
+        method = start_method(self.config, device)
+        manifest = self.manifest if method == "fork" else self.manifest.share()
+
+        def crashed(index: int, cause: str) -> Batch:
+            recording = identify(index, manifest[index])
+            detail = f"{recording.path}: its worker died twice: {cause}"
+            return collate([Failure(recording, "worker_crashed", detail)])
+
+        return ResilientLoader(
+            AudioDataset(manifest, self.audio),
+            batches,
+            collate,
+            crashed,
+            num_workers=plan.num_workers,
+            prefetch=plan.prefetch,
+            timeout_s=self.config.loader.timeout_s,
+            start_method=method,
+            stop=self.stop,
+        )
+
+    def _durations(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        def scan(items: Durations, chunks: list[Indices]) -> Iterator[Scanned]:
+            workers = min(cores(), len(chunks)) if self.config.loader.num_workers != 0 else 0
+            return iter(
+                ResilientLoader(
+                    items,
+                    chunks,
+                    collate=list,
+                    crashed=lambda index, _cause: [(index, 0.0)],
+                    num_workers=workers,
+                    timeout_s=self.config.loader.timeout_s,
+                    start_method=start_method(self.config, torch.device("cpu")),
+                    stop=self.stop,
+                )
+            )
+
+        with self.console.status("reading headers") as status:
+            read_so_far = 0
+
+            def progress(num: int) -> None:
+                nonlocal read_so_far
+                read_so_far += num
+                status.update(f"reading headers: {read_so_far:,} of {len(self.manifest):,}")
+
+            return durations(self.manifest, self.store.directory / PRIVATE, scan, progress)
+
+    def _faults(self) -> list[Failure]:
+        shard = self.config.shard
+        return [
+            Failure(Recording(-1, fault.id, fault.path), fault.reason, fault.detail)
+            for fault in {fault.id: fault for fault in self.manifest.faults}.values()
+            if shard_of(fault.id, shard.count) == shard.index
+        ]
+
+    def _fallback(self, encoder: Encoder) -> Callable[[], Encoder] | None:
+        if encoder.device.type == "cpu" or not self.config.cpu_fallback:
+            return None
+        return functools.cache(lambda: encoder.on_cpu())
+
+    def _choose(self, encoder: Encoder) -> LoaderPlan:
+        loader = self.config.loader
+        plan = choose(
+            loader.num_workers, loader.batch_seconds, loader.prefetch, encoder.device, encoder.dtype
+        )
+        self._say(
+            f"{encoder.precision} on {encoder.device}; loader.num_workers={plan.num_workers} "
+            f"loader.batch_seconds={plan.batch_seconds:g} loader.prefetch={plan.prefetch}, "
+            f"{torch.get_num_threads()} threads"
+        )
+        return plan
+
+    def _made_with(self) -> dict[str, str]:
+        packages = ("extract", "torch", "transformers", "soxr", "av")
+        return {"model": self.config.model.path} | {name: version(name) for name in packages}
+
+    def _exit_code(self, tally: Tally) -> int:
+        if self.stop() and tally.done < tally.total:
+            left = tally.total - tally.done
+            self._say(f"interrupted with {left:,} recordings left; {HOW_TO_GO_ON}")
+            return self.stop.exit_code
+        failed_before = (
+            sum(record.get("status") == FAILED for record in read(self.store.directory))
+            if not self.config.retry_failed
+            else 0
+        )
+        return EXIT_SOME_FAILED if tally.num(FAILED) or failed_before else EXIT_DONE
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+SLACK = 1.1  # a header's duration may be off by a little; a batch is not split for that
+
+
+def _pinned(batches: ResilientLoader[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        yield batch.pin_memory()
+
+
+def audio_settings(config: Config) -> AudioSettings:
+    """The audio group as the plain values that workers get."""
+    return AudioSettings(**{**asdict(config.audio), "resampler": config.audio.resampler.name})
+
+
+def read_manifest(config: Config) -> Manifest:
+    """The dataset group's recordings.
+
+    Raises:
+        ValueError: no such folder or list, nothing in it, or two recordings with one name.
+    """
+    dataset = config.dataset
+    if dataset.kind == Kind.gpt_sovits:
+        return read_gpt_sovits_list(dataset.path, dataset.audio_dir)
+    if dataset.extensions is None:
+        return read_folder(dataset.path)
+    return read_folder(dataset.path, tuple(dataset.extensions))
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(
+    path: str, revision: str | None, seed: int, device: str, precision: str, layer: int | None
+) -> tuple[Encoder, str]:
+    model = load_model(path, revision=revision, seed=seed)
+    return Encoder(model, device=device, precision=precision, layer=layer), fingerprint(model)
+
+
+def load_encoder(config: Config) -> tuple[Encoder, str]:
+    """The config's encoder and its weights' fingerprint; kept for the next job of a sweep."""
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = config.model
+    return _encoder(
+        model.path, model.revision, config.seed, device, config.precision.name, model.layer
+    )
+
+
+def start_method(config: Config, device: torch.device) -> str:
+    """How workers start: a process that has used CUDA is not forked."""
+    method = config.loader.start_method
+    if method is not StartMethod.auto:
+        return method.name
+    return "forkserver" if device.type == "cuda" else "fork"
+
+
+def _check(config: Config) -> None:
+    shard = config.shard
+    if not 0 <= shard.index < shard.count:
+        raise ValueError(
+            f"shard.index={shard.index} shard.count={shard.count}; needed 0 <= index < count"
+        )
+    if config.store.num_writers < 1:
+        raise ValueError(f"store.num_writers={config.store.num_writers}; needed at least 1")
+    if not config.loader.timeout_s > 0:
+        raise ValueError(f"loader.timeout_s={config.loader.timeout_s}; needed more than 0")

@@ -1,0 +1,98 @@
+"""How long each recording is, from its header, remembered beside the store.
+
+The plan of batches needs durations before anything is decoded. Reading a header takes a tenth of a
+millisecond to a few, so the first run reads them on all cores and a second run reads none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.audio import AudioError, probe_duration_s
+from extract.dataset import identify
+from extract.manifest import Manifest
+from extract.plan import Indices
+
+NAME = "lengths.npy"
+CHUNK = 64  # headers a worker reads before it reports
+UNKNOWN_S = 0.0  # what the plan takes for a recording whose header says nothing
+
+Scanned = list[tuple[int, float]]  # (index, duration in seconds)
+Scan = Callable[["Durations", list[Indices]], Iterator[Scanned]]
+
+_ROW = np.dtype([("key", np.uint64), ("duration_s", np.float32)])
+
+
+class Durations(Sequence[tuple[int, float]]):
+    """The headers of a manifest, read one by one; a map-style dataset for the loader's workers."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, index: int) -> tuple[int, float]:  # type: ignore[override]
+        try:
+            return index, probe_duration_s(self.manifest[index].path)
+        except (AudioError, Exception):  # the loader meets it again and says what is wrong
+            return index, UNKNOWN_S
+
+
+def durations(
+    manifest: Manifest, folder: Path, scan: Scan, progress: Callable[[int], None]
+) -> NDArray[np.float64]:
+    """Seconds of each recording, (len(manifest),); 0 where the header does not tell.
+
+    Args:
+        manifest: the recordings.
+        folder: where the index is kept. An entry holds for one path, size and time.
+        scan: runs `Durations` over chunks of indices, in workers.
+        progress: told how many headers were read.
+    """
+    keys = np.fromiter((_key(manifest, index) for index in range(len(manifest))), np.uint64)
+    known = _read(folder / NAME)
+    at = np.searchsorted(known["key"], keys).clip(max=max(0, len(known) - 1))
+    found = known["key"][at] == keys if len(known) else np.zeros(len(keys), dtype=bool)
+    seconds = np.where(found, known["duration_s"][at] if len(known) else 0.0, UNKNOWN_S)
+    seconds = seconds.astype(np.float64)
+    missing = np.flatnonzero(~found)
+    if len(missing):
+        chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
+        for scanned in scan(Durations(manifest), chunks):
+            for index, duration_s in scanned:
+                seconds[index] = np.float32(duration_s)  # as the index will give it next time
+            progress(len(scanned))
+        _write(folder / NAME, keys, seconds)
+    return seconds
+
+
+def _key(manifest: Manifest, index: int) -> int:
+    recording = identify(index, manifest[index])
+    text = f"{os.path.abspath(recording.path)}\0{recording.size}\0{recording.mtime_ns}"  # noqa: PTH100
+    digest = hashlib.blake2b(text.encode("utf8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _read(path: Path) -> NDArray[np.void]:
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # none yet, or a torn one: it is only a cache
+        return np.empty(0, _ROW)
+    return table if table.dtype == _ROW else np.empty(0, _ROW)
+
+
+def _write(path: Path, keys: NDArray[np.uint64], seconds: NDArray[np.float64]) -> None:
+    table = np.empty(len(keys), _ROW)
+    table["key"], table["duration_s"] = keys, seconds
+    table.sort(order="key")
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    with temporary.open("wb") as file:
+        np.save(file, table)
+    temporary.replace(path)

@@ -1,0 +1,67 @@
+"""The loop: batches -> features -> finite? -> saved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.batching import Batch
+from extract.encoding import Encoding
+from extract.writing import Writers
+
+
+class Clock:
+    """Where the loop's time goes: waiting for data, in the encoder, waiting for writers."""
+
+    def __init__(self) -> None:
+        self.data_s = self.encoder_s = self.writer_s = 0.0
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each, 0 to 1."""
+        times = {"data": self.data_s, "encoder": self.encoder_s, "writer": self.writer_s}
+        total = sum(times.values())
+        return {name: spent / total if total else 0.0 for name, spent in times.items()}
+
+
+def run(
+    batches: Iterable[Batch],
+    encoding: Encoding,
+    writers: Writers,
+    todo: NDArray[np.bool_],
+    clock: Clock,
+) -> None:
+    """Encodes and saves every batch.
+
+    Args:
+        batches: from `extract.loading`.
+        encoding: batch -> features, on the device.
+        writers: where each utterance's outcome goes.
+        todo: for every index of the manifest, whether its outcome is wanted; the others were saved
+            earlier and are computed only because they share an interrupted batch.
+        clock: told where the time goes.
+
+    Raises:
+        StoreUnusable: the store is full, read-only or gone.
+    """
+    start = time.monotonic()
+    for item in encoding(_timed(batches, clock)):
+        if todo[item.recording.index]:
+            before = time.monotonic()
+            writers.put(item)
+            clock.writer_s += time.monotonic() - before
+        clock.encoder_s = time.monotonic() - start - clock.data_s - clock.writer_s
+
+
+def _timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
+    iterator = iter(batches)
+    while True:
+        before = time.monotonic()
+        batch = next(iterator, None)
+        clock.data_s += time.monotonic() - before
+        if batch is None:
+            return
+        yield batch

@@ -1,0 +1,124 @@
+"""What is left to do: the manifest against the ledger, and the ledger against the files."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract import ledger
+from extract.audio import AudioSettings
+from extract.dataset import identify
+from extract.ledger import FAILED, REJECTED, SAVED, ledger_name, shard_of
+from extract.manifest import Manifest
+from extract.store import Store
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What of an earlier run's word is taken."""
+
+    retry_failed: bool = True
+    gates: AudioSettings | None = None  # they changed: who passed and who did not is judged again
+    checksum: bool = False  # read the files whole instead of looking at their sizes
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """What a run has to do."""
+
+    todo: NDArray[np.bool_]  # for every entry of the manifest: to be saved by this run
+    unseen: NDArray[np.bool_]  # no run got as far as a record of it
+    kept: Counter[tuple[str, str]]  # (status, reason) of what stays as it is
+    kept_s: float  # seconds of audio saved earlier
+
+
+def remaining(
+    manifest: Manifest, store: Store, trust: Trust, shard_index: int = 0, shard_count: int = 1
+) -> Remaining:
+    """Reads this shard's ledger, keeps the lines that hold and drops the others from the file.
+
+    A line holds when the recording has neither another size nor another time than it had, and the
+    files of a saved one are whole. A saved one whose recording is gone stays: nothing good is lost.
+    A torn last line is dropped with the rest. Memory: the ids of the manifest, for the time of the
+    call.
+    """
+    path = store.directory / ledger_name(shard_index, shard_count)
+    ids = manifest.ids
+    index_of = {
+        id_: index
+        for index, id_ in enumerate(ids)
+        if shard_count == 1 or shard_of(id_, shard_count) == shard_index
+    }
+    todo = np.zeros(len(manifest), dtype=bool)
+    todo[list(index_of.values())] = True
+    unseen = todo.copy()
+    kept: Counter[tuple[str, str]] = Counter()
+    kept_s = 0.0
+    holding: list[bytes] = []
+    num_bytes = 0
+    for line, record in ledger.read_lines(path):
+        index = index_of.get(record["id"])
+        if index is not None:
+            unseen[index] = False
+            if not todo[index] or not _holds(index, record, manifest, store, trust):
+                continue
+            todo[index] = False
+            kept[record["status"], record.get("reason") or ""] += 1
+            kept_s += (record.get("duration_s") or 0.0) if record["status"] == SAVED else 0.0
+        elif record.get("reason") in ("bad_line", "bad_id"):
+            continue  # this run says it again
+        holding.append(line)
+        num_bytes += len(line)
+    if path.exists() and num_bytes != path.stat().st_size:
+        ledger.rewrite(path, holding)
+    return Remaining(todo, unseen, kept, kept_s)
+
+
+def _holds(
+    index: int, record: Mapping[str, Any], manifest: Manifest, store: Store, trust: Trust
+) -> bool:
+    status = record.get("status")
+    if status == FAILED and trust.retry_failed:
+        return False
+    if trust.gates and (status == REJECTED or not _passes(record, trust.gates)):
+        return False
+    now = identify(index, manifest[index])
+    then = record.get("source_size"), record.get("source_mtime_ns")
+    if (now.size, now.mtime_ns) != then and not (status == SAVED and now.size < 0):
+        return False
+    return status != SAVED or store.intact(record, checksum=trust.checksum)
+
+
+def _passes(record: Mapping[str, Any], gates: AudioSettings) -> bool:
+    peak, duration_s = record.get("peak"), record.get("duration_s")
+    if peak is None or duration_s is None:
+        return False
+    in_time = gates.min_duration_s <= duration_s <= gates.max_duration_s
+    return bool(peak <= gates.max_peak and in_time)
+
+
+def reshard(directory: Path, count: int) -> None:
+    """Sorts the lines of ledgers that were kept under another sharding into this one's.
+
+    Only while no process of another sharding works in the store.
+    """
+    names = {ledger_name(shard, count) for shard in range(count)}
+    strangers = [path for path in ledger.ledger_paths(directory) if path.name not in names]
+    if not strangers:
+        return
+    lines: dict[int, list[bytes]] = {shard: [] for shard in range(count)}
+    for path in [*(directory / name for name in sorted(names)), *strangers]:
+        for line, record in ledger.read_lines(path):
+            lines[shard_of(record["id"], count) if count > 1 else 0].append(line)
+    for shard, some in lines.items():
+        if some:
+            ledger.rewrite(directory / ledger_name(shard, count), some)
+    for path in strangers:
+        os.unlink(path)  # noqa: PTH108

@@ -1,0 +1,117 @@
+"""Writer threads with back-pressure: a slow disk slows the run and never grows its memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from extract.dataset import Failure, Recording
+from extract.encoding import Encoded
+from extract.ledger import REASONS, SAVED, Ledger, Record
+from extract.store import Store, StoreUnusable, WriteFailed
+
+MAX_QUEUED_PER_WRITER = 16  # utterances: about 0.7 MB each at 5 s and fp16
+
+
+class Writers:
+    """Saves utterances and writes their ledger lines, in whatever order the disk takes them.
+
+    Args:
+        store: where the files go.
+        ledger: where the lines go.
+        done: called with each record once it is in the ledger, from a writer's thread.
+        num_threads: how many.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        done: Callable[[Record], None] = lambda record: None,
+        num_threads: int = 4,
+    ) -> None:
+        self.store, self.ledger, self.done = store, ledger, done
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="writer")
+        self._room = threading.BoundedSemaphore(num_threads * MAX_QUEUED_PER_WRITER)
+        self._error: BaseException | None = None
+
+    def put(self, item: Encoded | Failure) -> None:
+        """Queues one utterance; waits while the queue is full.
+
+        Raises:
+            StoreUnusable: an earlier utterance found the store full, read-only or gone.
+        """
+        self._room.acquire()
+        if self._error is not None:
+            self._room.release()
+            raise self._error
+        self._pool.submit(self._write, item)
+
+    def close(self, *, abandon: bool = False) -> None:
+        """Waits for what is queued, or with `abandon` only for what is being written.
+
+        Raises:
+            StoreUnusable: as `put`.
+        """
+        self._pool.shutdown(wait=True, cancel_futures=abandon)
+        if self._error is not None and not abandon:
+            raise self._error
+
+    def _write(self, item: Encoded | Failure) -> None:
+        try:
+            if self._error is None:
+                record = self._save(item)
+                self.ledger.append(record)
+                self.done(record)
+        except OSError as error:
+            self._error = self._error or StoreUnusable(str(error))
+        except BaseException as error:
+            self._error = self._error or error
+        finally:
+            self._room.release()
+
+    def _save(self, item: Encoded | Failure) -> Record:
+        if isinstance(item, Encoded):
+            try:
+                return self._publish(item)
+            except WriteFailed as error:
+                item = Failure(item.recording, "write_failed", str(error))
+        self.store.discard(item.recording.id)  # of an earlier run: no longer the truth
+        return failure_record(item)
+
+    def _publish(self, item: Encoded) -> Record:
+        recording, features = item.recording, item.features
+        written = self.store.publish(recording.id, features.values, item.wav32k)
+        return Record(
+            recording.id,
+            recording.path,
+            SAVED,
+            peak=recording.peak,
+            duration_s=recording.duration_s,
+            num_frames=len(features.values),
+            dtype=str(features.values.dtype).removeprefix("torch."),
+            retried_fp32=features.retried_fp32,
+            clipped_samples=recording.clipped_samples,
+            source_size=recording.size,
+            source_mtime_ns=recording.mtime_ns,
+            feature_bytes=written.feature_bytes,
+            wav_bytes=written.wav_bytes,
+            wav_crc32=written.wav_crc32,
+        )
+
+
+def failure_record(failure: Failure) -> Record:
+    """The ledger's line for a recording that gave no features."""
+    recording: Recording = failure.recording
+    return Record(
+        recording.id,
+        recording.path,
+        REASONS[failure.reason],
+        failure.reason,
+        failure.detail,
+        peak=recording.peak,
+        duration_s=recording.duration_s,
+        source_size=recording.size,
+        source_mtime_ns=recording.mtime_ns,
+    )
