@@ -1,7 +1,8 @@
 """From a file to what the encoder hears and what the trainer reads: floor 0, pure functions.
 
-The arithmetic is GPT-SoVITS's (`2-get-hubert-wav32k.py`): one gain per recording, a blend of its
-peak normalised to `maxx` and the recording as it is, at the two scales `ENCODER` and `INT16`.
+The arithmetic is GPT-SoVITS's (`2-get-hubert-wav32k.py`): one gain per recording, which blends the
+recording as it is with the recording whose peak is put at `maxx`, at two scales: 32768 for the
+int16 copy and 1145.14 for the encoder. Nothing here imports torch, so that workers start fast.
 """
 
 import math
@@ -12,7 +13,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from extract.decode import AudioError, Samples, decode, probe_duration_s
+from extract.decode import AudioError, decode, probe_duration_s, shown
 from extract.frames import ENCODER_RATE_HZ, RECORDING_RATE_HZ, min_samples
 
 __all__ = [
@@ -29,7 +30,16 @@ __all__ = [
 
 ENCODER_SCALE = 1145.14  # the reference's own; a group-norm HuBERT does not react to it
 INT16_SCALE = 32768.0
+SILENT_PEAK = 1e-30  # below this even 1 / peak leaves float32; 24-bit audio ends at 1e-7
 RESAMPLERS = ("soxr", "torchaudio")
+
+# resampy's `kaiser_best`, as torchaudio's documentation gives it.
+KAISER_BEST = {
+    "lowpass_filter_width": 64,
+    "rolloff": 0.9475937167399596,
+    "resampling_method": "sinc_interp_kaiser",
+    "beta": 14.769656459379492,
+}
 
 
 @dataclass(frozen=True)
@@ -67,28 +77,28 @@ def prepare(path: str | os.PathLike[str], settings: AudioSettings) -> Prepared:
         AudioError: `missing`, `undecodable`, `empty`, `too_long`, `too_short`,
             `non_finite_audio`, `silent` or `peak_above_gate`.
     """
+    where = shown(path)
     samples = decode(path, settings.max_duration_s)
-    duration_s = len(samples) / RECORDING_RATE_HZ
-    where = os.fspath(path)
-    _check_length(samples, settings, where)
+    _check_length(len(samples), settings, where)
     peak = _checked_peak(samples, settings, where)
-    waveform = np.empty_like(samples)
-    np.multiply(samples, gain(peak, settings, ENCODER_SCALE), out=waveform)
-    waveform = resample_to_16k(waveform, settings.resampler)
-    np.multiply(samples, gain(peak, settings, INT16_SCALE), out=samples)
+    waveform = resample_to_16k(
+        samples * np.float32(gain(peak, settings, ENCODER_SCALE)), settings.resampler
+    )
+    samples *= np.float32(gain(peak, settings, INT16_SCALE))  # in place: its last use
     wav32k, clipped_samples = to_int16(samples)
+    duration_s = len(samples) / RECORDING_RATE_HZ
     return Prepared(waveform, wav32k, peak, duration_s, clipped_samples)
 
 
-def _check_length(samples: Samples, settings: AudioSettings, where: str) -> None:
-    duration_s = len(samples) / RECORDING_RATE_HZ
+def _check_length(num_samples_32k: int, settings: AudioSettings, where: str) -> None:
+    duration_s = num_samples_32k / RECORDING_RATE_HZ
     if duration_s < settings.min_duration_s:
         raise AudioError(
             "too_short",
             f"{where}: {duration_s:.3f} s; at least {settings.min_duration_s:g} s "
             "(min_duration_s) are wanted",
         )
-    num_samples = math.ceil(len(samples) * ENCODER_RATE_HZ / RECORDING_RATE_HZ)
+    num_samples = num_samples_16k(num_samples_32k)
     if num_samples < min_samples():
         raise AudioError(
             "too_short",
@@ -96,11 +106,11 @@ def _check_length(samples: Samples, settings: AudioSettings, where: str) -> None
         )
 
 
-def _checked_peak(samples: Samples, settings: AudioSettings, where: str) -> float:
+def _checked_peak(samples: NDArray[np.float32], settings: AudioSettings, where: str) -> float:
     peak = max(float(samples.max()), -float(samples.min()))  # NaN and infinity come through
     if not math.isfinite(peak):
         raise AudioError("non_finite_audio", f"{where}: NaN or infinity; finite samples are needed")
-    if peak == 0:
+    if peak < SILENT_PEAK:
         raise AudioError("silent", f"{where}: only zeros; a recording is needed")
     if peak > settings.max_peak:
         raise AudioError(
@@ -119,47 +129,46 @@ def gain(peak: float, settings: AudioSettings, scale: float) -> float:
 
 
 def to_int16(samples: NDArray[np.float32]) -> tuple[NDArray[np.int16], int]:
-    """Truncate toward zero as `astype` does, saturating where the reference wraps around.
+    """Truncate toward zero as `astype` does, but saturate where the reference wraps around.
 
     Args:
-        samples: (num_samples,) float32, full scale 32768. Clipped in place.
+        samples: (num_samples,) float32, full scale 32768; at least one.
 
     Returns:
-        (num_samples,) int16 and how many samples were held at full scale.
+        (num_samples,) int16, and how many samples are held at full scale.
     """
-    clipped = int(np.count_nonzero((samples >= 32768) | (samples <= -32769)))
-    if clipped:
-        np.clip(samples, -32768, 32767, out=samples)
-    return samples.astype(np.int16), clipped
+    if samples.max() < 32768 and samples.min() > -32769:
+        return samples.astype(np.int16), 0
+    clipped_samples = np.count_nonzero((samples >= 32768) | (samples <= -32769))
+    return np.clip(samples, -32768, 32767).astype(np.int16), int(clipped_samples)
+
+
+def num_samples_16k(num_samples_32k: int) -> int:
+    """Samples left at half the rate: rounded up, as librosa has it."""
+    return -(-num_samples_32k // 2)
 
 
 def resample_to_16k(samples: NDArray[np.float32], resampler: str = "soxr") -> NDArray[np.float32]:
-    """Halve the rate: (n,) at 32 kHz to (ceil(n / 2),) at 16 kHz, float32.
+    """Halve the rate: (n,) at 32 kHz to (ceil(n / 2),) at 16 kHz, float32, contiguous.
 
-    `soxr` is soxr HQ, `librosa.resample`'s default, bit for bit. `torchaudio` is its Kaiser window
-    with the parameters of resampy's `kaiser_best`.
+    `soxr` is soxr HQ, bit for bit `librosa.resample` with its defaults. `torchaudio` is its Kaiser
+    window with the parameters of `kaiser_best`; slower, and a different filter.
     """
     if resampler == "torchaudio":
-        result = _resample_torchaudio(samples)
+        resampled = _resample_torchaudio(samples)
     else:
-        result = soxr.resample(samples, RECORDING_RATE_HZ, ENCODER_RATE_HZ, quality="HQ")
-    num_samples = -(-len(samples) // 2)
-    if len(result) != num_samples:  # librosa's `fix_length`
-        result = np.pad(result[:num_samples], (0, max(0, num_samples - len(result))))
-    return np.ascontiguousarray(result)
+        resampled = soxr.resample(samples, RECORDING_RATE_HZ, ENCODER_RATE_HZ, quality="HQ")
+    num_samples = num_samples_16k(len(samples))
+    missing = max(0, num_samples - len(resampled))
+    return np.ascontiguousarray(np.pad(resampled[:num_samples], (0, missing)))
 
 
 def _resample_torchaudio(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    import torch
-    import torchaudio.functional
+    import torch  # a second to import: only for who asks for it
+    from torchaudio.functional import resample
 
-    resampled: NDArray[np.float32] = torchaudio.functional.resample(
-        torch.from_numpy(samples),
-        RECORDING_RATE_HZ,
-        ENCODER_RATE_HZ,
-        lowpass_filter_width=64,
-        rolloff=0.9475937167399596,
-        resampling_method="sinc_interp_kaiser",
-        beta=14.769656459379492,
-    ).numpy()
-    return resampled
+    with torch.inference_mode():
+        resampled = resample(
+            torch.from_numpy(samples), RECORDING_RATE_HZ, ENCODER_RATE_HZ, **KAISER_BEST
+        )
+    return np.asarray(resampled)

@@ -1,0 +1,144 @@
+"""Canonical WAV files, read straight from the disk: the fast road past FFmpeg's demuxer.
+
+Only what FFmpeg would certainly read the same way is read here; `read_header` answers None to
+anything unusual (a size that lies, odd speakers, two `data` chunks, compressed samples), and FFmpeg
+takes the file. Samples come in the integer type that FFmpeg's own decoder would emit, so that its
+resampler receives the same bits.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_CHUNKS = 64  # more than any recorder writes
+
+SAMPLE_FORMATS = {  # (format tag, bits per sample): FFmpeg's name of what its decoder emits
+    (1, 8): "u8",
+    (1, 16): "s16",
+    (1, 24): "s32",  # in the upper three bytes
+    (1, 32): "s32",
+    (3, 32): "flt",
+    (3, 64): "dbl",
+}
+LAYOUTS = {1: "mono", 2: "stereo"}
+
+_DTYPES = {"u8": "u1", "s16": "<i2", "s32": "<i4", "flt": "<f4", "dbl": "<f8"}
+_EXTENSIBLE = 0xFFFE  # the real format tag opens the sub-format's GUID, which ends the same for all
+_SUBFORMAT_TAIL = bytes.fromhex("000000001000800000aa00389b71")
+_USUAL_SPEAKERS = {1: (0, 4), 2: (0, 3)}  # unsaid or front centre; unsaid or front left and right
+
+
+@dataclass(frozen=True)
+class WavHeader:
+    """What a canonical WAV file holds and where."""
+
+    sample_format: str
+    num_channels: int
+    rate_hz: int
+    sample_bytes: int
+    data_offset: int
+    num_samples: int  # per channel
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds; exact, since the `data` chunk is known to be whole."""
+        return self.num_samples / self.rate_hz
+
+
+def read_header(file: BinaryIO) -> WavHeader | None:
+    """Header of a canonical WAV, or None for anything else."""
+    num_bytes = os.fstat(file.fileno()).st_size
+    found: dict[bytes, tuple[int, int]] = {}
+    for name, offset, length in _chunks(file, num_bytes):
+        if name in found and name in (b"fmt ", b"data"):
+            return None
+        found[name] = (offset, length)
+    if b"fmt " not in found or b"data" not in found:
+        return None
+    (fmt_offset, fmt_length), (data_offset, data_length) = found[b"fmt "], found[b"data"]
+    whole = 0 < data_length <= num_bytes - data_offset
+    if not whole or fmt_offset > data_offset or not 16 <= fmt_length <= 64:
+        return None
+    return _parse_format(_read_at(file, fmt_offset, fmt_length), data_offset, data_length)
+
+
+def _chunks(file: BinaryIO, num_bytes: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, offset and length of each chunk; of none if this is no RIFF/WAVE file."""
+    head = _read_at(file, 0, 12)
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return
+    offset = 12
+    for _ in range(MAX_CHUNKS):
+        head = _read_at(file, offset, 8)
+        if len(head) < 8:
+            return
+        (length,) = struct.unpack("<I", head[4:])
+        yield head[:4], offset + 8, length
+        offset += 8 + length + length % 2
+        if offset >= num_bytes:
+            return
+
+
+def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:
+    file.seek(offset)
+    return file.read(length)
+
+
+def _parse_format(fmt: bytes, data_offset: int, data_length: int) -> WavHeader | None:
+    tag, num_channels, rate_hz, _, block_bytes, bits = struct.unpack("<HHIIHH", fmt[:16])
+    if tag == _EXTENSIBLE:
+        if len(fmt) < 40 or fmt[26:40] != _SUBFORMAT_TAIL:
+            return None
+        valid_bits, speakers, tag = struct.unpack("<HIH", fmt[18:26])
+        if valid_bits not in (0, bits) or speakers not in _USUAL_SPEAKERS.get(num_channels, ()):
+            return None
+    if (tag, bits) not in SAMPLE_FORMATS or num_channels not in LAYOUTS:
+        return None
+    if block_bytes != num_channels * bits // 8 or rate_hz == 0:
+        return None
+    return WavHeader(
+        sample_format=SAMPLE_FORMATS[tag, bits],
+        num_channels=num_channels,
+        rate_hz=rate_hz,
+        sample_bytes=bits // 8,
+        data_offset=data_offset,
+        num_samples=data_length // block_bytes,
+    )
+
+
+def read_blocks(file: BinaryIO, header: WavHeader, block_samples: int) -> Iterator[NDArray[Any]]:
+    """Yield (1, num_samples * num_channels) interleaved samples, `block_samples` a channel."""
+    file.seek(header.data_offset)
+    for start in range(0, header.num_samples, block_samples):
+        num_values = min(block_samples, header.num_samples - start) * header.num_channels
+        raw = np.empty(num_values * header.sample_bytes, np.uint8)
+        num_bytes = file.readinto(raw)  # type: ignore[attr-defined]
+        if num_bytes < len(raw):  # cut shorter while we read
+            return
+        yield _typed(raw, header)[None]
+
+
+def _typed(raw: NDArray[np.uint8], header: WavHeader) -> NDArray[Any]:
+    if header.sample_bytes == 3:
+        wide = np.zeros((len(raw) // 3, 4), np.uint8)
+        wide[:, 1:] = raw.reshape(-1, 3)
+        raw = wide.reshape(-1)
+    return raw.view(_DTYPES[header.sample_format])
+
+
+def to_float(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """FFmpeg's own conversion: integers by a power of two, so bit for bit the same."""
+    if samples.dtype == np.float64:
+        with np.errstate(over="ignore"):  # becomes infinite, and is refused as such later
+            return samples.astype(np.float32)
+    result = samples.astype(np.float32, copy=False)
+    if samples.dtype.kind == "u":
+        result -= 128
+    if samples.dtype.kind != "f":
+        result *= np.float32(2.0 ** (1 - 8 * samples.itemsize))
+    return result
