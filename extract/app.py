@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from extract.config import SCHEMAS, Config, run_name
 
 PACKAGE = Path(__file__).resolve().parent
-EXIT_USAGE, EXIT_KILLED_BY_CTRL_C = 2, 130
+EXIT_USAGE, EXIT_CRASHED, EXIT_INTERRUPTED = 2, 70, 130
 
 
 def conf_dir() -> str:
@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
 
     @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
     def job(config: DictConfig) -> None:
-        codes.append(_job(config))
+        codes.append(EXIT_CRASHED)  # until it is known better
+        codes[-1] = _job(config)
 
     if argv is not None:
         sys.argv[1:] = argv
@@ -54,9 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         job()
     except SystemExit as error:  # Hydra has said what is wrong with the command line
-        return EXIT_USAGE if error.code else max(codes, default=0)
+        return max(codes, default=EXIT_USAGE if error.code else 0)
     except KeyboardInterrupt:
-        return EXIT_KILLED_BY_CTRL_C
+        return EXIT_INTERRUPTED
     return max(codes, default=0)
 
 
@@ -83,7 +84,7 @@ def _job(config: DictConfig) -> int:
             return _usage(console, str(error))
         except KeyboardInterrupt:
             console.print("stopped at once; the same command goes on from here")
-            return EXIT_KILLED_BY_CTRL_C
+            return EXIT_INTERRUPTED
 
 
 def _usage(console: Any, message: str) -> int:

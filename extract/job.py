@@ -107,8 +107,8 @@ class _Job:
         identity = metadata.identity(
             self.audio,
             weights=weights,
-            layer=encoder.layer,
-            precision=encoder.precision,
+            layer=encoder.layer or encoder.model.config.num_hidden_layers,
+            precision=_name(encoder.dtype),
             source=self.manifest.source,
         )
         with door(store.directory) as alone:
@@ -236,7 +236,9 @@ class _Job:
     def _fallback(self, encoder: Encoder) -> Callable[[], Encoder] | None:
         if encoder.device.type == "cpu" or not self.config.cpu_fallback:
             return None
-        return functools.cache(lambda: encoder.on_cpu())
+        return functools.cache(
+            lambda: Encoder(encoder.model, device="cpu", precision="fp32", layer=encoder.layer)
+        )
 
     def _choose(self, encoder: Encoder) -> LoaderPlan:
         loader = self.config.loader
@@ -244,7 +246,7 @@ class _Job:
             loader.num_workers, loader.batch_seconds, loader.prefetch, encoder.device, encoder.dtype
         )
         self._say(
-            f"{encoder.precision} on {encoder.device}; loader.num_workers={plan.num_workers} "
+            f"{_name(encoder.dtype)} on {encoder.device}; loader.num_workers={plan.num_workers} "
             f"loader.batch_seconds={plan.batch_seconds:g} loader.prefetch={plan.prefetch}, "
             f"{torch.get_num_threads()} threads"
         )
@@ -268,6 +270,10 @@ class _Job:
 
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 SLACK = 1.1  # a header's duration may be off by a little; a batch is not split for that

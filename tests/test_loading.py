@@ -158,7 +158,7 @@ def test_nothing_is_left_running():
     assert not any(process.is_alive() for process in processes)
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["forkserver"])
 def test_other_start_methods_survive_a_death_too(method):
     delivered = [item for batch in load(Items(20, {7: "exit"}), start_method=method) for item in batch]
     assert Counter(str(item).split(":")[0] for item in delivered) == Counter(map(str, range(20)))
