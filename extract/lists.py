@@ -83,12 +83,12 @@ def _locate(written: str, folders: list[str], names_only: bool) -> str:
         written, cleaned = written.rpartition("/")[2], cleaned.rpartition("/")[2]
     elif _DRIVE.match(cleaned):
         return cleaned  # a drive's path stays recognisable where there are no drives
-    texts = (written, cleaned)
+    if cleaned == written and cleaned[0] == "/":
+        return cleaned  # nothing to choose from, so no need to look
+    texts = (cleaned,) if cleaned == written else (written, cleaned)
     places = [t if t[0] == "/" else f"{folder}/{t}" for t in texts for folder in folders]
-    default = places[len(folders)]
-    if len(set(places)) == 1:
-        return default  # nothing to choose from, so no need to look
-    return next(filter(os.path.lexists, places), default)
+    expected = places[-len(folders)]
+    return next(filter(os.path.lexists, places), expected)
 
 
 def _encoding(path: str) -> str:
