@@ -13,8 +13,9 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from extract.decode import AudioError, decode, probe_duration_s, shown
+from extract.decode import AudioError, decode, probe_duration_s
 from extract.frames import ENCODER_RATE_HZ, RECORDING_RATE_HZ, min_samples
+from extract.ids import printable
 
 __all__ = [
     "AudioError",
@@ -77,7 +78,7 @@ def prepare(path: str | os.PathLike[str], settings: AudioSettings) -> Prepared:
         AudioError: `missing`, `undecodable`, `empty`, `too_long`, `too_short`,
             `non_finite_audio`, `silent` or `peak_above_gate`.
     """
-    where = shown(path)
+    where = printable(os.fsdecode(path))
     samples = decode(path, settings.max_duration_s)
     _check_length(len(samples), settings, where)
     peak = _checked_peak(samples, settings, where)
@@ -159,8 +160,9 @@ def resample_to_16k(samples: NDArray[np.float32], resampler: str = "soxr") -> ND
     else:
         resampled = soxr.resample(samples, RECORDING_RATE_HZ, ENCODER_RATE_HZ, quality="HQ")
     num_samples = num_samples_16k(len(samples))
-    missing = max(0, num_samples - len(resampled))
-    return np.ascontiguousarray(np.pad(resampled[:num_samples], (0, missing)))
+    if len(resampled) != num_samples:  # as librosa does, should a resampler round otherwise
+        resampled = np.pad(resampled[:num_samples], (0, max(0, num_samples - len(resampled))))
+    return np.ascontiguousarray(resampled)
 
 
 def _resample_torchaudio(samples: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -18,17 +18,18 @@ from av.error import FFmpegError
 
 from extract.ffmpeg import (
     BLOCK_SAMPLES,
-    COUNTED_CONTAINERS,
     Frames,
     Resampler,
     Samples,
     best_stream,
-    declared_duration_s,
+    counted_duration_s,
     joined,
+    likely_duration_s,
     open_container,
     resample,
 )
 from extract.frames import RECORDING_RATE_HZ
+from extract.ids import printable
 from extract.wav import LAYOUTS, WavHeader, read_blocks, read_header, to_float
 
 MAX_RATE_HZ = 3_072_000  # a header may claim 2 GHz, for which the filter alone takes gigabytes
@@ -85,7 +86,7 @@ def decode(path: str | os.PathLike[str], max_duration_s: float = math.inf) -> Sa
     Raises:
         AudioError: `missing`, `undecodable`, `empty` or `too_long`.
     """
-    where = shown(path)
+    where = printable(os.fsdecode(path))
     try:
         with _open(path, where) as file:
             gate = _Gate(where, max_duration_s)
@@ -106,22 +107,16 @@ def probe_duration_s(path: str | os.PathLike[str]) -> float:
     Raises:
         AudioError: `missing`, `undecodable` or `empty`.
     """
-    where = shown(path)
+    where = printable(os.fsdecode(path))
     try:
         with _open(path, where) as file:
             header = read_header(file)
             if header:
                 return header.duration_s
             with open_container(file) as container:
-                return declared_duration_s(container, _audio_stream(container, where))
+                return likely_duration_s(container, _audio_stream(container, where))
     except (FFmpegError, OSError, ValueError) as error:
         raise _undecodable(where, error) from error
-
-
-def shown(path: str | os.PathLike[str]) -> str:
-    """The path on one line that any terminal and any encoding can take, odd bytes escaped."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _undecodable(where: str, error: Exception) -> AudioError:
@@ -161,9 +156,9 @@ def _decode_wav(file: BinaryIO, header: WavHeader, gate: _Gate) -> Samples:
 def _decode_any(file: BinaryIO, gate: _Gate) -> Samples:
     with open_container(file) as container:
         stream = _audio_stream(container, gate.where)
-        if container.format.name in COUNTED_CONTAINERS and stream.sample_rate:
-            declared_s = declared_duration_s(container, stream)
-            gate.check(declared_s, stream.sample_rate, "the header declares")
+        counted_s = counted_duration_s(container, stream)
+        if counted_s is not None:
+            gate.check(counted_s, stream.sample_rate, "the header declares")
         frames = Frames(container, stream)
         samples = resample(frames, gate.check)
     if not len(samples) and frames.problem:

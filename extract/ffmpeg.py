@@ -21,8 +21,7 @@ from extract.frames import RECORDING_RATE_HZ
 BLOCK_SAMPLES = 16_384  # resampled at once, per channel: twice as fast as a whole minute at once
 UNKNOWN_BIT_RATE = 128_000  # assumed for a duration where a file names none
 
-# Containers that count their samples. Elsewhere (a bare MP3) the duration is guessed from the bit
-# rate, and a guess must not reject a recording.
+# Containers that count their samples. The timestamps of a broadcast may jump by hours.
 COUNTED_CONTAINERS = frozenset(
     {"aiff", "au", "caf", "flac", "mov,mp4,m4a,3gp,3g2,mj2", "ogg", "tta", "w64", "wav", "wv"}
 )
@@ -55,8 +54,22 @@ def best_stream(container: InputContainer) -> av.AudioStream | None:
     )
 
 
-def declared_duration_s(container: InputContainer, stream: av.AudioStream) -> float:
-    """Seconds by the header: of the stream, or else of the file, or else by its bit rate."""
+def counted_duration_s(container: InputContainer, stream: av.AudioStream) -> float | None:
+    """Seconds of `stream` where its header counts samples, None where FFmpeg can only guess.
+
+    A guess is the file's size over the bit rates its streams name (a bare MP3: that of its first
+    frame), and a guess must not reject a recording.
+    """
+    guessed = container.bit_rate == sum(s.bit_rate or 0 for s in container.streams.audio)
+    if container.format.name not in COUNTED_CONTAINERS or guessed:
+        return None
+    if stream.duration is None or stream.time_base is None:
+        return None
+    return float(stream.duration * stream.time_base)
+
+
+def likely_duration_s(container: InputContainer, stream: av.AudioStream) -> float:
+    """Seconds by the header, or the best guess: of the stream, of the file, by the bit rate."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     if container.duration is not None:

@@ -1,0 +1,89 @@
+"""Recordings made on the spot for the tests of decoding: deterministic, small, of every format."""
+
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+DEMO = Path(__file__).parent.parent / "extract" / "demo"
+FFMPEG = shutil.which("ffmpeg")
+
+PCM = {  # name: (format tag, bits, numpy type of one sample before packing)
+    "u8": (1, 8, "u1"),
+    "s16": (1, 16, "<i2"),
+    "s24": (1, 24, "<i4"),
+    "s32": (1, 32, "<i4"),
+    "f32": (3, 32, "<f4"),
+    "f64": (3, 64, "<f8"),
+}
+RATES_HZ = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000)
+
+
+def signal(num_values: int) -> np.ndarray:
+    """(num_values,) float64 within [-0.9, 0.9]: noise that needs no generator's promise."""
+    state = (np.arange(1, num_values + 1, dtype=np.uint64) * np.uint64(6364136223846793005)) >> 40
+    return (state.astype(np.float64) / 2**23 - 1) * 0.9
+
+
+def pack(values: np.ndarray, kind: str) -> bytes:
+    """Interleaved float64 in [-1, 1) as the bytes of one of `PCM`."""
+    tag, bits, dtype = PCM[kind]
+    if tag == 3:
+        return values.astype(dtype).tobytes()
+    integers = np.floor(values * 2.0 ** (bits - 1)).astype(np.int64)
+    if kind == "u8":
+        return (integers + 128).astype(np.uint8).tobytes()
+    if kind == "s24":
+        return integers.astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+    return integers.astype(dtype).tobytes()
+
+
+def wav_bytes(
+    data: bytes,
+    kind: str = "s16",
+    rate_hz: int = 32000,
+    num_channels: int = 1,
+    data_length: int | None = None,
+    speakers: int | None = None,
+    after: bytes = b"",
+) -> bytes:
+    """A WAV file; WAVE_FORMAT_EXTENSIBLE where `speakers` names a channel mask."""
+    tag, bits, _ = PCM[kind]
+    block = num_channels * bits // 8
+    outer = tag if speakers is None else 0xFFFE
+    fmt = struct.pack("<HHIIHH", outer, num_channels, rate_hz, rate_hz * block, block, bits)
+    if speakers is not None:
+        guid_tail = bytes.fromhex("000000001000800000aa00389b71")
+        fmt += struct.pack("<HHIH", 22, bits, speakers, tag) + guid_tail
+    length = len(data) if data_length is None else data_length
+    body = b"WAVEfmt " + struct.pack("<I", len(fmt)) + fmt
+    body += b"data" + struct.pack("<I", length) + data + after
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def write_wav(
+    path: Path, kind: str, rate_hz: int, num_channels: int, duration_s: float = 0.1
+) -> Path:
+    values = signal(int(rate_hz * duration_s) * num_channels)
+    path.write_bytes(wav_bytes(pack(values, kind), kind, rate_hz, num_channels))
+    return path
+
+
+def write_floats(path: Path, samples: list[float] | np.ndarray, rate_hz: int = 32000) -> Path:
+    path.write_bytes(wav_bytes(np.asarray(samples, "<f4").tobytes(), "f32", rate_hz))
+    return path
+
+
+def ffmpeg_decode(path: Path) -> np.ndarray:
+    """The reference's decoding: (num_samples,) float32 by the ffmpeg program."""
+    command = f"{FFMPEG} -nostdin -v quiet -i -PATH- -f f32le -ac 1 -ar 32000 -".split()
+    command[command.index("-PATH-")] = f"file:{path}"
+    return np.frombuffer(subprocess.run(command, capture_output=True, check=False).stdout, "<f4")
+
+
+def ffmpeg_convert(source: Path, target: Path, *options: str) -> Path:
+    command = [str(FFMPEG), "-nostdin", "-v", "error", "-y", "-i", str(source), *options]
+    subprocess.run([*command, str(target)], check=True)
+    return target
