@@ -77,7 +77,8 @@ def load_model(
         require_supported(model.config)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-    return model.float().eval().requires_grad_(False)
+    model.requires_grad_(False)
+    return model
 
 
 def _tiny_random(seed: int) -> "HubertModel":
@@ -96,17 +97,22 @@ def _tiny_random(seed: int) -> "HubertModel":
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return HubertModel(config)
+        model: Any = HubertModel(config)
+    tiny: HubertModel = model.eval()
+    return tiny
 
 
 def _pretrained(source: str, revision: str | None, cache_dir: str | Path | None) -> "HubertModel":
     """From a folder, else the hub's cache, else the hub; the cache first needs no network."""
     where: dict[str, Any] = {"revision": revision or "main", "cache_dir": cache_dir}
-    attempts = (True,) if Path(source).is_dir() else (True, False)
-    failure: Exception | None = None
-    for local_files_only in attempts:
+    try:
+        return _read(source, {**where, "local_files_only": True})
+    except OSError as error:
+        failure: Exception = error
+    if not Path(source).is_dir():
         try:
-            return _read(source, {**where, "local_files_only": local_files_only})
+            _probe_hub(source, where["revision"])
+            return _read(source, where)
         except OSError as error:
             failure = error
     first_line = str(failure).strip().partition("\n")[0]
@@ -119,6 +125,16 @@ def _pretrained(source: str, revision: str | None, cache_dir: str | Path | None)
     ) from None
 
 
+def _probe_hub(source: str, revision: str) -> None:
+    """Raise OSError where hub or model is out of reach: one request, where a load tries many."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        get_hf_file_metadata(hf_hub_url(source, "config.json", revision=revision), timeout=5)
+    except Exception as error:  # its HTTP library's own kinds, which change with its releases
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
 def _read(source: str, where: dict[str, Any]) -> "HubertModel":
     from transformers import HubertConfig, HubertModel
 
@@ -126,8 +142,9 @@ def _read(source: str, where: dict[str, Any]) -> "HubertModel":
     if settings.get("model_type") != "hubert":
         found = settings.get("model_type")
         raise ValueError(f"{source}: config.json says model_type {found}; 'hubert' is needed")
+    loader: Any = HubertModel
     try:
-        model, info = HubertModel.from_pretrained(
+        model, info = loader.from_pretrained(
             source, **where, dtype=torch.float32, weights_only=True, output_loading_info=True
         )
     except pickle.UnpicklingError:
@@ -139,16 +156,20 @@ def _read(source: str, where: dict[str, Any]) -> "HubertModel":
     if missing:
         names = ", ".join(missing[:3])
         raise ValueError(f"{source}: {len(missing)} weights are missing, first {names}")
-    return model  # type: ignore[no-any-return]
+    loaded: HubertModel = model.eval()
+    return loaded
 
 
 @contextlib.contextmanager
 def _quiet_transformers() -> Iterator[None]:
     """No progress bars, and no false alarms such as weight norm's "newly initialized"."""
-    from transformers.utils import logging
+    from logging import CRITICAL
 
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(CRITICAL)
     logging.disable_progress_bar()
     try:
         yield
@@ -229,7 +250,7 @@ class Encoder:
         hosts = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in (packed, finite)]
         for host, source in zip(hosts, (packed, finite), strict=True):
             host.copy_(source, non_blocking=True)
-        done = torch.cuda.Event()
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record(torch.cuda.current_stream(self.device))
         return hosts[0], hosts[1], done
 
@@ -267,8 +288,8 @@ class Pending:
     @torch.inference_mode()
     def _split(self) -> list[Features]:
         sizes = [num_frames(length) for length in self.lengths]
-        finite = [bool(rows.all()) for rows in self.finite.split(sizes)]
-        values = [rows.clone() for rows in self.values.split(sizes)]
+        finite = [bool(rows.all()) for rows in torch.split(self.finite, sizes)]
+        values = [rows.clone() for rows in torch.split(self.values, sizes)]
         retried = [not ok and self.encoder.dtype != torch.float32 for ok in finite]
         again = [index for index, retry in enumerate(retried) if retry]
         alone = [self.waveforms[index, : self.lengths[index]] for index in again]

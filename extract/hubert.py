@@ -71,6 +71,7 @@ class Packing:
 
     @cached_property
     def cumulative(self) -> Tensor:
+        """(B + 1,) where each utterance starts, and the end."""
         return self.send(torch.tensor(self.offsets, dtype=torch.int32))
 
     @cached_property
@@ -91,7 +92,7 @@ class Packing:
         if self.mask is not None:
             padded = packed.new_zeros(batch * self.longest, *packed.shape[1:])
             packed = padded.index_copy_(0, self.index, packed)
-        return packed.unflatten(0, (batch, self.longest))
+        return packed.view(batch, self.longest, *packed.shape[1:])
 
     def unpad(self, padded: Tensor) -> Tensor:
         """(B, T, ...) -> (N, ...)."""
@@ -106,15 +107,15 @@ def attend_each(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> 
     """Attention one utterance at a time: nothing to mask, nothing wasted."""
     contexts = []
     for rows in packing.slices():
-        heads = (x[rows].transpose(0, 1)[None] for x in (query, key, value))
-        contexts.append(F.scaled_dot_product_attention(*heads)[0].transpose(0, 1))
+        q, k, v = (x[rows].transpose(0, 1)[None] for x in (query, key, value))
+        contexts.append(F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1))
     return torch.cat(contexts) if len(contexts) > 1 else contexts[0]
 
 
 def attend_padded(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
     """Attention over the padded batch, the padding masked out of the keys."""
-    heads = (packing.pad(x).transpose(1, 2) for x in (query, key, value))
-    context = F.scaled_dot_product_attention(*heads, attn_mask=packing.mask)
+    q, k, v = (packing.pad(x).transpose(1, 2) for x in (query, key, value))
+    context = F.scaled_dot_product_attention(q, k, v, attn_mask=packing.mask)
     return packing.unpad(context.transpose(1, 2))
 
 
@@ -123,7 +124,8 @@ def attend_varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -
     from torch.nn.attention.varlen import varlen_attn
 
     ends, longest = packing.cumulative, packing.longest
-    context: Tensor = varlen_attn(query, key, value, ends, ends, longest, longest)  # type: ignore[assignment]
+    context = varlen_attn(query, key, value, ends, ends, longest, longest)
+    assert isinstance(context, Tensor)  # a pair only where the log-sum-exp is asked for
     return context
 
 
@@ -139,7 +141,8 @@ def choose_attention(
     packing = Packing([3, 70, 129], device)
     qkv = torch.randn(packing.offsets[-1], 3, num_heads, head_size, device=device, dtype=dtype)
     try:
-        error = attend_varlen(*qkv.unbind(1), packing) - attend_padded(*qkv.unbind(1), packing)
+        q, k, v = qkv.unbind(1)
+        error = attend_varlen(q, k, v, packing) - attend_padded(q, k, v, packing)
         worst = float(error.abs().max())
     except (ImportError, RuntimeError) as failure:
         log.warning("variable-length attention does not work here, using a mask: %s", failure)
@@ -233,7 +236,7 @@ class ExactHubert:
     def _load_conv_stack(self, extractor: Any) -> None:
         self.convs: list[ConvLayer] = []
         for position, module in enumerate(extractor.conv_layers):
-            kernel, stride = CONV_LAYERS[position]
+            stride = CONV_LAYERS[position][1]
             dtype = torch.float32 if position == 0 else self.dtype
             taps = module.conv.weight.permute(2, 1, 0)  # (kernel, C_in, C_out)
             parts = [self._tensor(part.flatten(0, 1), dtype) for part in taps.split(stride)]
@@ -279,13 +282,14 @@ class ExactHubert:
         """
         packing = Packing([num_frames(length) for length in lengths], self.device)
         hidden = self._project(self._conv_features(waveforms, lengths, packing))
-        hidden = hidden + self._positions(hidden, packing)
+        hidden = self._add_positions(hidden, packing)
         if not self.pre_norm:
             hidden = self._norm(hidden, self.encoder_norm)
-        spans = list(packing.spans(CPU_SPAN_ROWS)) if self.device.type == "cpu" else [packing]
+        spans = list(packing.spans(CPU_SPAN_ROWS)) if hidden.is_cpu else [packing]
+        rows = [hidden[span.rows] for span in spans]
         for layer in self.layers:
-            for span in spans:
-                self._transform(hidden[span.rows], layer, span)
+            rows = [self._transform(x, layer, span) for x, span in zip(rows, spans, strict=True)]
+        hidden = torch.cat(rows) if len(rows) > 1 else rows[0]
         return self._norm(hidden, self.encoder_norm) if self.final_norm else hidden
 
     def _norm(self, x: Tensor, affine: Affine) -> Tensor:
@@ -301,36 +305,41 @@ class ExactHubert:
             features = self._norm(features, self.projection_norm)
         return self._linear(features, self.projection, "hidden")
 
-    def _positions(self, hidden: Tensor, packing: Packing) -> Tensor:
-        """The positional convolution's GELU output (N, D); zeros around every utterance."""
-        weight, bias = self.position
-        padding = weight.shape[-1] // 2
-        rows = [hidden[rows] for rows in packing.slices()]
-        batches = [row[None] for row in rows] if hidden.is_cpu else [packing.pad(hidden)]
-        outputs = []
-        for batch in batches:
-            x = F.conv1d(
-                batch.transpose(1, 2), weight, bias, padding=padding, groups=self.position_groups
-            )
-            x = x[..., : batch.shape[1]]  # an even kernel gives one frame too many
-            outputs.append(x.transpose(1, 2))
-        out = torch.cat([x[0] for x in outputs]) if hidden.is_cpu else packing.unpad(outputs[0])
-        return F.gelu(out)
+    def _add_positions(self, hidden: Tensor, packing: Packing) -> Tensor:
+        """Frames plus their positional convolution (N, D), which sees zeros around an utterance."""
+        if not hidden.is_cpu:
+            return hidden + packing.unpad(self._positions(packing.pad(hidden)))
+        out = torch.empty_like(hidden)
+        for rows in packing.slices():  # one by one: no padding computed
+            torch.add(hidden[rows], self._positions(hidden[rows][None])[0], out=out[rows])
+        return out
 
-    def _transform(self, hidden: Tensor, layer: TransformerLayer, packing: Packing) -> None:
-        """One transformer layer, in place on the rows (N, D) of whole utterances."""
+    def _positions(self, padded: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        weight, bias = self.position
+        kernel, groups = weight.shape[-1], self.position_groups
+        x = F.conv1d(padded.transpose(1, 2), weight, bias, padding=kernel // 2, groups=groups)
+        x = x[..., : padded.shape[1]]  # an even kernel gives one frame too many
+        return F.gelu(x).transpose(1, 2)
+
+    def _transform(self, hidden: Tensor, layer: TransformerLayer, packing: Packing) -> Tensor:
+        """One transformer layer on the rows (N, D) of whole utterances."""
         x = self._norm(hidden, layer.attention_norm) if self.pre_norm else hidden
         qkv = self._linear(x, layer.qkv, "qkv").view(len(hidden), 3, self.num_heads, -1)
         context = self.attend(qkv[:, 0], qkv[:, 1], qkv[:, 2], packing).flatten(1)
-        hidden += self._linear(context, layer.out, "out")
+        hidden = residual(hidden, context, layer.out)
         if not self.pre_norm:
-            hidden.copy_(self._norm(hidden, layer.attention_norm))
-        for block in hidden.split(FEED_FORWARD_ROWS) if hidden.is_cpu else [hidden]:
-            x = self._norm(block, layer.feed_forward_norm) if self.pre_norm else block
-            up = torch.ops.aten.gelu_(self._linear(x, layer.up, "up"))
-            block += self._linear(up, layer.down, "out")
-            if not self.pre_norm:
-                block.copy_(self._norm(block, layer.feed_forward_norm))
+            hidden = self._norm(hidden, layer.attention_norm)
+        if not hidden.is_cpu or len(hidden) <= FEED_FORWARD_ROWS:
+            return self._feed_forward(hidden, layer)
+        blocks = torch.split(hidden, FEED_FORWARD_ROWS)
+        return torch.cat([self._feed_forward(block, layer) for block in blocks])
+
+    def _feed_forward(self, hidden: Tensor, layer: TransformerLayer) -> Tensor:
+        x = self._norm(hidden, layer.feed_forward_norm) if self.pre_norm else hidden
+        up = torch.ops.aten.gelu_(self._linear(x, layer.up, "up"))
+        hidden = residual(hidden, up, layer.down)
+        return hidden if self.pre_norm else self._norm(hidden, layer.feed_forward_norm)
 
     # ------------------------------------------------------------------ conv stack
 
@@ -439,6 +448,12 @@ class ExactHubert:
             valid.copy_(F.layer_norm(valid, valid.shape[-1:], *layer.norm))
         torch.ops.aten.gelu_(valid)
         return out
+
+
+def residual(x: Tensor, branch: Tensor, affine: Affine) -> Tensor:
+    """The sum of `x` and `branch @ weight + bias`, the product added where the rest stands."""
+    weight, bias = affine
+    return torch.add(x, bias).addmm_(branch, weight)
 
 
 def window_statistics(samples: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:

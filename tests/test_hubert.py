@@ -1,0 +1,241 @@
+"""The forward of our own against transformers' unpatched one, on the utterance alone."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import HubertConfig, HubertModel
+
+from extract import hubert
+from extract.frames import num_frames
+from extract.hubert import ExactHubert, Packing, attend_each, attend_padded
+
+CPU = torch.device("cpu")
+REFERENCE_GAIN = 1145.14  # what the reference multiplies a waveform of full scale with
+
+
+def small_model(norm: str, *, seed: int = 0, **settings: Any) -> HubertModel:
+    """Group norm and post-norm layers as in HuBERT base, or layer norm and pre-norm as in large."""
+    layer_norm = norm == "layer"
+    sizes: dict[str, Any] = {
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "intermediate_size": 96,
+        "conv_dim": (32,) * 7,
+        "num_conv_pos_embedding_groups": 4,
+        "feat_extract_norm": norm,
+        "do_stable_layer_norm": layer_norm,
+        "conv_bias": layer_norm,
+    }
+    torch.manual_seed(seed)
+    model = HubertModel(HubertConfig(**{**sizes, **settings})).eval().requires_grad_(False)
+    for weight in model.parameters():  # norms and biases at their start would hide a mistake
+        if weight.dim() == 1:
+            weight += 0.1 * torch.randn_like(weight)
+    return model
+
+
+def alone(model: HubertModel, waveform: Tensor, layer: int | None = None) -> Tensor:
+    """The yardstick: transformers' forward of one waveform (samples,)."""
+    out = model(waveform[None], output_hidden_states=True)
+    last = layer is None or layer == model.config.num_hidden_layers
+    return (out.last_hidden_state if last else out.hidden_states[layer])[0]
+
+
+def padded(waveforms: list[Tensor]) -> tuple[Tensor, list[int]]:
+    batch = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
+    return batch, [len(waveform) for waveform in waveforms]
+
+
+def encode(exact: ExactHubert, waveforms: list[Tensor]) -> list[Tensor]:
+    batch, lengths = padded(waveforms)
+    return list(exact.forward(batch, lengths).split([num_frames(size) for size in lengths]))
+
+
+def noise(lengths: list[int], seed: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    scale = REFERENCE_GAIN * 0.5 / 3
+    return [torch.randn(length, generator=generator) * scale for length in lengths]
+
+
+def worst(found: list[Tensor], expected: list[Tensor]) -> float:
+    return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_batch_of_any_lengths_gives_what_each_utterance_gives_alone(norm: str, seed: int) -> None:
+    model = small_model(norm, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    random = (400 * 800 ** torch.rand(6, generator=generator)).long().tolist()  # 25 ms to 20 s
+    waveforms = noise([400, 320_000, 401, 719, 720, 16_000, *random])
+    expected = [alone(model, waveform) for waveform in waveforms]
+    assert worst(encode(ExactHubert(model, CPU, torch.float32), waveforms), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("layer", [1, 2, 3, None])
+def test_a_layer_is_transformers_hidden_state_of_that_number(norm: str, layer: int | None) -> None:
+    model = small_model(norm)
+    exact = ExactHubert(model, CPU, torch.float32, layer)
+    waveforms = noise([5_000, 9_000])
+    expected = [alone(model, waveform, layer) for waveform in waveforms]
+    assert worst(encode(exact, waveforms), expected) <= 1e-5
+    assert len(exact.layers) == (layer or 3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"conv_bias": True},
+        {"feat_extract_norm": "layer", "conv_bias": False},
+        {"num_conv_pos_embeddings": 31},
+        {"feat_proj_layer_norm": False},
+        {"do_stable_layer_norm": True},
+        {"layer_norm_eps": 1e-2},
+        {"conv_dim": (16, 24, 32, 8, 16, 24, 32)},
+    ],
+    ids=str,
+)
+def test_other_settings_are_followed(settings: dict[str, Any]) -> None:
+    model = small_model(**{"norm": settings.pop("feat_extract_norm", "group"), **settings})
+    waveforms = noise([700, 12_345])
+    expected = [alone(model, waveform) for waveform in waveforms]
+    assert worst(encode(ExactHubert(model, CPU, torch.float32), waveforms), expected) <= 1e-5
+
+
+def special_waveforms() -> dict[str, Tensor]:
+    [speech] = noise([8_000])
+    time = torch.arange(8_000) / 16_000
+    impulses = torch.zeros(8_000)
+    impulses[::1_000] = REFERENCE_GAIN * 0.5
+    return {
+        "dc offset": speech + 3_000,
+        "pure tone": 500 * torch.sin(2 * math.pi * 440 * time),
+        "near silence": speech * 1e-6,
+        "nearly constant": 100 + speech * 1e-3,
+        "impulses": impulses,
+        "a click after silence": torch.cat([torch.zeros(7_990), torch.full((10,), 500.0)]),
+        "silence": torch.zeros(8_000),
+        "full scale": speech * 30,
+    }
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("name", special_waveforms())
+def test_special_signals_are_as_near_to_the_truth_as_transformers_is(norm: str, name: str) -> None:
+    waveform = special_waveforms()[name]
+    model = small_model(norm)
+    single = alone(model, waveform)
+    [found] = encode(ExactHubert(model, CPU, torch.float32), [waveform])
+    truth = alone(model.double(), waveform.double())
+    assert worst([found.double()], [truth]) <= max(1e-5, worst([single.double()], [truth]))
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_the_conv_stack_gives_the_same_bits_alone_and_in_a_batch(norm: str) -> None:
+    exact = ExactHubert(small_model(norm), CPU, torch.float32)
+
+    def conv_features(waveforms: list[Tensor]) -> Tensor:
+        batch, lengths = padded(waveforms)
+        packing = Packing([num_frames(length) for length in lengths], CPU)
+        return exact._conv_features(batch, lengths, packing).clone()
+
+    waveforms = noise([90_000, 400, 5_555])
+    together = conv_features(waveforms)
+    assert torch.equal(together, torch.cat([conv_features([waveform]) for waveform in waveforms]))
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("chunk", [1, 7, 50])
+def test_equal_slots_in_chunks_of_any_size_give_the_same(
+    norm: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of a CUDA batch: all rows at once, garbage in the padding."""
+    monkeypatch.setattr(hubert, "CPU_CHUNK_FRAMES", chunk)
+    monkeypatch.setattr(hubert, "STATISTICS_WINDOWS", 1_000)
+    exact = ExactHubert(small_model(norm), CPU, torch.float32)
+    batch, lengths = padded(noise([400, 16_000, 5_000, 719]))
+    frames = [num_frames(length) for length in lengths]
+    batch[0, 400:] = torch.nan  # past an utterance's end nothing may be read
+    out = torch.empty(len(lengths), max(frames), 32)
+    exact._conv_stack(batch, lengths, out)
+    packed = exact._conv_features(batch, lengths, Packing(frames, CPU))
+    valid = torch.cat([rows[:size] for rows, size in zip(out, frames, strict=True)])
+    assert (valid - packed).abs().max() <= 1e-5
+
+
+def test_a_nan_stays_in_its_own_utterance() -> None:
+    exact = ExactHubert(small_model("group"), CPU, torch.float32)
+    waveforms = noise([3_000, 4_000, 5_000])
+    expected = encode(exact, waveforms)
+    waveforms[1][2_000] = torch.nan
+    found = encode(exact, waveforms)
+    assert worst([found[0], found[2]], [expected[0], expected[2]]) == 0
+    assert found[1].isnan().all()
+
+
+@pytest.mark.parametrize("lengths", [[5], [1, 30, 7], [6, 6, 6]])
+def test_every_attention_gives_the_same(lengths: list[int]) -> None:
+    packing = Packing(lengths, CPU)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, sum(lengths), 2, 8, generator=generator)
+    each = attend_each(query, key, value, packing)
+    assert (each - attend_padded(query, key, value, packing)).abs().max() <= 1e-6
+    rows = packing.slices()[-1]
+    scores = torch.einsum("qhd,khd->hqk", query[rows], key[rows]) / math.sqrt(8)
+    context = torch.einsum("hqk,khd->qhd", scores.softmax(-1), value[rows])
+    assert (each[rows] - context).abs().max() <= 1e-6
+
+
+def test_packing_pads_with_zeros_and_unpads() -> None:
+    packing = Packing([2, 4, 1], CPU)
+    packed = torch.arange(1.0, 15).view(7, 2)
+    batch = packing.pad(packed)
+    assert batch[0].tolist() == [[1, 2], [3, 4], [0, 0], [0, 0]]
+    assert torch.equal(packing.unpad(batch), packed)
+    assert packing.cumulative.tolist() == [0, 2, 6, 7]
+
+
+def test_spans_hold_whole_utterances_in_order() -> None:
+    spans = list(Packing([3, 3, 9, 1], CPU).spans(6))
+    assert [span.lengths for span in spans] == [[3, 3], [9], [1]]
+    assert [span.rows for span in spans] == [slice(0, 6), slice(6, 15), slice(15, 16)]
+
+
+@pytest.mark.parametrize("name", ["CPU_SPAN_ROWS", "FEED_FORWARD_ROWS"])
+def test_the_size_of_blocks_does_not_change_features(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = ExactHubert(small_model("layer"), CPU, torch.float32)
+    waveforms = noise([16_000, 32_000, 400])
+    expected = encode(exact, waveforms)
+    monkeypatch.setattr(hubert, name, 10)
+    assert worst(encode(exact, waveforms), expected) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"conv_kernel": (10, 3, 3, 3, 3, 2, 4)}, "conv_kernel"),
+        ({"conv_pos_batch_norm": True}, "conv_pos_batch_norm"),
+        ({"hidden_act": "relu"}, "hidden_act is relu"),
+        ({"adapter_attn_dim": 8}, "adapter_attn_dim"),
+    ],
+)
+def test_a_variant_that_is_not_covered_is_refused(settings: dict[str, Any], words: str) -> None:
+    model = small_model("group", **settings)
+    with pytest.raises(ValueError, match=words):
+        ExactHubert(model, CPU, torch.float32)
+
+
+@pytest.mark.slow
+def test_hubert_base_gives_what_transformers_gives() -> None:
+    torch.manual_seed(0)
+    model = HubertModel(HubertConfig()).eval().requires_grad_(False)
+    waveforms = noise([400, 12_000, 20_001])
+    expected = [alone(model, waveform) for waveform in waveforms]
+    assert worst(encode(ExactHubert(model, CPU, torch.float32), waveforms), expected) <= 1e-5
