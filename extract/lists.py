@@ -58,13 +58,13 @@ def clean_path(text: str) -> str:
 
 def _parse(line: str, where: str, folders: list[str], names_only: bool) -> Entry | Fault:
     fields = line.split("|", len(FIELDS) - 1)  # the text may hold more of them
-    written = fields[0]
+    written, cleaned = fields[0], clean_path(fields[0])
     if len(fields) < len(FIELDS):
         needed = f"{len(FIELDS)} are needed: {'|'.join(FIELDS)}"
         return _fault(where, written, "bad_line", f"{len(fields)} fields; {needed}")
-    if not clean_path(written):
+    if not cleaned:
         return _fault(where, written, "bad_line", "no path before the first |")
-    path = _locate(written, folders, names_only)
+    path = _locate(written, cleaned, folders, names_only)
     utterance_id = path.rpartition("/")[2]
     if problem := check_id(utterance_id):
         return _fault(where, path, "bad_id", f"{utterance_id[:200]} cannot name a file: {problem}")
@@ -76,9 +76,8 @@ def _fault(where: str, path: str, reason: str, detail: str) -> Fault:
     return Fault(printable(where), path, reason, f"line {line_number}: {printable(detail)}")
 
 
-def _locate(written: str, folders: list[str], names_only: bool) -> str:
+def _locate(written: str, cleaned: str, folders: list[str], names_only: bool) -> str:
     """Where a recording is: by its path as `written` if that exists, else by the cleaned one."""
-    cleaned = clean_path(written)
     if names_only:
         written, cleaned = written.rpartition("/")[2], cleaned.rpartition("/")[2]
     elif _DRIVE.match(cleaned):
