@@ -84,7 +84,8 @@ def _locate(written: str, cleaned: str, folders: list[str], names_only: bool) ->
         return cleaned  # a drive's path stays recognisable where there are no drives
     if cleaned == written and cleaned[0] == "/":
         return cleaned  # nothing to choose from, so no need to look
-    texts = (cleaned,) if cleaned == written else (written, cleaned)
+    nothing_else = cleaned == written or written[-1:] in ("", "/")
+    texts = (cleaned,) if nothing_else else (written, cleaned)
     places = [t if t[0] == "/" else f"{folder}/{t}" for t in texts for folder in folders]
     expected = places[-len(folders)]
     return next(filter(os.path.lexists, places), expected)

@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import re
 import tempfile
 import tracemalloc
 from pathlib import Path
@@ -499,14 +500,21 @@ LINES = st.one_of(
 )
 
 
-@given(st.lists(LINES, max_size=8), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "gb18030"]))
+@given(
+    lines=st.lists(LINES, max_size=8),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "gb18030"]),
+    elsewhere=st.booleans(),
+)
+@example(["/x/a/|s|zh|a"], "utf-8", True)
 @each_example_may_use_one_folder
-def test_every_line_ends_as_one_entry_or_one_fault(tmp_path, lines, encoding):
+def test_every_line_ends_as_one_entry_or_one_fault(tmp_path, lines, encoding, elsewhere):
     lines = [f"{i}{line}" if line.strip() else "" for i, line in enumerate(lines)]
-    lines = [line.replace("|", f"_{i}|", 1) for i, line in enumerate(lines)]  # names of their own
+    lines = [
+        re.sub(r"(/?)\|", rf"_{i}\1|", line, count=1) for i, line in enumerate(lines)
+    ]  # names of their own
     path = write_list(tmp_path, "/first.wav|s|zh|a", *lines, encoding=encoding)
     try:
-        manifest = read_gpt_sovits_list(path)
+        manifest = read_gpt_sovits_list(path, tmp_path if elsewhere else None)
     except ValueError:
         assert encoding == "gb18030"  # what could be damaged UTF-8 as well is not guessed at
         return
