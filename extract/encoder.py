@@ -136,6 +136,7 @@ def _probe_hub(source: str, revision: str) -> None:
 
 
 def _read(source: str, where: dict[str, Any]) -> "HubertModel":
+    from safetensors import SafetensorError
     from transformers import HubertConfig, HubertModel
 
     settings, _ = HubertConfig.get_config_dict(source, **where)
@@ -152,6 +153,8 @@ def _read(source: str, where: dict[str, Any]) -> "HubertModel":
             f"{source}: its weights are a pickle with more in it than tensors, and running a "
             f"file's code is refused; convert it to safetensors where it can be trusted"
         ) from None
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{source}: its weights do not load, get them again: {error}") from error
     missing = sorted(set(info["missing_keys"]) - UNUSED_WEIGHTS)
     if missing:
         names = ", ".join(missing[:3])

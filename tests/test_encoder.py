@@ -1,0 +1,400 @@
+"""Loading a model, and features of batches in every precision."""
+
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import HubertConfig, HubertForCTC, HubertModel
+
+from extract.encoder import Encoder, Features, Pending, fingerprint, load_model
+from extract.frames import num_frames
+
+LENGTHS = [400, 9_000, 16_000]
+
+
+@pytest.fixture(scope="module")
+def model() -> HubertModel:
+    return load_model("tiny_random")
+
+
+@pytest.fixture
+def waveforms() -> Tensor:
+    """Three utterances of LENGTHS samples at speech's level, zero-padded."""
+    batch = torch.randn(3, 16_000, generator=torch.Generator().manual_seed(0)) * 200
+    for row, length in zip(batch, LENGTHS, strict=True):
+        row[length:] = 0
+    return batch
+
+
+def folder_of(model: HubertModel, folder: Path, file_format: str = "safetensors") -> Path:
+    """A model's folder as model hubs hold them."""
+    model.config.save_pretrained(folder)
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    if file_format == "safetensors":
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
+        torch.save(weights, folder / "pytorch_model.bin")
+    return folder
+
+
+# ---------------------------------------------------------------------- encoding
+
+
+def test_encode_gives_one_features_an_utterance(model: HubertModel, waveforms: Tensor) -> None:
+    found = Encoder(model).encode(waveforms, LENGTHS)
+    assert [tuple(one.values.shape) for one in found] == [(num_frames(n), 32) for n in LENGTHS]
+    for one, waveform, length in zip(found, waveforms, LENGTHS, strict=True):
+        alone = model(waveform[None, :length]).last_hidden_state[0]
+        assert (one.values - alone).abs().max() <= 1e-5
+        assert one.finite
+        assert not one.retried_fp32
+
+
+def test_features_own_their_memory(model: HubertModel, waveforms: Tensor) -> None:
+    for one in Encoder(model).encode(waveforms, LENGTHS):
+        assert one.values.untyped_storage().nbytes() == one.values.numel() * 4
+
+
+def test_features_of_an_earlier_batch_stay_as_they_were(
+    model: HubertModel, waveforms: Tensor
+) -> None:
+    encoder = Encoder(model)
+    first, second = encoder.submit(waveforms, LENGTHS), encoder.submit(-waveforms, LENGTHS)
+    expected = Encoder(model).encode(waveforms, LENGTHS)
+    assert all(
+        torch.equal(a.values, b.values) for a, b in zip(first.result(), expected, strict=True)
+    )
+    assert not torch.equal(second.result()[2].values, expected[2].values)
+
+
+# Relative, per utterance; 8 bits of mantissa in bfloat16 and 11 in float16, a few roundings deep.
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 5e-3), ("bf16", 4e-2)])
+def test_half_precision_is_near_float32(
+    model: HubertModel, waveforms: Tensor, precision: str, tolerance: float
+) -> None:
+    exact = Encoder(model).encode(waveforms, LENGTHS)
+    encoder = Encoder(model, precision=precision)
+    for half, full in zip(encoder.encode(waveforms, LENGTHS), exact, strict=True):
+        assert half.values.dtype == encoder.dtype
+        assert not half.retried_fp32
+        assert (half.values.float() - full.values).norm() / full.values.norm() <= tolerance
+
+
+def test_no_level_overflows_float16_in_a_group_norm_model(model: HubertModel) -> None:
+    loud = torch.randn(1, 8_000, generator=torch.Generator().manual_seed(0)) * 60_000
+    [one] = Encoder(model, precision="fp16").encode(loud, [8_000])
+    assert one.finite
+    assert not one.retried_fp32
+
+
+@pytest.fixture
+def overflowing_model() -> HubertModel:
+    """Noise overflows float16 in the second convolution; silence does not, and float32 never.
+
+    That convolution's large weights are all undone by the norm that follows it.
+    """
+    config = HubertConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=32,
+        num_conv_pos_embedding_groups=4,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+    )
+    torch.manual_seed(0)
+    model = HubertModel(config).eval().requires_grad_(False)
+    weight = model.feature_extractor.conv_layers[1].conv.weight
+    weight *= 6e4 / weight.abs().max()
+    torch.nn.init.normal_(model.feature_projection.projection.bias)  # silence gives features too
+    return model
+
+
+@pytest.fixture
+def redone(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sample counts of the waveforms that are computed again."""
+    seen: list[int] = []
+    redo = Encoder.redo
+
+    def spy(self: Encoder, again: list[Tensor]) -> list[Tensor]:
+        seen.extend(len(waveform) for waveform in again)
+        return redo(self, again)
+
+    monkeypatch.setattr(Encoder, "redo", spy)
+    return seen
+
+
+def test_only_what_overflows_is_redone_and_from_the_float32_weights(
+    overflowing_model: HubertModel, waveforms: Tensor, redone: list[int]
+) -> None:
+    waveforms[1] = 0
+    found = Encoder(overflowing_model, precision="fp16").encode(waveforms, LENGTHS)
+    assert [one.retried_fp32 for one in found] == [True, False, True]
+    assert redone == [400, 16_000]
+    assert all(one.finite for one in found)
+    assert [one.values.dtype for one in found] == [torch.float16] * 3
+    exact = Encoder(overflowing_model)
+    for index in (0, 2):
+        length = LENGTHS[index]
+        [alone] = exact.encode(waveforms[index : index + 1, :length], [length])
+        assert torch.equal(found[index].values, alone.values.half())
+    whole = exact.encode(waveforms, LENGTHS)[1].values
+    assert (found[1].values.float() - whole).norm() / whole.norm() <= 5e-3
+
+
+def test_a_redo_that_does_not_fit_float16_stays_float32(
+    overflowing_model: HubertModel, waveforms: Tensor
+) -> None:
+    overflowing_model.encoder.layer_norm.weight *= 1e6
+    [one] = Encoder(overflowing_model, precision="fp16").encode(waveforms[2:], [16_000])
+    assert one.values.dtype == torch.float32
+    assert one.finite
+    assert one.values.abs().max() > 65_504
+
+
+@pytest.mark.parametrize(
+    ("precision", "retried"), [("fp32", False), ("bf16", True), ("fp16", True)]
+)
+def test_what_stays_non_finite_says_so_and_spares_its_neighbours(
+    model: HubertModel, waveforms: Tensor, redone: list[int], precision: str, retried: bool
+) -> None:
+    expected = Encoder(model, precision=precision).encode(waveforms, LENGTHS)
+    waveforms[1, 5_000] = torch.nan
+    found = Encoder(model, precision=precision).encode(waveforms, LENGTHS)
+    assert [one.finite for one in found] == [True, False, True]
+    assert [one.retried_fp32 for one in found] == [False, retried, False]
+    assert redone == ([9_000] if retried else [])
+    for index in (0, 2):
+        assert torch.equal(found[index].values, expected[index].values)
+
+
+def test_a_result_is_worked_out_once(
+    overflowing_model: HubertModel, waveforms: Tensor, redone: list[int]
+) -> None:
+    pending: Pending = Encoder(overflowing_model, precision="fp16").submit(waveforms, LENGTHS)
+    first: list[Features] = pending.result()
+    assert pending.result() is first
+    assert redone == LENGTHS
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"precision": "fp8"}, "precision=fp8.*auto, fp32, fp16, bf16"),
+        ({"layer": 0}, "layer=0.*1 to 2"),
+        ({"layer": 3}, "layer=3.*1 to 2"),
+        ({"device": "gpu"}, "device=gpu"),
+        ({"device": "mps"}, "device=mps"),
+        ({"device": "cuda:99"}, "device=cuda:99.*CUDA devices"),
+    ],
+    ids=str,
+)
+def test_a_wrong_setting_is_named(model: HubertModel, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Encoder(model, **settings)
+
+
+@pytest.mark.parametrize(
+    ("shape", "lengths", "words"),
+    [
+        ((1, 500), [399], "399.*at least 400"),
+        ((1, 500), [501], "501.*hold 500"),
+        ((2, 500), [500], "1 for 2 waveforms"),
+        ((0, 500), [], "0 for 0 waveforms"),
+        ((500,), [500], "batch, time"),
+    ],
+    ids=str,
+)
+def test_a_wrong_batch_is_named(
+    model: HubertModel, shape: tuple[int, ...], lengths: list[int], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        Encoder(model).submit(torch.zeros(shape), lengths)
+
+
+def test_auto_precision_is_float32_on_the_cpu(model: HubertModel) -> None:
+    encoder = Encoder(model)
+    assert (encoder.dtype, encoder.device.type) == (torch.float32, "cpu")
+    assert encoder.hidden_size == 32
+
+
+# ---------------------------------------------------------------------- loading
+
+
+def test_tiny_random_follows_its_seed_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = load_model("tiny_random", seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert fingerprint(load_model("tiny_random", seed=3)) == fingerprint(first)
+    assert fingerprint(load_model("tiny_random", seed=4)) != fingerprint(first)
+
+
+def test_a_loaded_model_is_float32_for_inference(tmp_path: Path, model: HubertModel) -> None:
+    half = load_model(str(folder_of(load_model("tiny_random").half(), tmp_path)))
+    for loaded in (half, model):
+        assert not loaded.training
+        assert all(
+            weight.dtype == torch.float32 and not weight.requires_grad
+            for weight in loaded.parameters()
+        )
+
+
+def test_the_fingerprint_is_of_the_weights_and_not_of_their_file(
+    tmp_path: Path, model: HubertModel
+) -> None:
+    safe = load_model(str(folder_of(model, tmp_path / "safe")))
+    pickled = load_model(str(folder_of(model, tmp_path / "bin", "bin")))
+    assert fingerprint(safe) == fingerprint(pickled) == fingerprint(model)
+
+
+@pytest.mark.parametrize("change", ["weight", "setting"])
+def test_the_fingerprint_shows_every_change(change: str) -> None:
+    model = load_model("tiny_random")
+    before = fingerprint(model)
+    if change == "weight":
+        model.encoder.layers[1].final_layer_norm.bias[3] += 1e-7
+    else:
+        model.config.num_attention_heads = 4
+    assert fingerprint(model) != before
+
+
+def old_weight_norm_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names as in the files of models published before torch's parametrizations."""
+    renamed = {}
+    for name, weight in weights.items():
+        name = name.replace("parametrizations.weight.original0", "weight_g")
+        renamed[name.replace("parametrizations.weight.original1", "weight_v")] = weight
+    return renamed
+
+
+def test_old_names_extra_heads_and_prefixes_load(
+    tmp_path: Path, model: HubertModel, capfd: pytest.CaptureFixture[str]
+) -> None:
+    old = folder_of(model, tmp_path / "old", "bin")
+    weights = old_weight_norm_names(model.state_dict())
+    assert len(set(weights) - set(model.state_dict())) == 2
+    weights["final_proj.weight"] = torch.zeros(8, 32)  # as ContentVec has it
+    torch.save(weights, old / "pytorch_model.bin")
+    assert fingerprint(load_model(str(old))) == fingerprint(model)
+
+    ctc = HubertForCTC(model.config)
+    ctc.hubert.load_state_dict(model.state_dict())
+    ctc.save_pretrained(tmp_path / "ctc")
+    capfd.readouterr()
+    assert fingerprint(load_model(str(tmp_path / "ctc"))) == fingerprint(model)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_missing_weight_is_named(tmp_path: Path, model: HubertModel) -> None:
+    folder = folder_of(model, tmp_path, "bin")
+    weights = dict(model.state_dict())
+    del weights["encoder.layers.1.attention.q_proj.weight"]
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"missing.*layers\.1\.attention\.q_proj\.weight"):
+        load_model(str(folder))
+
+
+def test_a_missing_training_only_weight_is_no_matter(tmp_path: Path, model: HubertModel) -> None:
+    folder = folder_of(model, tmp_path, "bin")
+    weights = dict(model.state_dict())
+    weights.pop("masked_spec_embed")
+    torch.save(weights, folder / "pytorch_model.bin")
+    assert fingerprint(load_model(str(folder))) == fingerprint(model)
+
+
+class Payload:
+    """A pickle that runs a command when it is loaded without care."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.proof),)
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_a_pickle_with_code_in_it_is_refused_and_not_run(
+    tmp_path: Path, model: HubertModel, how: str
+) -> None:
+    folder = folder_of(model, tmp_path / "model", "bin")
+    proof = tmp_path / "ran"
+    weights = {**model.state_dict(), "extra": Payload(proof)}
+    if how == "torch":
+        torch.save(weights, folder / "pytorch_model.bin")
+    else:
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps(weights, protocol=2))
+    with pytest.raises(ValueError, match="a pickle with more in it than tensors"):
+        load_model(str(folder))
+    assert not proof.exists()
+    if how == "pickle":  # the payload is live: loaded without care it does run
+        pickle.loads((folder / "pytorch_model.bin").read_bytes())
+        assert proof.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"conv_stride": [5, 2, 2, 2, 2, 2, 4]}, "conv_kernel and conv_stride"),
+        ({"model_type": "wav2vec2"}, "model_type wav2vec2"),
+    ],
+    ids=str,
+)
+def test_another_architecture_is_refused(
+    tmp_path: Path, model: HubertModel, settings: dict[str, Any], words: str
+) -> None:
+    config = folder_of(model, tmp_path) / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **settings}))
+    with pytest.raises(ValueError, match=words):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "other shapes", "no weights"])
+def test_damaged_weights_are_one_clear_error(
+    tmp_path: Path, model: HubertModel, damage: str
+) -> None:
+    weights = folder_of(model, tmp_path) / "model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1_000])
+    elif damage == "text":
+        weights.write_text("not tensors")
+    elif damage == "other shapes":
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_size": 48}))
+    else:
+        weights.unlink()
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        load_model(str(tmp_path))
+
+
+def test_a_model_out_of_reach_says_what_to_do_after_one_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tries = []
+
+    def no_network(*target: Any, **_: Any) -> None:
+        tries.append(target)
+        raise socket.gaierror("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    with pytest.raises(ValueError, match=r"nobody/nothing.*hf download.*model\.path=DIR"):
+        load_model("nobody/nothing", cache_dir=tmp_path)
+    assert len(tries) <= 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_importing_the_encoder_does_not_import_transformers() -> None:
+    code = "import sys, extract.encoder; sys.exit('transformers' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
