@@ -88,7 +88,7 @@ class LoaderConfig:
     """How recordings reach the encoder. Nothing here changes a feature."""
 
     num_workers: int | str = "auto"  # processes that decode; auto = from the cores
-    batch_seconds: float | str = "auto"  # padded seconds a batch; auto = from the memory
+    batch_seconds: int | float | str = "auto"  # padded seconds a batch; auto = from the memory
     prefetch: int = 2  # batches that each worker keeps ready
     timeout_s: float = 300.0  # one recording that takes longer has hung its worker
     start_method: StartMethod = StartMethod.auto

@@ -33,7 +33,9 @@ REASONS = {
     "write_failed": FAILED,
     "bad_line": FAILED,  # a line of a list that names no recording
     "bad_id": FAILED,  # a name that cannot be a file of the store
+    "unreadable_folder": FAILED,  # a folder below the dataset's that cannot be listed
 }
+OF_A_SOURCE = {"bad_line", "bad_id", "unreadable_folder"}  # said anew by each run that reads it
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from extract import ledger
 from extract.audio import AudioSettings
 from extract.dataset import identify
-from extract.ledger import FAILED, REJECTED, SAVED, ledger_name, shard_of
+from extract.ledger import FAILED, OF_A_SOURCE, REJECTED, SAVED, ledger_name, shard_of
 from extract.manifest import Manifest
 from extract.store import Store
 
@@ -72,7 +72,7 @@ def remaining(
             todo[index] = False
             kept[record["status"], record.get("reason") or ""] += 1
             kept_s += (record.get("duration_s") or 0.0) if record["status"] == SAVED else 0.0
-        elif record.get("reason") in ("bad_line", "bad_id"):
+        elif record.get("reason") in OF_A_SOURCE:
             continue  # this run says it again
         holding.append(line)
         num_bytes += len(line)

@@ -33,8 +33,11 @@ class Writers:
     ) -> None:
         self.store, self.ledger, self.done = store, ledger, done
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="writer")
-        self._room = threading.BoundedSemaphore(num_threads * MAX_QUEUED_PER_WRITER)
+        self._max_queued = num_threads * MAX_QUEUED_PER_WRITER
+        self._num_queued = 0
+        self._changed = threading.Condition()  # of _num_queued
         self._error: BaseException | None = None
+        self._abandoned = False
 
     def put(self, item: Encoded | Failure) -> None:
         """Queues one utterance; waits while the queue is full.
@@ -42,10 +45,12 @@ class Writers:
         Raises:
             StoreUnusable: an earlier utterance found the store full, read-only or gone.
         """
-        self._room.acquire()
-        if self._error is not None:
-            self._room.release()
-            raise self._error
+        with self._changed:
+            while self._num_queued >= self._max_queued:
+                self._changed.wait()
+            if self._error is not None:
+                raise self._error
+            self._num_queued += 1
         self._pool.submit(self._write, item)
 
     def close(self, *, abandon: bool = False) -> None:
@@ -54,13 +59,19 @@ class Writers:
         Raises:
             StoreUnusable: as `put`.
         """
-        self._pool.shutdown(wait=True, cancel_futures=abandon)
+        self._abandoned = abandon
+        # Not by joining the threads: a Ctrl-C during a join makes Python 3.11 and 3.12 take a
+        # running thread for an ended one, and the next join returns at once.
+        with self._changed:
+            while self._num_queued:
+                self._changed.wait()
+        self._pool.shutdown(wait=False)
         if self._error is not None and not abandon:
             raise self._error
 
     def _write(self, item: Encoded | Failure) -> None:
         try:
-            if self._error is None:
+            if self._error is None and not self._abandoned:
                 record = self._save(item)
                 self.ledger.append(record)
                 self.done(record)
@@ -69,7 +80,9 @@ class Writers:
         except BaseException as error:
             self._error = self._error or error
         finally:
-            self._room.release()
+            with self._changed:
+                self._num_queued -= 1
+                self._changed.notify_all()
 
     def _save(self, item: Encoded | Failure) -> Record:
         if isinstance(item, Encoded):

@@ -65,20 +65,29 @@ def extract_folder(command: Callable[..., int], tmp_path: Path) -> Callable[...,
 
     def extract_folder(folder: Path, *options: str) -> int:
         return command(
-            "dataset=folder", f"dataset.path={folder}", f"store.dir={tmp_path / 'out'}", *TINY, *options
+            "dataset=folder",
+            f"dataset.path={folder}",
+            f"store.dir={tmp_path / 'out'}",
+            *TINY,
+            *options,
         )
 
     return extract_folder
 
 
-def start(argv: list[str], cwd: Path) -> multiprocessing.Process:
-    """The command in a process of its own, forked with everything imported: it starts at once."""
+def start(argv: list[str], cwd: Path, log: Path | None = None) -> multiprocessing.Process:
+    """The command in a process of its own, forked with everything imported: it starts at once.
+
+    What it says goes to `log`.
+    """
+    from extract.job import _encoder
+
+    _encoder("tiny_random", None, 0, "cpu", "auto", None)  # imported and built, for every child
 
     def child() -> None:
         os.setsid()
         os.chdir(cwd)
-        devnull = os.open(os.devnull, os.O_RDWR)
-        os.dup2(devnull, 2)
+        sys.stdout = sys.stderr = open(log or os.devnull, "a", buffering=1)
         torch.set_num_threads(1)
         os._exit(main(argv))
 

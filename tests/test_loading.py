@@ -70,7 +70,9 @@ def test_batches_come_in_the_order_of_the_plan():
 )
 def test_an_item_that_ends_its_worker_each_time_costs_only_itself(harm, cause):
     timeout_s = 1.0 if harm == "hang" else 60.0
-    delivered = [item for batch in load(Items(40, {17: harm}), timeout_s=timeout_s) for item in batch]
+    delivered = [
+        item for batch in load(Items(40, {17: harm}), timeout_s=timeout_s) for item in batch
+    ]
     assert delivered.count(f"17: {cause}") == 1
     rest = [item for item in delivered if isinstance(item, int)]
     assert Counter(rest) == Counter(set(range(40)) - {17})
@@ -160,5 +162,7 @@ def test_nothing_is_left_running():
 
 @pytest.mark.parametrize("method", ["forkserver"])
 def test_other_start_methods_survive_a_death_too(method):
-    delivered = [item for batch in load(Items(20, {7: "exit"}), start_method=method) for item in batch]
+    delivered = [
+        item for batch in load(Items(20, {7: "exit"}), start_method=method) for item in batch
+    ]
     assert Counter(str(item).split(":")[0] for item in delivered) == Counter(map(str, range(20)))

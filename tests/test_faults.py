@@ -1,0 +1,308 @@
+"""Faults on a real run. After each, the same command finishes and nothing was lost."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import TINY, audit, contents, ids_of, ledger, start, write_wav
+from extract.store import Store
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+
+NUM_KILLS = 20
+
+
+def argv(folder: Path, store: Path, *options: str) -> list[str]:
+    small = ["loader.batch_seconds=4", "loader.num_workers=1", "store.num_writers=2"]
+    return [
+        "dataset=folder",
+        f"dataset.path={folder}",
+        f"store.dir={store}",
+        *TINY,
+        *small,
+        *options,
+    ]
+
+
+def finish(process, timeout_s: float = 60) -> int:
+    process.join(timeout_s)
+    if process.is_alive():
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail("the run did not end")
+    return process.exitcode
+
+
+def wait_for(condition, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.002)
+
+
+def num_lines(store: Path) -> int:
+    path = store / "ledger.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+@pytest.fixture
+def slow_saves(monkeypatch):
+    """Saves that take long enough for a signal to fall between them; called, longer ones."""
+
+    def slow_down(seconds: float) -> None:
+        def slow(self, *args):
+            time.sleep(seconds)
+            return publish(self, *args)
+
+        monkeypatch.setattr(Store, "publish", slow)
+
+    publish = Store.publish
+    slow_down(0.02)
+    return slow_down
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments_then_the_same_command_equals_one_run(
+    recordings, tmp_path, slow_saves
+):
+    rng = random.Random(1)
+    begin = time.monotonic()
+    assert finish(start(argv(recordings, tmp_path / "whole"), tmp_path)) == 0
+    whole_s = time.monotonic() - begin
+    interrupted = 0
+    for kill in range(NUM_KILLS):
+        store = tmp_path / f"killed{kill}"
+        process = start(argv(recordings, store), tmp_path)
+        time.sleep(rng.uniform(0.0, whole_s))
+        process.kill()
+        process.join()
+        interrupted += 0 < num_lines(store) < 24
+        assert finish(start(argv(recordings, store), tmp_path)) == 0
+        audit(store, ids_of(recordings))
+        assert contents(store) == contents(tmp_path / "whole")
+    assert interrupted >= 3, "the kills missed the run"
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 143)])
+def test_a_signal_finishes_what_is_under_way(recordings, tmp_path, slow_saves, name, code):
+    store = tmp_path / "out"
+    process = start(argv(recordings, store), tmp_path)
+    wait_for(lambda: num_lines(store) >= 1)
+    os.killpg(process.pid, getattr(signal, name))  # as a terminal or batch system does: the group
+    assert finish(process) == code
+    done = {record["id"] for record in ledger(store)}
+    assert 0 < len(done) < 24
+    audit(store, done)
+    assert finish(start(argv(recordings, store), tmp_path)) == 0
+    audit(store, ids_of(recordings))
+
+
+def test_a_second_ctrl_c_stops_at_once_and_leaves_no_half_file(recordings, tmp_path, slow_saves):
+    slow_saves(0.5)
+    store = tmp_path / "out"
+    process = start(argv(recordings, store), tmp_path)
+    wait_for(lambda: num_lines(store) >= 1)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.1)
+    before = time.monotonic()
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process) == 130
+    assert time.monotonic() - before < 4
+    audit(store, {record["id"] for record in ledger(store)})
+
+
+def test_a_recording_that_kills_its_worker_each_time_costs_only_itself(
+    recordings, tmp_path, monkeypatch
+):
+    from extract import dataset
+
+    prepare = dataset.prepare
+
+    def deadly(path, settings):
+        if path.endswith("07.wav"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return prepare(path, settings)
+
+    monkeypatch.setattr(dataset, "prepare", deadly)
+    store = tmp_path / "out"
+    assert finish(start(argv(recordings, store), tmp_path)) == 1
+    audit(store, ids_of(recordings))
+    reasons = {record["id"]: record["reason"] for record in ledger(store) if record["reason"]}
+    assert reasons == {"07.wav": "worker_crashed"}
+
+
+def test_workers_killed_at_random_in_a_run_cost_nothing(recordings, tmp_path, slow_saves):
+    store = tmp_path / "out"
+    process = start(argv(recordings, store), tmp_path)
+    for lines in (1, 8):
+        wait_for(lambda lines=lines: num_lines(store) >= lines)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+    assert finish(process) == 0
+    audit(store, ids_of(recordings))
+
+
+def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(recordings, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", disk], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        store = disk / "out"
+        log = tmp_path / "log"
+        process = start(argv(recordings, store), tmp_path, log)
+        assert finish(process) == 1
+        said = log.read_text().replace("\n", " ")
+        assert "the disk is full" in said
+        assert "MB needed" in said
+        assert "goes on from here" in said
+        done = {record["id"] for record in ledger(store)}
+        assert 0 < len(done) < 24
+        audit(store, done)
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        assert finish(start(argv(recordings, store), tmp_path)) == 0
+        audit(store, ids_of(recordings))
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_read_only_store_is_said_before_any_work(recordings, tmp_path):
+    store = tmp_path / "out"
+    store.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", store], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        log = tmp_path / "log"
+        assert finish(start(argv(recordings, store), tmp_path, log)) == 1
+        assert "Read-only file system" in log.read_text()
+    finally:
+        subprocess.run(["umount", "-l", store], check=True)
+
+
+def test_a_store_that_vanishes_stops_the_run(recordings, tmp_path, slow_saves):
+    store, log = tmp_path / "out", tmp_path / "log"
+    process = start(argv(recordings, store), tmp_path, log)
+    wait_for(lambda: num_lines(store) >= 1)
+    store.rename(tmp_path / "elsewhere")
+    assert finish(process) == 1
+    assert "the folder is gone" in log.read_text()
+    (tmp_path / "elsewhere").rename(store)
+    assert finish(start(argv(recordings, store), tmp_path)) == 0
+    audit(store, ids_of(recordings))
+
+
+def test_a_second_run_into_the_same_folder_is_told_who_works_there(
+    recordings, tmp_path, slow_saves
+):
+    slow_saves(0.3)
+    store, log = tmp_path / "out", tmp_path / "log"
+    first = start(argv(recordings, store), tmp_path)
+    wait_for(lambda: num_lines(store) >= 1)
+    assert finish(start(argv(recordings, store), tmp_path, log)) == 2
+    said = log.read_text().replace("\n", " ")
+    assert f"process {first.pid} on {socket.gethostname()}" in said
+    assert finish(first) == 0
+    audit(store, ids_of(recordings))
+
+
+def test_shards_run_side_by_side(recordings, tmp_path, slow_saves):
+    store = tmp_path / "out"
+    shards = [
+        start(argv(recordings, store, "shard.count=2", f"shard.index={index}"), tmp_path)
+        for index in range(2)
+    ]
+    assert [finish(shard) for shard in shards] == [0, 0]
+    audit(store, ids_of(recordings))
+
+
+def test_a_target_that_is_a_folder_fails_that_utterance_alone(extract_folder, recordings, tmp_path):
+    (tmp_path / "out" / "4-cnhubert" / "05.wav.pt").mkdir(parents=True)
+    assert extract_folder(recordings) == 1
+    reasons = {record["id"]: record["reason"] for record in ledger(tmp_path / "out")}
+    assert reasons["05.wav"] == "write_failed"
+    assert sum(reason is None for reason in reasons.values()) == 23
+
+
+def test_a_run_resumed_with_other_batches_and_workers_agrees(recordings, tmp_path, slow_saves):
+    assert finish(start(argv(recordings, tmp_path / "whole"), tmp_path)) == 0
+    store = tmp_path / "out"
+    process = start(argv(recordings, store), tmp_path)
+    wait_for(lambda: num_lines(store) >= 5)
+    process.kill()
+    process.join()
+    other = argv(recordings, store, "loader.batch_seconds=1.5", "loader.num_workers=2")
+    assert finish(start(other, tmp_path)) == 0
+    audit(store, ids_of(recordings))
+    for path in (store / "4-cnhubert").rglob("*.pt"):
+        whole = tmp_path / "whole" / path.relative_to(store)
+        torch.testing.assert_close(
+            torch.load(path, weights_only=True),
+            torch.load(whole, weights_only=True),
+            atol=1e-5,
+            rtol=0,
+        )
+
+
+def test_bad_files_of_every_kind_land_in_the_ledger_and_their_neighbours_are_saved(
+    extract_folder, recordings, tmp_path
+):
+    import numpy as np
+    import soundfile
+
+    def wav(name: str, samples, rate: int = 32_000) -> None:
+        soundfile.write(recordings / name, np.asarray(samples, np.float32), rate, subtype="FLOAT")
+
+    good = ids_of(recordings)
+    tone = np.sin(np.arange(32_000) / 20).astype(np.float32)
+    (recordings / "zero_bytes.wav").touch()
+    (recordings / "text.wav").write_text("this is not a recording\n" * 100)
+    (recordings / "random.wav").write_bytes(np.random.default_rng(0).bytes(5000))
+    whole = (recordings / "01.wav").read_bytes()
+    (recordings / "short_header.wav").write_bytes(whole[:30])
+    wav("silence.wav", 0 * tone)
+    wav("short.wav", tone[:200])
+    wav("nan.wav", np.where(np.arange(32_000) == 5, np.nan, tone))
+    wav("inf.wav", np.where(np.arange(32_000) == 5, np.inf, tone))
+    wav("loud.wav", 3 * tone)
+    (recordings / "nowhere.wav").symlink_to(tmp_path / "nothing")
+    os.mkfifo(recordings / "pipe.wav")
+    assert extract_folder(recordings) == 1
+    records = ledger(tmp_path / "out")
+    reasons = {record["id"]: record["reason"] for record in records if record["id"] not in good}
+    assert reasons == {
+        "zero_bytes.wav": "empty",
+        "text.wav": "undecodable",
+        "random.wav": "undecodable",
+        "short_header.wav": "undecodable",
+        "silence.wav": "silent",
+        "short.wav": "too_short",
+        "nan.wav": "non_finite_audio",
+        "inf.wav": "non_finite_audio",
+        "loud.wav": "peak_above_gate",
+        "nowhere.wav": "missing",
+        "pipe.wav": "undecodable",
+    }
+    audit(tmp_path / "out", good | set(reasons))
+    assert all(record["status"] == "saved" for record in records if record["id"] in good)
+
+
+def test_a_recording_above_the_time_gate_is_not_decoded(extract_folder, recordings, tmp_path):
+    write_wav(recordings / "long.wav", 30)
+    assert extract_folder(recordings, "audio.max_duration_s=5") == 0
+    reasons = {record["id"]: record["reason"] for record in ledger(tmp_path / "out")}
+    assert reasons["long.wav"] == "too_long"
+    assert sum(reason is None for reason in reasons.values()) == 24
