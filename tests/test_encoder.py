@@ -1,6 +1,7 @@
 """Loading a model, and features of batches in every precision."""
 
 import json
+import logging
 import os
 import pickle
 import socket
@@ -281,7 +282,10 @@ def old_weight_norm_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_old_names_extra_heads_and_prefixes_load(
-    tmp_path: Path, model: HubertModel, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    model: HubertModel,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     old = folder_of(model, tmp_path / "old", "bin")
     weights = old_weight_norm_names(model.state_dict())
@@ -293,9 +297,13 @@ def test_old_names_extra_heads_and_prefixes_load(
     ctc = HubertForCTC(model.config)
     ctc.hubert.load_state_dict(model.state_dict())
     ctc.save_pretrained(tmp_path / "ctc")
+    said: list[logging.LogRecord] = []
+    for name in ("", ".modeling_utils", ".utils.loading_report"):
+        monkeypatch.setattr(logging.getLogger(f"transformers{name}"), "handle", said.append)
     capfd.readouterr()
     assert fingerprint(load_model(str(tmp_path / "ctc"))) == fingerprint(model)
     assert capfd.readouterr() == ("", "")
+    assert said == []
 
 
 def test_a_missing_weight_is_named(tmp_path: Path, model: HubertModel) -> None:
@@ -379,7 +387,7 @@ def test_damaged_weights_are_one_clear_error(
         load_model(str(tmp_path))
 
 
-def test_a_model_out_of_reach_says_what_to_do_after_one_try(
+def test_a_model_out_of_reach_says_what_to_do_without_trying_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tries = []
@@ -391,7 +399,7 @@ def test_a_model_out_of_reach_says_what_to_do_after_one_try(
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
     with pytest.raises(ValueError, match=r"nobody/nothing.*hf download.*model\.path=DIR"):
         load_model("nobody/nothing", cache_dir=tmp_path)
-    assert len(tries) <= 1
+    assert len(tries) <= 2  # the model, and the hub library's own statistics; a retry makes six
     assert capfd.readouterr() == ("", "")
 
 
