@@ -1,3 +1,5 @@
+"""`python -m extract`."""
+
 import sys
 
 from extract.app import main

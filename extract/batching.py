@@ -46,7 +46,7 @@ class Batch:
 
     def wavs(self) -> tuple[Tensor, ...]:
         """Each utterance's training audio, (num_samples,) int16; views of `wav32k`."""
-        return self.wav32k.split(self.wav_lengths.tolist())
+        return torch.split(self.wav32k, self.wav_lengths.tolist())
 
     def pin_memory(self) -> Batch:
         """The batch with its waveforms in page-locked memory; called by a DataLoader."""

@@ -27,13 +27,17 @@ T = TypeVar("T")
 class Pending(Protocol):
     """Features on their way."""
 
-    def result(self) -> list[Features]: ...
+    def result(self) -> list[Features]:
+        """Waits for them."""
+        ...
 
 
 class AnyEncoder(Protocol):
     """What the pipeline needs of an encoder."""
 
-    def submit(self, waveforms: Tensor, lengths: list[int]) -> Pending: ...
+    def submit(self, waveforms: Tensor, lengths: list[int]) -> Pending:
+        """Starts on (B, time) waveforms of `lengths` samples."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Encoding:
         self.times_out_of_memory = 0
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[Encoded | Failure]:
+        """Every utterance and failure of every batch, once, in order."""
         in_flight: deque[tuple[Batch, Pending]] = deque()
         for batch in batches:
             yield from batch.failures
@@ -134,7 +139,7 @@ class Encoding:
             features = _unless_out_of_memory(lambda: encoder.submit(waveforms, lengths).result())
         if features is None:
             detail = (
-                f"{recording.path}: {recording.duration_s or 0:.1f} s did not fit the memory alone; "
+                f"{recording.path}: {recording.duration_s or 0:.1f} s did not fit the memory; "
                 "needed a larger device or a lower audio.max_duration_s"
             )
             yield Failure(recording, "out_of_memory", detail)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,17 @@ from rich.console import Console
 from extract import metadata
 from extract.audio import AudioSettings
 from extract.batching import Batch, collate
-from extract.config import Config, Kind, StartMethod
+from extract.build import audio_settings, check, load_encoder, read_manifest, start_method
+from extract.config import Config
 from extract.dataset import AudioDataset, Failure, Recording, identify
-from extract.encoder import Encoder, fingerprint, load_model
+from extract.encoder import Encoder
 from extract.encoding import Encoding
 from extract.ledger import FAILED, Ledger, ledger_name, ledger_paths, read, shard_of
-from extract.lengths import Durations, Scanned, durations
+from extract.lengths import UNKNOWN_S, Durations, Scanned, durations
 from extract.loading import ResilientLoader, raise_open_file_limit
 from extract.lock import PRIVATE, door, locked
 from extract.machine import LoaderPlan, choose, cores
-from extract.manifest import Manifest, read_folder, read_gpt_sovits_list
+from extract.manifest import Manifest
 from extract.pipeline import Clock, run
 from extract.plan import Indices, padding_share, plan_batches, unfinished
 from extract.plan import fingerprint as plan_fingerprint
@@ -34,6 +34,7 @@ from extract.progress import Progress, Tally, closing_lines, summary
 from extract.resume import Remaining, Trust, remaining, reshard
 from extract.stopping import Stop
 from extract.store import Store, StoreUnusable
+from extract.workers import Options
 from extract.writing import Writers, failure_record
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def run_job(config: Config, console: Console, stop: Stop) -> int:
         ValueError: the config asks for what cannot be; nothing was done.
     """
     audio = audio_settings(config)
-    _check(config)
+    check(config)
     manifest = read_manifest(config)
     store = Store(config.store.dir, fsync=config.store.fsync)
     try:
@@ -192,26 +193,22 @@ class _Job:
             batches,
             collate,
             crashed,
-            num_workers=plan.num_workers,
-            prefetch=plan.prefetch,
-            timeout_s=self.config.loader.timeout_s,
-            start_method=method,
-            stop=self.stop,
+            Options(plan.num_workers, plan.prefetch, self.config.loader.timeout_s, method),
+            self.stop,
         )
 
     def _durations(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         def scan(items: Durations, chunks: list[Indices]) -> Iterator[Scanned]:
             workers = min(cores(), len(chunks)) if self.config.loader.num_workers != 0 else 0
+            method = start_method(self.config, torch.device("cpu"))
             return iter(
                 ResilientLoader(
                     items,
                     chunks,
-                    collate=list,
-                    crashed=lambda index, _cause: [(index, 0.0)],
-                    num_workers=workers,
-                    timeout_s=self.config.loader.timeout_s,
-                    start_method=start_method(self.config, torch.device("cpu")),
-                    stop=self.stop,
+                    list,
+                    lambda index, _cause: [(index, UNKNOWN_S)],
+                    Options(workers, 2, self.config.loader.timeout_s, method),
+                    self.stop,
                 )
             )
 
@@ -282,61 +279,3 @@ SLACK = 1.1  # a header's duration may be off by a little; a batch is not split 
 def _pinned(batches: ResilientLoader[Batch]) -> Iterator[Batch]:
     for batch in batches:
         yield batch.pin_memory()
-
-
-def audio_settings(config: Config) -> AudioSettings:
-    """The audio group as the plain values that workers get."""
-    return AudioSettings(**{**asdict(config.audio), "resampler": config.audio.resampler.name})
-
-
-def read_manifest(config: Config) -> Manifest:
-    """The dataset group's recordings.
-
-    Raises:
-        ValueError: no such folder or list, nothing in it, or two recordings with one name.
-    """
-    dataset = config.dataset
-    if dataset.kind == Kind.gpt_sovits:
-        return read_gpt_sovits_list(dataset.path, dataset.audio_dir)
-    if dataset.extensions is None:
-        return read_folder(dataset.path)
-    return read_folder(dataset.path, tuple(dataset.extensions))
-
-
-@functools.lru_cache(maxsize=1)
-def _encoder(
-    path: str, revision: str | None, seed: int, device: str, precision: str, layer: int | None
-) -> tuple[Encoder, str]:
-    model = load_model(path, revision=revision, seed=seed)
-    return Encoder(model, device=device, precision=precision, layer=layer), fingerprint(model)
-
-
-def load_encoder(config: Config) -> tuple[Encoder, str]:
-    """The config's encoder and its weights' fingerprint; kept for the next job of a sweep."""
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = config.model
-    return _encoder(
-        model.path, model.revision, config.seed, device, config.precision.name, model.layer
-    )
-
-
-def start_method(config: Config, device: torch.device) -> str:
-    """How workers start: a process that has used CUDA is not forked."""
-    method = config.loader.start_method
-    if method is not StartMethod.auto:
-        return method.name
-    return "forkserver" if device.type == "cuda" else "fork"
-
-
-def _check(config: Config) -> None:
-    shard = config.shard
-    if not 0 <= shard.index < shard.count:
-        raise ValueError(
-            f"shard.index={shard.index} shard.count={shard.count}; needed 0 <= index < count"
-        )
-    if config.store.num_writers < 1:
-        raise ValueError(f"store.num_writers={config.store.num_writers}; needed at least 1")
-    if not config.loader.timeout_s > 0:
-        raise ValueError(f"loader.timeout_s={config.loader.timeout_s}; needed more than 0")

@@ -20,6 +20,11 @@ NAME = "metadata.json"
 FORMAT = 1
 GATES = ("max_peak", "min_duration_s", "max_duration_s")  # decide who is saved, not what is saved
 
+WAYS_OUT = (
+    "Ways out: another store.dir=DIR, the store's own settings, or overwrite=true "
+    "to replace what is there."
+)
+
 Identity = dict[str, Any]
 
 
@@ -62,8 +67,7 @@ class Comparison:
                 f"{directory}: made with other settings; one store holds one kind of features",
                 head,
                 *rows,
-                "Ways out: another store.dir=DIR, the store's own settings, or overwrite=true "
-                "to replace what is there.",
+                WAYS_OUT,
             ]
         )
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
+Durations = Sequence[float] | NDArray[np.float64]  # of every recording, by index
 
 # Attention costs as much as all else at 92 s: HuBERT-base spends 170 MFLOP a frame on its linear
 # layers and 37 kFLOP a frame and frame attended to, at 50 frames a second.
@@ -26,7 +27,7 @@ def cost_s(duration_s: NDArray[np.float64]) -> NDArray[np.float64]:
     return duration_s * (1 + duration_s / QUADRATIC_S)
 
 
-def plan_batches(duration_s: Sequence[float], batch_seconds: float) -> list[Indices]:
+def plan_batches(duration_s: Durations, batch_seconds: float) -> list[Indices]:
     """Every index once, in batches of at most `batch_seconds` padded seconds.
 
     A recording longer than the budget is alone. Ties keep the manifest's order, so the plan is the
@@ -42,7 +43,7 @@ def plan_batches(duration_s: Sequence[float], batch_seconds: float) -> list[Indi
     return batches
 
 
-def padding_share(duration_s: Sequence[float], batches: Sequence[Indices]) -> float:
+def padding_share(duration_s: Durations, batches: Sequence[Indices]) -> float:
     """Share of the padded seconds that is padding, 0 to 1."""
     durations = np.asarray(duration_s, dtype=np.float64)
     padded = sum(len(batch) * durations[batch].max() for batch in batches)

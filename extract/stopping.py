@@ -21,6 +21,7 @@ class Stop:
         self.signal_name: str | None = None
 
     def __call__(self) -> bool:
+        """Whether a signal came."""
         return self.signal_name is not None
 
     @property

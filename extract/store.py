@@ -226,7 +226,7 @@ def encode_features(features: Tensor) -> memoryview:
 
 def encode_wav(wav32k: Tensor) -> memoryview:
     """A WAV file's bytes: RIFF header, then int16 mono samples at 32 kHz."""
-    samples = memoryview(wav32k.numpy().astype("<i2", copy=False)).cast("B")
+    samples = wav32k.numpy().astype("<i2", copy=False).data.cast("B")
     rate, width = RECORDING_RATE_HZ, 2
     header = struct.pack(
         "<4sI4s4sIHHIIHH4sI",

@@ -1,4 +1,4 @@
-"""Recordings to try things on, and the command, run in this process or in one that may be killed."""
+"""Recordings to try things on, and the command, in this process or in one that may be killed."""
 
 import json
 import multiprocessing
@@ -80,14 +80,16 @@ def start(argv: list[str], cwd: Path, log: Path | None = None) -> multiprocessin
 
     What it says goes to `log`.
     """
-    from extract.job import _encoder
+    import extract.job
+    from extract.build import _encoder
 
+    assert extract.job
     _encoder("tiny_random", None, 0, "cpu", "auto", None)  # imported and built, for every child
 
     def child() -> None:
         os.setsid()
         os.chdir(cwd)
-        sys.stdout = sys.stderr = open(log or os.devnull, "a", buffering=1)
+        sys.stdout = sys.stderr = open(log or os.devnull, "a", buffering=1)  # noqa: SIM115
         torch.set_num_threads(1)
         os._exit(main(argv))
 

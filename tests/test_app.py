@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import DEMO, audit, contents, ids_of, ledger, write_wav
+
 from extract.app import conf_dir
 
 

@@ -11,8 +11,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from extract import loading
+from extract import loading, workers
 from extract.loading import ResilientLoader
+from extract.workers import Options
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
@@ -46,12 +47,20 @@ def batches(num: int, size: int = 5) -> list[np.ndarray]:
     return [np.arange(start, min(num, start + size)) for start in range(0, num, size)]
 
 
-def load(items: Items, **options) -> list[list[int | str]]:
-    options = {"num_workers": 2, "timeout_s": 60.0} | options
-    loader = ResilientLoader(
-        items, batches(len(items)), list, lambda index, cause: [f"{index}: {cause}"], **options
+def make(items: Items, options: Options = Options(2), **stop) -> ResilientLoader:
+    return ResilientLoader(
+        items,
+        batches(len(items)),
+        list,
+        lambda index, cause: [f"{index}: {cause}"],
+        options,
+        **stop,
     )
-    return list(loader)
+
+
+def load(items: Items, **options) -> list[list[int | str]]:
+    chosen = Options(**{"num_workers": 2, "timeout_s": 60.0} | options)
+    return list(make(items, chosen))
 
 
 def test_batches_come_in_the_order_of_the_plan():
@@ -95,9 +104,7 @@ def test_several_guilty_items_are_all_found():
 @pytest.mark.parametrize("seed", range(6))
 def test_workers_killed_at_random_lose_nothing(seed):
     rng = np.random.default_rng(seed)
-    loader = ResilientLoader(
-        Items(200, pause_s=0.004), batches(200), list, lambda i, c: [f"{i}: {c}"], num_workers=2
-    )
+    loader = make(Items(200, pause_s=0.004))
     delivered = []
     kills = sorted(rng.choice(30, size=3, replace=False))
     for position, batch in enumerate(loader):
@@ -112,7 +119,7 @@ def test_workers_killed_at_random_lose_nothing(seed):
 
 
 def test_a_death_never_raises_outside_next():
-    loader = ResilientLoader(Items(50), batches(50), list, lambda i, c: [], num_workers=2)
+    loader = make(Items(50))
     iterator = iter(loader)
     next(iterator)
     for process in loader._workers.processes:
@@ -135,16 +142,14 @@ def test_killed_twice_in_a_row_means_fewer_workers(caplog):
 
 def test_workers_that_cannot_live_end_the_run(monkeypatch):
     monkeypatch.setattr(loading, "MAX_DEATHS_IN_A_ROW", 3)
-    monkeypatch.setattr(loading, "_ignore_signals", lambda worker_id: os._exit(9))
-    with pytest.raises(RuntimeError, match="try loader.num_workers=1"):
+    monkeypatch.setattr(workers, "_prepare_worker", lambda worker_id: os._exit(9))
+    with pytest.raises(RuntimeError, match=r"try loader\.num_workers=1"):
         load(Items(20))
 
 
 def test_stop_ends_the_wait_for_a_slow_item():
     stopped = threading.Event()
-    loader = ResilientLoader(
-        Items(4, {0: "hang"}), batches(4), list, lambda i, c: [], num_workers=1, stop=stopped.is_set
-    )
+    loader = make(Items(4, {0: "hang"}), Options(1), stop=stopped.is_set)
     threading.Timer(0.5, stopped.set).start()
     start = time.monotonic()
     assert list(loader) == []
@@ -152,7 +157,7 @@ def test_stop_ends_the_wait_for_a_slow_item():
 
 
 def test_nothing_is_left_running():
-    loader = ResilientLoader(Items(50), batches(50), list, lambda i, c: [], num_workers=2)
+    loader = make(Items(50))
     iterator = iter(loader)
     next(iterator)
     processes = loader._workers.processes
