@@ -10,10 +10,10 @@ PACKAGE = Path(__file__).parent.parent / "extract"
 FLOORS = (
     "__init__ frames wav ffmpeg decode audio strings ids lists manifest config",
     "dataset",
-    "plan batching lengths machine",
+    "plan batching lengths machine workers",
     "hubert encoder encoding store ledger metadata resume lock loading writing",
     "pipeline progress",
-    "stopping job app __main__",
+    "stopping build job app __main__",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 DOORS = {

@@ -47,7 +47,10 @@ def batches(num: int, size: int = 5) -> list[np.ndarray]:
     return [np.arange(start, min(num, start + size)) for start in range(0, num, size)]
 
 
-def make(items: Items, options: Options = Options(2), **stop) -> ResilientLoader:
+TWO = Options(num_workers=2)
+
+
+def make(items: Items, options: Options = TWO, **stop) -> ResilientLoader:
     return ResilientLoader(
         items,
         batches(len(items)),
