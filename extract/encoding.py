@@ -1,6 +1,6 @@
 """Batches through the encoder, two in flight, and what to do when one does not fit.
 
-Out of memory costs nobody their features: the batch is halved until it fits, the budget that fitted
+Out of memory costs nobody their features: the batch is halved until it fits, the halved budget
 holds for the rest of the run, and an utterance too large for the device alone goes to the CPU.
 """
 
@@ -20,6 +20,9 @@ from extract.dataset import Failure, Recording
 from extract.encoder import Features
 
 log = logging.getLogger(__name__)
+
+# As the CPU's allocator, cuBLAS, and CUDA's allocator of page-locked memory put it.
+OUT_OF_MEMORY = ("can't allocate memory", "ALLOC_FAILED", "CUDA error: out of memory")
 
 T = TypeVar("T")
 
@@ -80,6 +83,7 @@ class Encoding:
                 pending = self._submit(part)
                 if pending is not None:
                     in_flight.append((part, pending))
+                    del pending  # the queue alone holds it: should it fail, nothing does
                 else:
                     while in_flight:  # give their memory back before trying again
                         yield from self._finish(*in_flight.popleft())
@@ -109,24 +113,25 @@ class Encoding:
             yield from self._alone(batch)
             return
         middle = len(batch) // 2
-        for half in (batch.rows(0, middle), batch.rows(middle, len(batch))):
+        halves = batch.rows(0, middle), batch.rows(middle, len(batch))
+        self._learn(max(half.cost_s for half in halves))
+        for half in halves:
             pending = self._submit(half)
             features = None if pending is None else _unless_out_of_memory(pending.result)
             del pending
             if features is None:
                 yield from self._in_halves(half)
             else:
-                self._learn(half.cost_s)
                 yield from _encoded(half, features)
 
-    def _learn(self, fitted_s: float) -> None:
-        if fitted_s < self.batch_seconds:
-            self.batch_seconds = fitted_s
+    def _learn(self, budget_s: float) -> None:
+        if budget_s < self.batch_seconds:
+            self.batch_seconds = budget_s
             log.warning(
                 "out of memory: going on with batches of %.1f padded seconds "
                 "(loader.batch_seconds=%.1f starts there)",
-                fitted_s,
-                fitted_s,
+                budget_s,
+                budget_s,
             )
 
     def _alone(self, batch: Batch) -> Iterator[Encoded | Failure]:
@@ -166,6 +171,6 @@ def _unless_out_of_memory(action: Callable[[], T]) -> T | None:
     except (torch.OutOfMemoryError, MemoryError):
         return None
     except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "ALLOC_FAILED" in str(error):
+        if any(words in str(error) for words in OUT_OF_MEMORY):
             return None
         raise
