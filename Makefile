@@ -20,7 +20,7 @@ $(VENV)/installed-dev: $(BIN)/python pyproject.toml
 
 venv: $(VENV)/installed-dev  ## a virtual environment with everything for development
 
-demo: $(VENV)/installed  ## install, and run on the speech in data/demo
+demo: $(VENV)/installed  ## install, and run on the clips that come with it
 	$(BIN)/python -m extract dataset=demo
 
 test: lint types  ## lint, types and the tests

@@ -21,9 +21,9 @@ TINY = ["model=tiny_random", "loader.num_workers=2", "device=cpu"]
 
 
 @pytest.fixture(autouse=True)
-def two_threads():
-    """Tests share small machines; more threads than cores only slow them."""
-    torch.set_num_threads(2)
+def one_thread():
+    """Tests share small machines, where threads that wait for one another only slow them."""
+    torch.set_num_threads(1)
 
 
 def speech_like(seconds: float, seed: int = 0, rate: int = 16_000) -> np.ndarray:
@@ -141,3 +141,34 @@ def contents(store: Path) -> dict[str, bytes]:
 
 def ids_of(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-table", type=Path, help="write what became of each fault here")
+
+
+survived: list[str] = []  # rows of the README's fault table, in the order of the tests
+
+
+def fault_row(marker: pytest.Mark) -> str:
+    """A row of the README's fault table."""
+    fault, happened = marker.args
+    return f"| {fault} | {happened} | nothing |"
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed:
+        row = dict(report.user_properties).get("fault")
+        if row and row not in survived:
+            survived.append(row)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if marker := item.get_closest_marker("fault"):
+        item.user_properties.append(("fault", fault_row(marker)))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if path := session.config.getoption("--fault-table"):
+        head = "| fault | what happened | lost |\n|---|---|---|\n"
+        path.write_text(head + "\n".join(survived) + "\n")
