@@ -9,8 +9,9 @@ import torch
 
 from extract.audio import AudioSettings
 from extract.config import Config, Kind, StartMethod
-from extract.encoder import Encoder, fingerprint, load_model
+from extract.encoder import Encoder
 from extract.manifest import Manifest, read_folder, read_gpt_sovits_list
+from extract.models import fingerprint, load_model
 
 
 def audio_settings(config: Config) -> AudioSettings:

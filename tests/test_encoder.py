@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import HubertConfig, HubertForCTC, HubertModel
 
-from extract.encoder import Encoder, Features, Pending, fingerprint, load_model
+from extract.encoder import Encoder, Features, Pending
 from extract.frames import num_frames
+from extract.models import fingerprint, load_model
 
 LENGTHS = [400, 9_000, 16_000]
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from extract.batching import Batch, collate
 from extract.dataset import Failure, Recording, Utterance
-from extract.encoder import Encoder, Features, load_model
+from extract.encoder import Encoder, Features
+from extract.models import load_model
 from extract.encoding import Encoded, Encoding
 
 OUT_OF_MEMORY = {

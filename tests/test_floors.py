@@ -11,13 +11,14 @@ FLOORS = (
     "__init__ frames wav ffmpeg decode audio strings ids lists manifest config",
     "dataset",
     "plan batching lengths machine workers",
-    "hubert encoder encoding store ledger metadata resume lock loading writing",
+    "packing convolutions hubert models encoder encoding "
+    "store ledger metadata resume lock loading writing",
     "pipeline progress",
     "stopping build job app __main__",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 DOORS = {
-    "transformers": {"encoder"},
+    "transformers": {"models"},
     "hydra": {"app", "__main__"},
     "omegaconf": {"app", "config"},
 }

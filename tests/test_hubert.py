@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from transformers import HubertConfig, HubertModel
 
-from extract import hubert
+from extract import convolutions, hubert
 from extract.frames import num_frames
-from extract.hubert import ExactHubert, Packing, attend_each, attend_padded
+from extract.hubert import ExactHubert
+from extract.packing import Packing, attend_each, attend_padded
 
 CPU = torch.device("cpu")
 REFERENCE_GAIN = 1145.14  # what the reference multiplies a waveform of full scale with
@@ -142,7 +143,7 @@ def test_the_conv_stack_gives_the_same_bits_alone_and_in_a_batch(norm: str) -> N
     def conv_features(waveforms: list[Tensor]) -> Tensor:
         batch, lengths = padded(waveforms)
         packing = Packing([num_frames(length) for length in lengths], CPU)
-        return exact._conv_features(batch, lengths, packing).clone()
+        return exact.convolutions.features(batch, lengths, packing).clone()
 
     waveforms = noise([90_000, 400, 5_555])
     together = conv_features(waveforms)
@@ -155,15 +156,15 @@ def test_equal_slots_in_chunks_of_any_size_give_the_same(
     norm: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The way of a CUDA batch: all rows at once, garbage in the padding."""
-    monkeypatch.setattr(hubert, "CPU_CHUNK_FRAMES", chunk)
-    monkeypatch.setattr(hubert, "STATISTICS_WINDOWS", 1_000)
+    monkeypatch.setattr(convolutions, "CPU_CHUNK_FRAMES", chunk)
+    monkeypatch.setattr(convolutions, "STATISTICS_WINDOWS", 1_000)
     exact = ExactHubert(small_model(norm), CPU, torch.float32)
     batch, lengths = padded(noise([400, 16_000, 5_000, 719]))
     frames = [num_frames(length) for length in lengths]
     batch[0, 400:] = torch.nan  # past an utterance's end nothing may be read
     out = torch.empty(len(lengths), max(frames), 32)
-    exact._conv_stack(batch, lengths, out)
-    packed = exact._conv_features(batch, lengths, Packing(frames, CPU))
+    exact.convolutions.fill(batch, lengths, out)
+    packed = exact.convolutions.features(batch, lengths, Packing(frames, CPU))
     valid = torch.cat([rows[:size] for rows, size in zip(out, frames, strict=True)])
     assert (valid - packed).abs().max() <= 1e-5
 

@@ -1,0 +1,130 @@
+"""Packed utterances: valid frames end to end, and attention that stays within each utterance.
+
+Shapes: B utterances, T frames of the longest, N frames of all, H heads, Dh numbers a head.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from itertools import accumulate, pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+class Packing:
+    """Where each utterance's frames lie when packed (N, ...) and when padded (B, T, ...)."""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device, start: int = 0) -> None:
+        self.lengths = list(lengths)
+        self.longest = max(lengths)
+        self.offsets = [0, *accumulate(lengths)]
+        self.rows = slice(start, start + self.offsets[-1])  # of the batch this is a span of
+        self.device = device
+
+    def slices(self) -> list[slice]:
+        """Every utterance's rows."""
+        return [slice(*ends) for ends in pairwise(self.offsets)]
+
+    def spans(self, rows: int) -> Iterator["Packing"]:
+        """The same utterances in order, whole, in groups of about `rows` frames."""
+        group: list[int] = []
+        start = 0
+        for length in self.lengths:
+            if group and sum(group) + length > rows:
+                yield Packing(group, self.device, start)
+                start, group = start + sum(group), []
+            group.append(length)
+        yield Packing(group, self.device, start)
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """A small CPU tensor on the device, without waiting for it."""
+        if self.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    @cached_property
+    def cumulative(self) -> Tensor:
+        """(B + 1,) where each utterance starts, and the end."""
+        return self.send(torch.tensor(self.offsets, dtype=torch.int32))
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """(B, 1, 1, T), True where there is a frame to attend to; None where all lengths agree."""
+        valid = torch.arange(self.longest) < torch.tensor(self.lengths)[:, None]
+        return None if bool(valid.all()) else self.send(valid)[:, None, None, :]
+
+    @cached_property
+    def index(self) -> Tensor:
+        """(N,) rows of the packed frames among the B T padded ones."""
+        valid = torch.arange(self.longest) < torch.tensor(self.lengths)[:, None]
+        return self.send(valid.flatten().nonzero()[:, 0])
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """(N, ...) -> (B, T, ...), zeros past each utterance's end."""
+        batch = len(self.lengths)
+        if self.mask is not None:
+            padded = packed.new_zeros(batch * self.longest, *packed.shape[1:])
+            packed = padded.index_copy_(0, self.index, packed)
+        return packed.view(batch, self.longest, *packed.shape[1:])
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """(B, T, ...) -> (N, ...)."""
+        flat = padded.flatten(0, 1)
+        return flat if self.mask is None else flat.index_select(0, self.index)
+
+
+Attention = Callable[[Tensor, Tensor, Tensor, Packing], Tensor]  # (N, H, Dh) three times -> same
+
+
+def attend_each(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
+    """Attention one utterance at a time: nothing to mask, nothing wasted."""
+    contexts = []
+    for rows in packing.slices():
+        q, k, v = (x[rows].transpose(0, 1)[None] for x in (query, key, value))
+        contexts.append(F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1))
+    return torch.cat(contexts) if len(contexts) > 1 else contexts[0]
+
+
+def attend_padded(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
+    """Attention over the padded batch, the padding masked out of the keys."""
+    q, k, v = (packing.pad(x).transpose(1, 2) for x in (query, key, value))
+    context = F.scaled_dot_product_attention(q, k, v, attn_mask=packing.mask)
+    return packing.unpad(context.transpose(1, 2))
+
+
+def attend_varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
+    """Attention over the packed batch in one kernel (CUDA, half precision)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    ends, longest = packing.cumulative, packing.longest
+    context = varlen_attn(query, key, value, ends, ends, longest, longest)
+    assert isinstance(context, Tensor)  # a pair only where the log-sum-exp is asked for
+    return context
+
+
+@torch.inference_mode()
+def choose_attention(
+    device: torch.device, dtype: torch.dtype, num_heads: int, head_size: int
+) -> Attention:
+    """The fastest attention that works here: tried once on a small input against the masked one."""
+    if device.type != "cuda":
+        return attend_each
+    if dtype == torch.float32:
+        return attend_padded
+    packing = Packing([3, 70, 129], device)
+    qkv = torch.randn(packing.offsets[-1], 3, num_heads, head_size, device=device, dtype=dtype)
+    try:
+        q, k, v = qkv.unbind(1)
+        error = attend_varlen(q, k, v, packing) - attend_padded(q, k, v, packing)
+        worst = float(error.abs().max())
+    except (ImportError, RuntimeError) as failure:
+        log.warning("variable-length attention does not work here, using a mask: %s", failure)
+        return attend_padded
+    if not worst <= 2e-2:  # NaN included
+        log.warning("variable-length attention is off by %.1e here, using a mask", worst)
+        return attend_padded
+    return attend_varlen
