@@ -22,10 +22,10 @@ __all__ = [
     "AudioSettings",
     "Prepared",
     "decode",
-    "gain",
     "prepare",
     "probe_duration_s",
     "resample_to_16k",
+    "scaled",
     "to_int16",
 ]
 
@@ -82,11 +82,8 @@ def prepare(path: str | os.PathLike[str], settings: AudioSettings) -> Prepared:
     samples = decode(path, settings.max_duration_s)
     _check_length(len(samples), settings, where)
     peak = _checked_peak(samples, settings, where)
-    waveform = resample_to_16k(
-        samples * np.float32(gain(peak, settings, ENCODER_SCALE)), settings.resampler
-    )
-    samples *= np.float32(gain(peak, settings, INT16_SCALE))  # in place: its last use
-    wav32k, clipped_samples = to_int16(samples)
+    waveform = resample_to_16k(scaled(samples, peak, settings, ENCODER_SCALE), settings.resampler)
+    wav32k, clipped_samples = to_int16(scaled(samples, peak, settings, INT16_SCALE))
     duration_s = len(samples) / RECORDING_RATE_HZ
     return Prepared(waveform, wav32k, peak, duration_s, clipped_samples)
 
@@ -121,12 +118,19 @@ def _checked_peak(samples: NDArray[np.float32], settings: AudioSettings, where: 
     return peak
 
 
-def gain(peak: float, settings: AudioSettings, scale: float) -> float:
-    """The factor applied to a whole recording: scale * (maxx * alpha / peak + 1 - alpha).
+def scaled(
+    samples: NDArray[np.float32], peak: float, settings: AudioSettings, scale: float
+) -> NDArray[np.float32]:
+    """(num_samples,) times scale * (maxx * alpha / peak + 1 - alpha), float32.
 
-    Source: GPT-SoVITS, `2-get-hubert-wav32k.py`, `name2go`; there written as a sum of two products.
+    One factor, but summed from two products as the reference does: the same bits. Where a model
+    normalises each frame, the last bit of a quiet passage beside a loud one is seen in features.
+    Source: GPT-SoVITS, `2-get-hubert-wav32k.py`, `name2go`.
     """
-    return scale * (settings.maxx * settings.alpha / peak + 1 - settings.alpha)
+    total = samples / np.float32(peak)
+    total *= np.float32(settings.maxx * settings.alpha * scale)
+    total += samples * np.float32((1 - settings.alpha) * scale)
+    return total
 
 
 def to_int16(samples: NDArray[np.float32]) -> tuple[NDArray[np.int16], int]:

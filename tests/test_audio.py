@@ -15,9 +15,9 @@ from extract.audio import (
     AudioError,
     AudioSettings,
     decode,
-    gain,
     prepare,
     resample_to_16k,
+    scaled,
     to_int16,
 )
 
@@ -49,19 +49,18 @@ def reference(samples: np.ndarray, maxx: float, alpha: float) -> tuple[np.ndarra
 
 @pytest.mark.parametrize(("maxx", "alpha"), [(0.95, 0.5), (0.9, 0.0), (0.8, 1.0), (0.5, 0.25)])
 @pytest.mark.parametrize("name", CLIPS[::3])
-def test_both_waveforms_are_those_of_the_reference(name, maxx, alpha):
+def test_both_waveforms_are_those_of_the_reference_bit_for_bit(name, maxx, alpha):
     prepared = prepare(DEMO / name, AudioSettings(maxx=maxx, alpha=alpha))
     waveform, wav32k = reference(decode(DEMO / name), maxx, alpha)
-    np.testing.assert_allclose(prepared.waveform, waveform, rtol=0, atol=5e-4)  # of about 500
-    steps = np.abs(prepared.wav32k.astype(int) - wav32k)
-    assert steps.max() <= 1
-    assert (steps != 0).mean() < 0.005
+    assert np.array_equal(prepared.waveform, waveform)
+    assert np.array_equal(prepared.wav32k, wav32k)
 
 
 def test_the_gain_is_the_references_formula():
-    assert gain(0.5, DEFAULTS, 32768) == pytest.approx(32768 * (0.95 * 0.5 / 0.5 + 0.5))
-    assert gain(0.7, AudioSettings(alpha=1), 1) * 0.7 == pytest.approx(0.95)
-    assert gain(0.7, AudioSettings(alpha=0), 1) == 1
+    one = np.ones(1, np.float32)
+    assert scaled(one, 0.5, DEFAULTS, 32768) == pytest.approx(32768 * (0.95 * 0.5 / 0.5 + 0.5))
+    assert scaled(one, 0.7, AudioSettings(alpha=1), 1) * 0.7 == pytest.approx(0.95)
+    assert scaled(one, 0.7, AudioSettings(alpha=0), 1) == 1
 
 
 def test_what_is_prepared_has_the_promised_shapes_and_types():
@@ -121,13 +120,12 @@ def test_loud_recordings_are_held_at_full_scale_and_counted(tmp_path, peak, clip
     samples *= peak / np.abs(samples).max()
     path = write_floats(tmp_path / "a.wav", samples)
     prepared = prepare(path, AudioSettings(max_peak=2.3))
-    scaled = decode(path).astype(float) * gain(prepared.peak, DEFAULTS, 32768)
+    loud = scaled(decode(path), prepared.peak, DEFAULTS, 32768)
     assert (prepared.clipped_samples > 0) is clips
-    expected_clipped = (np.trunc(scaled) > 32767).sum() + (np.trunc(scaled) < -32768).sum()
-    assert abs(prepared.clipped_samples - expected_clipped) <= 2  # rounding at the very edge
-    assert (np.sign(prepared.wav32k) * np.sign(scaled) >= 0).all(), "nothing wrapped around"
-    expected = np.clip(np.trunc(scaled), -32768, 32767)
-    assert np.abs(prepared.wav32k - expected).max() <= 1
+    expected_clipped = (np.trunc(loud) > 32767).sum() + (np.trunc(loud) < -32768).sum()
+    assert prepared.clipped_samples == expected_clipped
+    assert (np.sign(prepared.wav32k) * np.sign(loud) >= 0).all(), "nothing wrapped around"
+    assert np.array_equal(prepared.wav32k, np.clip(np.trunc(loud), -32768, 32767))
 
 
 # --- 32 to 16 kHz --------------------------------------------------------------------------------
