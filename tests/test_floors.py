@@ -80,7 +80,7 @@ def test_a_wrong_import_is_found(name, source):
     [
         ("dataset", "from extract.audio import prepare"),
         ("store", "from extract.ledger import Ledger"),
-        ("encoder", "import transformers"),
+        ("models", "import transformers"),
         ("app", "import hydra, omegaconf, extract.pipeline"),
         ("audio", "import soxr"),
     ],
