@@ -57,6 +57,7 @@ class Encoder:
         self.model = model  # the float32 weights as they were loaded, for a redo
         with exact_float32(self.device):
             self.hubert = ExactHubert(model, self.device, self.dtype, layer)
+        self.copies = _Copies(self.device) if self.device.type == "cuda" else None
 
     @torch.inference_mode()
     def submit(self, waveforms: Tensor, lengths: Sequence[int]) -> "Pending":
@@ -68,27 +69,17 @@ class Encoder:
         """
         check_batch(waveforms, lengths)
         with exact_float32(self.device):
-            on_device = waveforms.to(self.device, non_blocking=True)
+            on_device = self.copies.upload(waveforms) if self.copies else waveforms
             packed = self.hubert.forward(on_device, lengths)
             finite = packed.isfinite().all(1)
-        return Pending(self, waveforms, list(lengths), *self._fetch(packed, finite))
+        done = None
+        if self.copies:
+            (packed, finite), done = self.copies.download(packed, finite)
+        return Pending(self, waveforms, list(lengths), packed, finite, done)
 
     def encode(self, waveforms: Tensor, lengths: Sequence[int]) -> list[Features]:
         """`submit(...)` and wait: one `Features` an utterance, in order."""
         return self.submit(waveforms, lengths).result()
-
-    def _fetch(
-        self, packed: Tensor, finite: Tensor
-    ) -> tuple[Tensor, Tensor, "torch.cuda.Event | None"]:
-        """Features and flags on the CPU once the event has come; pinned, so nothing waits here."""
-        if self.device.type == "cpu":
-            return packed, finite, None
-        hosts = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in (packed, finite)]
-        for host, source in zip(hosts, (packed, finite), strict=True):
-            host.copy_(source, non_blocking=True)
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        done.record(torch.cuda.current_stream(self.device))
-        return hosts[0], hosts[1], done
 
     @torch.inference_mode()
     def redo(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -99,6 +90,38 @@ class Encoder:
                 exact.forward(waveform[None].to(self.device), [len(waveform)]).cpu()
                 for waveform in waveforms
             ]
+
+
+class _Copies:
+    """Copies to and from a CUDA device on streams of their own, beside the arithmetic.
+
+    Batch n + 1 goes up and batch n - 1 comes down while batch n is computed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.up, self.down = torch.cuda.Stream(device), torch.cuda.Stream(device)
+
+    def upload(self, host: Tensor) -> Tensor:
+        """The tensor on the device, for the current stream's use; asynchronous if it is pinned."""
+        compute = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self.up):
+            tensor = host.to(self.device, non_blocking=True)
+        compute.wait_stream(self.up)
+        tensor.record_stream(compute)  # its memory is not given away before that stream is done
+        return tensor
+
+    def download(self, *tensors: Tensor) -> tuple[list[Tensor], torch.cuda.Event]:
+        """Pinned copies of what the current stream computes; whole once the event has come."""
+        hosts = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in tensors]
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self.down.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.down):
+            for host, tensor in zip(hosts, tensors, strict=True):
+                host.copy_(tensor, non_blocking=True)
+                tensor.record_stream(self.down)
+            done.record(self.down)
+        return hosts, done
 
 
 @dataclass
