@@ -17,6 +17,8 @@ from torch.utils.data import Dataset
 from extract.audio import AudioError, AudioSettings, prepare
 from extract.manifest import Entry, Manifest
 
+MISSING = (-1, -1)
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -94,8 +96,13 @@ def identify(index: int, entry: Entry) -> Recording:
 
     A file that changes while it is decoded is then seen as changed by the next run.
     """
+    return Recording(index, entry.id, entry.path, *size_and_time(entry.path))
+
+
+def size_and_time(path: str) -> tuple[int, int]:
+    """A file's bytes and its time in nanoseconds; `MISSING` where there is none."""
     try:
-        status = os.stat(entry.path)  # noqa: PTH116 - a million of these: no Path objects
+        status = os.stat(path)  # noqa: PTH116 - a million of these: no Path objects
     except (OSError, ValueError):  # missing, or a name that no file can have
-        return Recording(index, entry.id, entry.path)
-    return Recording(index, entry.id, entry.path, status.st_size, status.st_mtime_ns)
+        return MISSING
+    return status.st_size, status.st_mtime_ns

@@ -100,7 +100,10 @@ class _Copies:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.up, self.down = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        self.up, self.down = (
+            torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            for _ in range(2)
+        )
 
     def upload(self, host: Tensor) -> Tensor:
         """The tensor on the device, for the current stream's use; asynchronous if it is pinned."""

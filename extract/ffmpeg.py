@@ -21,9 +21,10 @@ from extract.frames import RECORDING_RATE_HZ
 BLOCK_SAMPLES = 16_384  # resampled at once, per channel: twice as fast as a whole minute at once
 UNKNOWN_BIT_RATE = 128_000  # assumed for a duration where a file names none
 
-# Containers that count their samples. The timestamps of a broadcast may jump by hours.
+# Containers whose header counts samples. Elsewhere FFmpeg may have guessed a duration from the bit
+# rate (a bare MP3, an Ogg with something behind it) or read it off timestamps that jump (MPEG-TS).
 COUNTED_CONTAINERS = frozenset(
-    {"aiff", "au", "caf", "flac", "mov,mp4,m4a,3gp,3g2,mj2", "ogg", "tta", "w64", "wav", "wv"}
+    {"aiff", "au", "caf", "flac", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "w64", "wav", "wv"}
 )
 
 Samples = NDArray[np.float32]
@@ -55,13 +56,8 @@ def best_stream(container: InputContainer) -> av.AudioStream | None:
 
 
 def counted_duration_s(container: InputContainer, stream: av.AudioStream) -> float | None:
-    """Seconds of `stream` where its header counts samples, None where FFmpeg can only guess.
-
-    A guess is the file's size over the bit rates its streams name (a bare MP3: that of its first
-    frame), and a guess must not reject a recording.
-    """
-    guessed = container.bit_rate == sum(s.bit_rate or 0 for s in container.streams.audio)
-    if container.format.name not in COUNTED_CONTAINERS or guessed:
+    """Seconds of `stream` where its header counts samples, else None: a guess rejects nothing."""
+    if container.format.name not in COUNTED_CONTAINERS:
         return None
     if stream.duration is None or stream.time_base is None:
         return None

@@ -33,7 +33,7 @@ from extract.plan import fingerprint as plan_fingerprint
 from extract.progress import Progress, Tally, closing_lines, summary
 from extract.resume import Remaining, Trust, remaining, reshard
 from extract.stopping import Stop
-from extract.store import Store, StoreUnusable
+from extract.store import Store, StoreUnusable, bytes_per_second
 from extract.workers import Options
 from extract.writing import Writers, failure_record
 
@@ -96,6 +96,11 @@ class _Job:
         tally = Tally(int(work.rest.todo.sum()) + len(self._faults()), work.seconds)
         try:
             self._extract(work, encoder, plan, tally, clock)
+        except StoreUnusable:
+            left_s = max(0.0, work.seconds - tally.saved_s)
+            needed = left_s * bytes_per_second(encoder.hidden_size, encoder.dtype.itemsize)
+            self._say(f"about {needed / 1e6:,.1f} MB are needed for what is left")
+            raise
         finally:
             self.console.print(summary(tally, clock, work.rest.kept, work.rest.kept_s))
             for line in closing_lines(tally, clock, self.store.directory):

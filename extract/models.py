@@ -14,7 +14,7 @@ from extract.frames import CONV_LAYERS
 from extract.hubert import require_supported
 
 if TYPE_CHECKING:
-    from transformers import HubertModel as HubertModel  # noqa: PLC0414
+    from transformers import HubertModel as HubertModel
 
 UNUSED_WEIGHTS = {"masked_spec_embed"}  # masks spans in training; never part of a feature
 # What changes features beside the weights; the rest of a config is training or shows in a shape.

@@ -20,10 +20,15 @@ class Clock:
         self.data_s = self.encoder_s = self.writer_s = 0.0
 
     @property
+    def total_s(self) -> float:
+        """Seconds in all."""
+        return self.data_s + self.encoder_s + self.writer_s
+
+    @property
     def shares(self) -> dict[str, float]:
         """Share of each, 0 to 1."""
         times = {"data": self.data_s, "encoder": self.encoder_s, "writer": self.writer_s}
-        total = sum(times.values())
+        total = self.total_s
         return {name: spent / total if total else 0.0 for name, spent in times.items()}
 
 

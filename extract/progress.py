@@ -17,11 +17,11 @@ from extract.pipeline import Clock
 
 PLAIN_EVERY_S = 30.0  # between lines where there is no terminal
 HINT_SHARE = 0.3  # of the time: a stage that is waited for this much is worth a word
+HINT_AFTER_S = 20.0  # before that the start of the workers is most of the waiting
 
 HINTS = {
     "data": "waiting for recordings: more loader.num_workers would help",
     "writer": "waiting for the disk: a faster store.dir, or more store.num_writers, would help",
-    "encoder": "",
 }
 
 
@@ -78,7 +78,7 @@ def progress_line(tally: Tally, clock: Clock) -> str:
 def _hint(clock: Clock) -> str:
     shares = clock.shares
     for name in ("data", "writer"):
-        if shares[name] > HINT_SHARE:
+        if clock.total_s > HINT_AFTER_S and shares[name] > HINT_SHARE:
             return f"  {HINTS[name]}"
     return ""
 
@@ -130,13 +130,15 @@ def summary(tally: Tally, clock: Clock, kept: Counter[tuple[str, str]], kept_s: 
         outcome = status, reason
         table.add_row(label, f"{tally.outcomes[outcome]:,}", f"{kept[outcome]:,}")
     table.add_row("hours saved", f"{tally.saved_s / 3600:.3f}", f"{kept_s / 3600:.3f}")
-    table.add_row("times real time", f"{tally.times_real_time:,.1f}", "")
+    if tally.done:
+        table.add_row("times real time", f"{tally.times_real_time:,.1f}", "")
     if tally.clipped:
         table.add_row("saved with samples held at full scale", f"{tally.clipped:,}", "")
     if tally.retried_fp32:
         table.add_row("encoded again in fp32", f"{tally.retried_fp32:,}", "")
-    for name, share in clock.shares.items():
-        table.add_row(f"time in {name}", f"{share:.0%}", "")
+    if tally.done:
+        for name, share in clock.shares.items():
+            table.add_row(f"time in {name}", f"{share:.0%}", "")
     return table
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from extract import ledger
 from extract.audio import AudioSettings
-from extract.dataset import identify
+from extract.dataset import MISSING, size_and_time
 from extract.ledger import FAILED, OF_A_SOURCE, REJECTED, SAVED, ledger_name, shard_of
 from extract.manifest import Manifest
 from extract.store import Store
@@ -89,9 +89,9 @@ def _holds(
         return False
     if trust.gates and (status == REJECTED or not _passes(record, trust.gates)):
         return False
-    now = identify(index, manifest[index])
+    now = size_and_time(manifest.paths[index])
     then = record.get("source_size"), record.get("source_mtime_ns")
-    if (now.size, now.mtime_ns) != then and not (status == SAVED and now.size < 0):
+    if now != then and not (status == SAVED and now == MISSING):
         return False
     return status != SAVED or store.intact(record, checksum=trust.checksum)
 

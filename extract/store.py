@@ -17,7 +17,7 @@ import socket
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from extract.frames import RECORDING_RATE_HZ
+from extract.frames import ENCODER_RATE_HZ, HOP_SAMPLES, RECORDING_RATE_HZ
 
 LAYOUT = "gpt_sovits"
 FEATURES, WAVS = "4-cnhubert", "5-wav32k"
@@ -237,6 +237,6 @@ def encode_wav(wav32k: Tensor) -> memoryview:
     return memoryview(header + samples)
 
 
-def temporary_files(directory: Path) -> Iterator[Path]:
-    """What a run in progress, or a killed one, has under temporary names."""
-    yield from directory.rglob(f"{TEMPORARY}*")
+def bytes_per_second(hidden_size: int, itemsize: int) -> float:
+    """What a second of audio takes in the store."""
+    return 2 * RECORDING_RATE_HZ + hidden_size * itemsize * ENCODER_RATE_HZ / HOP_SAMPLES

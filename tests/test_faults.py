@@ -184,6 +184,7 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(recordings, tmp_path):
         said = log.read_text().replace("\n", " ")
         assert "the disk is full" in said
         assert "MB needed" in said
+        assert "MB are needed for what is left" in said
         assert "goes on from here" in said
         done = {record["id"] for record in ledger(store)}
         assert 0 < len(done) < 24
