@@ -19,7 +19,6 @@ from extract.dataset import size_and_time
 from extract.manifest import Manifest
 from extract.plan import Indices
 
-NAME = "lengths.npy"
 CHUNK = 64  # headers a worker reads before it reports
 UNKNOWN_S = 0.0  # what the plan takes for a recording whose header says nothing
 
@@ -46,18 +45,18 @@ class Durations(Sequence[tuple[int, float]]):
 
 
 def durations(
-    manifest: Manifest, folder: Path, scan: Scan, progress: Callable[[int], None]
+    manifest: Manifest, path: Path, scan: Scan, progress: Callable[[int], None]
 ) -> NDArray[np.float64]:
     """Seconds of each recording, (len(manifest),); 0 where the header does not tell.
 
     Args:
         manifest: the recordings.
-        folder: where the index is kept. An entry holds for one path, size and time.
+        path: the index's file. An entry holds for one path, size and time.
         scan: runs `Durations` over chunks of indices, in workers.
         progress: told how many headers were read.
     """
     keys = np.frombuffer(b"".join(map(_key, manifest.paths)), "<u8")
-    known = _read(folder / NAME)
+    known = _read(path)
     at = np.searchsorted(known["key"], keys).clip(max=max(0, len(known) - 1))
     found = known["key"][at] == keys if len(known) else np.zeros(len(keys), dtype=bool)
     seconds = np.where(found, known["duration_s"][at] if len(known) else 0.0, UNKNOWN_S)
@@ -65,11 +64,13 @@ def durations(
     missing = np.flatnonzero(~found)
     if len(missing):
         chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
+        known_now = found.copy()  # an interrupted scan leaves the rest for the next one
         for scanned in scan(Durations(manifest), chunks):
             for index, duration_s in scanned:
                 seconds[index] = np.float32(duration_s)  # as the index will give it next time
+                known_now[index] = True
             progress(len(scanned))
-        _write(folder / NAME, keys, seconds)
+        _write(path, keys[known_now], seconds[known_now])
     return seconds
 
 

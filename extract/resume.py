@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -39,31 +40,29 @@ class Remaining:
     kept_s: float  # seconds of audio saved earlier
 
 
-def remaining(
-    manifest: Manifest, store: Store, trust: Trust, shard_index: int = 0, shard_count: int = 1
-) -> Remaining:
-    """Reads this shard's ledger, keeps the lines that hold and drops the others from the file.
+def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Remaining:
+    """Reads a ledger, keeps the lines that hold and drops the others from the file.
 
     A line holds when the recording has neither another size nor another time than it had, and the
     files of a saved one are whole. A saved one whose recording is gone stays: nothing good is lost.
     A torn last line is dropped with the rest. Memory: the ids of the manifest, for the time of the
     call.
+
+    Args:
+        manifest: what this process is to have done in the end.
+        store: where the files are.
+        path: this process's ledger.
+        trust: what is taken from it.
     """
-    path = store.directory / ledger_name(shard_index, shard_count)
-    ids = manifest.ids
-    index_of = {
-        id_: index
-        for index, id_ in enumerate(ids)
-        if shard_count == 1 or shard_of(id_, shard_count) == shard_index
-    }
-    todo = np.zeros(len(manifest), dtype=bool)
-    todo[list(index_of.values())] = True
+    index_of = {id_: index for index, id_ in enumerate(manifest.ids)}
+    todo = np.ones(len(manifest), dtype=bool)
     unseen = todo.copy()
     kept: Counter[tuple[str, str]] = Counter()
     kept_s = 0.0
-    holding: list[bytes] = []
+    holding = bytearray()  # for every whole line, 1 or 0
     num_bytes = 0
     for line, record in ledger.read_lines(path):
+        holding.append(0)
         index = index_of.get(record["id"])
         if index is not None:
             unseen[index] = False
@@ -74,10 +73,11 @@ def remaining(
             kept_s += (record.get("duration_s") or 0.0) if record["status"] == SAVED else 0.0
         elif record.get("reason") in OF_A_SOURCE:
             continue  # this run says it again
-        holding.append(line)
+        holding[-1] = 1
         num_bytes += len(line)
     if path.exists() and num_bytes != path.stat().st_size:
-        ledger.rewrite(path, holding)
+        lines = (line for line, _record in ledger.read_lines(path))
+        ledger.rewrite(path, compress(lines, holding))
     return Remaining(todo, unseen, kept, kept_s)
 
 
