@@ -260,6 +260,11 @@ def test_a_file_cut_within_its_header_is_refused(tmp_path, num_bytes):
     assert reason_of(tmp_path / "cut.wav") in ("undecodable", "empty")
 
 
+def test_a_file_of_nothing_but_damage_is_undecodable_not_empty(tmp_path):
+    (tmp_path / "a.wav").write_bytes(wav_bytes(b"\x01", num_channels=2, data_length=4000))
+    assert reason_of(tmp_path / "a.wav") == "undecodable"
+
+
 def test_damage_inside_a_file_costs_only_what_it_hit(tmp_path):
     name = "en_something-terribly-wrong.mp3"
     damaged = bytearray((DEMO / name).read_bytes())
@@ -412,13 +417,15 @@ def test_a_bomb_whose_header_is_silent_is_stopped_on_the_way(tmp_path):
     assert peak_memory_mib() - before_mib < 64
 
 
-def test_a_guessed_duration_rejects_nothing(tmp_path):
-    """A bare MP3 names no length; FFmpeg multiplies its size by the first frame's bit rate."""
-    clip = (DEMO / "en_something-terribly-wrong.mp3").read_bytes()
-    frames = clip[clip.index(b"\xff", 500) :]  # without the frame that counts the others
-    (tmp_path / "a.mp3").write_bytes(frames + bytes(400_000))
-    assert probe_duration_s(tmp_path / "a.mp3") > 60
-    assert len(decode(tmp_path / "a.mp3", max_duration_s=5)) > 2 * 32000
+@pytest.mark.parametrize("clip", ["en_something-terribly-wrong.mp3", "es_vm-savemessage.ogg"])
+def test_a_guessed_duration_rejects_nothing(tmp_path, clip):
+    """Where no header counts the samples, FFmpeg divides the file's size by a bit rate."""
+    content = (DEMO / clip).read_bytes()
+    if clip.endswith(".mp3"):
+        content = content[content.index(b"\xff", 500) :]  # without the frame that counts the others
+    (tmp_path / "a").write_bytes(content + bytes(400_000))
+    assert probe_duration_s(tmp_path / "a") > 60
+    assert len(decode(tmp_path / "a", max_duration_s=5)) > 2 * 32000
 
 
 @pytest.mark.parametrize(("limit_s", "passes"), [(1.0, True), (0.999, False)])

@@ -1,0 +1,101 @@
+"""How fast recordings are decoded and prepared: `python benchmarks/audio.py`.
+
+One core, no GPU. Numbers are times real time: seconds of audio per second of processor time, the
+best of several runs. *frame by frame* is PyAV's plain loop (frame, resampler, `to_ndarray`, list),
+once keeping arrays and once, as it is often written, a list of samples.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+import numpy as np
+
+from extract.audio import AudioSettings, decode, prepare
+
+FORMATS = {  # row: (file name, codec, rate in Hz, layout, seconds)
+    "WAV 32 kHz mono, 5 s": ("a.wav", "pcm_s16le", 32000, "mono", 5),
+    "WAV 44.1 kHz stereo, 5 s": ("b.wav", "pcm_s16le", 44100, "stereo", 5),
+    "WAV 44.1 kHz stereo, 60 s": ("c.wav", "pcm_s16le", 44100, "stereo", 60),
+    "WAV 48 kHz 24-bit mono, 60 s": ("d.wav", "pcm_s24le", 48000, "mono", 60),
+    "FLAC 44.1 kHz stereo, 60 s": ("e.flac", "flac", 44100, "stereo", 60),
+    "MP3 44.1 kHz stereo, 60 s": ("f.mp3", "libmp3lame", 44100, "stereo", 60),
+    "M4A 44.1 kHz stereo, 60 s": ("g.m4a", "aac", 44100, "stereo", 60),
+    "Opus 48 kHz mono, 60 s": ("h.opus", "libopus", 48000, "mono", 60),
+}
+
+
+def write_recording(path: Path, codec: str, rate_hz: int, layout: str, duration_s: int) -> None:
+    """Noise with the pauses and the falling spectrum of speech."""
+    num_samples = rate_hz * duration_s
+    noise = np.random.default_rng(0).standard_normal((2, num_samples)).cumsum(axis=1)
+    noise -= np.repeat(noise[:, ::rate_hz], rate_hz, axis=1)
+    envelope = np.abs(np.sin(np.arange(num_samples) * (3 * np.pi / rate_hz)))
+    sound = (noise / np.abs(noise).max() * envelope * 0.8).astype(np.float32)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate_hz, layout=layout)
+        frame = av.AudioFrame.from_ndarray(sound, "fltp", "stereo")
+        frame.sample_rate = rate_hz
+        to_codec = av.AudioResampler(
+            stream.codec_context.format, layout, rate_hz, stream.codec_context.frame_size
+        )
+        for piece in (*to_codec.resample(frame), *to_codec.resample(None), None):
+            container.mux(stream.encode(piece))
+
+
+def frame_by_frame(path: Path, as_samples: bool) -> np.ndarray:
+    """The plain way, which `decode` must equal bit for bit."""
+    resampler = av.AudioResampler("flt", "mono", 32000)
+    kept: list = []
+    with av.open(str(path)) as container:
+        for frame in chain(container.decode(audio=0), [None]):
+            for piece in resampler.resample(frame):
+                array = piece.to_ndarray()[0]
+                kept += array.tolist() if as_samples else [array]
+    return np.array(kept, np.float32) if as_samples else np.concatenate(kept)
+
+
+def best_times_s(works: list[Callable[[], object]], repeats: int) -> list[float]:
+    """Processor seconds of each work; taken in turns, so that a busy machine is fair to all."""
+    best_s = [float("inf")] * len(works)
+    for _ in range(repeats):
+        for index, work in enumerate(works):
+            start_s = time.process_time()
+            work()
+            best_s[index] = min(best_s[index], time.process_time() - start_s)
+    return best_s
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=15)
+    repeats = parser.parse_args().repeats
+    print("| recording | prepare | decode | frame by frame | samples in a list | decode is |")
+    print("|---|---:|---:|---:|---:|---:|")
+    with TemporaryDirectory() as folder:
+        for title, (name, codec, rate_hz, layout, duration_s) in FORMATS.items():
+            path = Path(folder) / name
+            write_recording(path, codec, rate_hz, layout, duration_s)
+            assert np.array_equal(decode(path), frame_by_frame(path, as_samples=False))
+            works = [
+                partial(prepare, path, AudioSettings()),
+                partial(decode, path),
+                partial(frame_by_frame, path, as_samples=False),
+                partial(frame_by_frame, path, as_samples=True),
+            ]
+            speeds = [duration_s / seconds for seconds in best_times_s(works, repeats)]
+            _, decoded, arrays, samples = speeds
+            print(
+                f"| {title} | {' | '.join(f'{speed:,.0f}' for speed in speeds)} "
+                f"| {decoded / arrays:.1f} to {decoded / samples:.1f} x |"
+            )
+
+
+if __name__ == "__main__":
+    main()
