@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 
 import torch
 
 from extract.audio import AudioSettings
+from extract.batching import Batch, collate
 from extract.config import Config, Kind, StartMethod
+from extract.dataset import AudioDataset, Failure, identify
 from extract.encoder import Encoder
+from extract.ledger import shard_of
+from extract.lengths import UNKNOWN_S, Durations, Scanned
+from extract.loading import ResilientLoader
+from extract.machine import LoaderPlan, cores
 from extract.manifest import Manifest, read_folder, read_gpt_sovits_list
 from extract.models import fingerprint, load_model
+from extract.plan import Indices
+from extract.workers import Options
 
 
 def audio_settings(config: Config) -> AudioSettings:
@@ -50,6 +59,52 @@ def load_encoder(config: Config) -> tuple[Encoder, str]:
     return _encoder(
         model.path, model.revision, config.seed, device, config.precision.name, model.layer
     )
+
+
+def shard_of_manifest(manifest: Manifest, config: Config) -> Manifest:
+    """This process's part of the recordings: a function of their ids alone."""
+    index, count = config.shard.index, config.shard.count
+    if count == 1:
+        return manifest
+    mine = [n for n, id_ in enumerate(manifest.ids) if shard_of(id_, count) == index]
+    faults = tuple(fault for fault in manifest.faults if shard_of(fault.id, count) == index)
+    return replace(manifest.subset(mine), faults=faults)
+
+
+def load_batches(
+    dataset: AudioDataset,
+    batches: list[Indices],
+    config: Config,
+    plan: LoaderPlan,
+    device: torch.device,
+    stop: Callable[[], bool],
+) -> ResilientLoader[Batch]:
+    """The dataset's batches, from workers that may die."""
+    method = start_method(config, device)
+    if method != "fork":  # else forked workers share its pages as they are
+        dataset = AudioDataset(dataset.manifest.share(), dataset.settings)
+
+    def crashed(index: int, cause: str) -> Batch:
+        recording = identify(index, dataset.manifest[index])
+        detail = f"{recording.path}: its worker died twice: {cause}"
+        return collate([Failure(recording, "worker_crashed", detail)])
+
+    options = Options(plan.num_workers, plan.prefetch, config.loader.timeout_s, method)
+    return ResilientLoader(dataset, batches, collate, crashed, options, stop)
+
+
+def scan_headers(
+    config: Config, stop: Callable[[], bool], items: Durations, chunks: list[Indices]
+) -> Iterator[Scanned]:
+    """Reads headers on all cores; one that kills its worker says nothing."""
+    method = start_method(config, torch.device("cpu"))
+    num_workers = min(cores(), len(chunks)) if config.loader.num_workers != 0 else 0
+    options = Options(num_workers, timeout_s=config.loader.timeout_s, start_method=method)
+
+    def crashed(index: int, _cause: str) -> Scanned:
+        return [(index, UNKNOWN_S)]
+
+    return iter(ResilientLoader(items, chunks, list, crashed, options, stop))
 
 
 def start_method(config: Config, device: torch.device) -> str:

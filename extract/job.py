@@ -6,26 +6,36 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from extract import metadata
 from extract.audio import AudioSettings
-from extract.batching import Batch, collate
-from extract.build import audio_settings, check, load_encoder, read_manifest, start_method
-from extract.config import Config
-from extract.dataset import AudioDataset, Failure, Recording, identify
+from extract.batching import Batch
+from extract.build import (
+    audio_settings,
+    check,
+    load_batches,
+    load_encoder,
+    read_manifest,
+    scan_headers,
+    shard_of_manifest,
+)
+from extract.config import Config, Verify
+from extract.dataset import AudioDataset, Failure, Recording
 from extract.encoder import Encoder
 from extract.encoding import Encoding
-from extract.ledger import FAILED, Ledger, ledger_name, ledger_paths, read, shard_of
-from extract.lengths import UNKNOWN_S, Durations, Scanned, durations
+from extract.ledger import FAILED, Ledger, ledger_name, ledger_paths, read
+from extract.lengths import durations
 from extract.loading import ResilientLoader, raise_open_file_limit
 from extract.lock import PRIVATE, door, locked
-from extract.machine import LoaderPlan, choose, cores
+from extract.machine import LoaderPlan, choose
 from extract.manifest import Manifest
 from extract.pipeline import Clock, run
 from extract.plan import Indices, padding_share, plan_batches, unfinished
@@ -34,13 +44,13 @@ from extract.progress import Progress, Tally, closing_lines, summary
 from extract.resume import Remaining, Trust, remaining, reshard
 from extract.stopping import Stop
 from extract.store import Store, StoreUnusable, bytes_per_second
-from extract.workers import Options
 from extract.writing import Writers, failure_record
 
 log = logging.getLogger(__name__)
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
+SLACK = 1.1  # a header's duration may be off by a little; a batch is not split for that
 HOW_TO_GO_ON = "the same command goes on from here"
 
 
@@ -52,7 +62,7 @@ def run_job(config: Config, console: Console, stop: Stop) -> int:
     """
     audio = audio_settings(config)
     check(config)
-    manifest = read_manifest(config)
+    manifest = shard_of_manifest(read_manifest(config), config)
     store = Store(config.store.dir, fsync=config.store.fsync)
     try:
         store.create()
@@ -85,6 +95,8 @@ class _Job:
     ) -> None:
         self.config, self.audio, self.manifest, self.store = config, audio, manifest, store
         self.console, self.stop = console, stop
+        shard = config.shard
+        self.ledger_path = store.directory / ledger_name(shard.index, shard.count)
         raise_open_file_limit()
 
     def run(self) -> int:
@@ -109,7 +121,7 @@ class _Job:
 
     def _settle(self, encoder: Encoder, weights: str, plan: LoaderPlan) -> _Work:
         """Makes sure of what is in the store, and plans what is not."""
-        store, shard = self.store, self.config.shard
+        directory = self.store.directory
         identity = metadata.identity(
             self.audio,
             weights=weights,
@@ -117,27 +129,37 @@ class _Job:
             precision=_name(encoder.dtype),
             source=self.manifest.source,
         )
-        with door(store.directory) as alone:
-            known = metadata.read(store.directory)
+        with door(directory) as alone:
+            known = metadata.read(directory)
             gates = self._accept(metadata.compare(known and known["identity"], identity), alone)
             if alone:
-                reshard(store.directory, shard.count)
-                store.sweep()
-            trust = Trust(self.config.retry_failed, gates, self.config.store.verify.name != "size")
-            rest = remaining(self.manifest, store, trust, shard.index, shard.count)
-            seconds = self._durations()
-            batches = plan_batches(seconds, plan.batch_seconds)
-            plan_hash = plan_fingerprint(batches, self.manifest.ids)
-            same_plan = known is not None and known.get("plan") == plan_hash and not gates
-            if not self.stop():
-                metadata.write(store.directory, identity, plan_hash, self._made_with())
-        companions = rest.unseen if same_plan else np.zeros_like(rest.unseen)
+                reshard(directory, self.config.shard.count)
+                self.store.sweep()
+            metadata.write(directory, identity, self._made_with())
+        trust = Trust(self.config.retry_failed, gates, self.config.store.verify is Verify.checksum)
+        rest = remaining(self.manifest, self.store, self.ledger_path, trust)
+        seconds = self._durations()
+        batches = plan_batches(seconds, plan.batch_seconds)
+        companions = rest.unseen if self._same_plan(batches) else np.zeros_like(rest.unseen)
         batches = unfinished(batches, rest.todo, companions)
         if batches:
-            log.info(
-                "%d batches, %.1f %% padding", len(batches), 100 * padding_share(seconds, batches)
-            )
+            share = padding_share(seconds, batches)
+            log.info("%s batches, %.1f %% padding", f"{len(batches):,}", 100 * share)
         return _Work(rest, batches, float(seconds[rest.todo].sum()))
+
+    def _same_plan(self, batches: list[Indices]) -> bool:
+        """Whether an earlier run had this plan; notes it for a later one."""
+        path = self._private("plan")
+        plan = plan_fingerprint(batches, self.manifest.ids)
+        same = path.exists() and path.read_text() == plan
+        if not self.stop():
+            path.write_text(plan)
+        return same
+
+    def _private(self, name: str) -> Path:
+        """A file of this shard's that only saves a later run time."""
+        shard = self.config.shard
+        return self.store.directory / PRIVATE / f"{name}-{shard.index}-of-{shard.count}"
 
     def _accept(self, comparison: metadata.Comparison, alone: bool) -> AudioSettings | None:
         """Goes on in a store of the same identity, replaces another if told to.
@@ -162,11 +184,13 @@ class _Job:
     def _extract(
         self, work: _Work, encoder: Encoder, plan: LoaderPlan, tally: Tally, clock: Clock
     ) -> None:
-        shard = self.config.shard
-        ledger = Ledger(self.store.directory / ledger_name(shard.index, shard.count))
+        ledger = Ledger(self.ledger_path)
         with Progress(self.console, tally, clock) as progress:
             writers = Writers(self.store, ledger, progress.add, self.config.store.num_writers)
-            loader = self._loader(work.batches, plan, encoder.device)
+            dataset = AudioDataset(self.manifest, self.audio)
+            loader = load_batches(
+                dataset, work.batches, self.config, plan, encoder.device, self.stop
+            )
             try:
                 for fault in self._faults():
                     ledger.append(failure_record(fault))
@@ -182,57 +206,22 @@ class _Job:
                 loader.close()
                 ledger.close()
 
-    def _loader(
-        self, batches: list[Indices], plan: LoaderPlan, device: torch.device
-    ) -> ResilientLoader[Batch]:
-        method = start_method(self.config, device)
-        manifest = self.manifest if method == "fork" else self.manifest.share()
-
-        def crashed(index: int, cause: str) -> Batch:
-            recording = identify(index, manifest[index])
-            detail = f"{recording.path}: its worker died twice: {cause}"
-            return collate([Failure(recording, "worker_crashed", detail)])
-
-        return ResilientLoader(
-            AudioDataset(manifest, self.audio),
-            batches,
-            collate,
-            crashed,
-            Options(plan.num_workers, plan.prefetch, self.config.loader.timeout_s, method),
-            self.stop,
-        )
-
-    def _durations(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        def scan(items: Durations, chunks: list[Indices]) -> Iterator[Scanned]:
-            workers = min(cores(), len(chunks)) if self.config.loader.num_workers != 0 else 0
-            method = start_method(self.config, torch.device("cpu"))
-            return iter(
-                ResilientLoader(
-                    items,
-                    chunks,
-                    list,
-                    lambda index, _cause: [(index, UNKNOWN_S)],
-                    Options(workers, 2, self.config.loader.timeout_s, method),
-                    self.stop,
-                )
-            )
-
+    def _durations(self) -> NDArray[np.float64]:
         with self.console.status("reading headers") as status:
-            read_so_far = 0
+            num_read = 0
 
             def progress(num: int) -> None:
-                nonlocal read_so_far
-                read_so_far += num
-                status.update(f"reading headers: {read_so_far:,} of {len(self.manifest):,}")
+                nonlocal num_read
+                num_read += num
+                status.update(f"reading headers: {num_read:,} of {len(self.manifest):,}")
 
-            return durations(self.manifest, self.store.directory / PRIVATE, scan, progress)
+            scan = partial(scan_headers, self.config, self.stop)
+            return durations(self.manifest, self._private("lengths"), scan, progress)
 
     def _faults(self) -> list[Failure]:
-        shard = self.config.shard
         return [
             Failure(Recording(-1, fault.id, fault.path), fault.reason, fault.detail)
             for fault in {fault.id: fault for fault in self.manifest.faults}.values()
-            if shard_of(fault.id, shard.count) == shard.index
         ]
 
     def _fallback(self, encoder: Encoder) -> Callable[[], Encoder] | None:
@@ -276,9 +265,6 @@ class _Job:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-SLACK = 1.1  # a header's duration may be off by a little; a batch is not split for that
 
 
 def _pinned(batches: ResilientLoader[Batch]) -> Iterator[Batch]:

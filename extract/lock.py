@@ -21,6 +21,8 @@ from filelock import FileLock, Timeout
 PRIVATE = ".extract"  # folder inside the store for locks and indices
 TAKE_OVER_S = 15.0  # a killed run's workers may hold its lock for the seconds they take to end
 
+DOOR_S = 600.0  # resharding a million lines takes seconds
+
 
 class StoreBusy(ValueError):
     """Another process works in this store."""
@@ -36,7 +38,7 @@ def locked(directory: Path, index: int = 0, count: int = 1) -> Iterator[None]:
     folder = directory / PRIVATE
     folder.mkdir(parents=True, exist_ok=True)
     mine = folder / f"lock-{index}-of-{count}"
-    with FileLock(folder / "lock", timeout=60):
+    with _door(directory):
         for path in sorted(folder.glob("lock-*-of-*")):
             if not path.name.endswith(f"-of-{count}") and _is_held(path):
                 raise StoreBusy(_message(directory, path, f"shard.count={count}"))
@@ -58,8 +60,23 @@ def door(directory: Path) -> Iterator[bool]:
     For a process that holds its shard and would change what all shards share.
     """
     folder = directory / PRIVATE
-    with FileLock(folder / "lock", timeout=60):
+    with _door(directory):
         yield sum(_is_held(path) for path in folder.glob("lock-*-of-*")) <= 1
+
+
+@contextmanager
+def _door(directory: Path) -> Iterator[None]:
+    """What a starting process holds while it looks around and settles what all shards share."""
+    try:
+        lock = FileLock(directory / PRIVATE / "lock", timeout=DOOR_S).acquire().lock
+    except Timeout:
+        raise StoreBusy(
+            f"{directory}: another process has been starting here for {DOOR_S:g} s; try again"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _acquire(directory: Path, path: Path) -> Any:

@@ -100,9 +100,9 @@ def read(directory: Path) -> dict[str, Any] | None:
     return data
 
 
-def write(directory: Path, run: Identity, plan: str, made_with: Mapping[str, str]) -> None:
+def write(directory: Path, run: Identity, made_with: Mapping[str, str]) -> None:
     """Replaces a store's metadata, whole or not at all."""
-    data = {"format": FORMAT, "identity": run, "plan": plan, "made_with": dict(made_with)}
+    data = {"format": FORMAT, "identity": run, "made_with": dict(made_with)}
     temporary = directory / f".tmp-{NAME}-{os.getpid()}"
     temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf8")
     temporary.replace(directory / NAME)
