@@ -1,0 +1,39 @@
+"""Every CPU benchmark in one table: `python -m benchmarks [--only NAME ...] [--json FILE]`."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import memory, padding, run, stages, startup, writer
+from benchmarks.common import Row, guarded, head, show
+
+BENCHMARKS = {
+    "audio": stages.audio_rows,
+    "encoder": stages.encoder_rows,
+    "padding": padding.measure,
+    "startup": startup.measure,
+    "writer": writer.measure,
+    "memory": memory.measure,
+    "run": run.measure,
+}
+
+
+def main() -> None:
+    """Run them in turn, and print the table last."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
+    parser.add_argument("--json", type=Path, help="where to write the same as JSON")
+    options = parser.parse_args()
+    about = head()
+    rows: list[Row] = []
+    start = time.monotonic()
+    for name in options.only:
+        print(f"{time.monotonic() - start:5.0f} s  {name}", file=sys.stderr, flush=True)
+        rows += guarded(name, BENCHMARKS[name])
+    about["duration"] = f"{time.monotonic() - start:.0f} s"
+    show(rows, options.json, about)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""What the benchmarks share: rows of the table, timing in turns, recordings, a random model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import soundfile
+import torch
+
+SHM = Path("/dev/shm")
+CACHE = Path(tempfile.gettempdir()) / "extract-benchmarks"  # the random model, kept between runs
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    goal: str
+    measured: str
+    met: bool | None = None  # None: there is no goal, or nothing was measured
+    value: float | None = None  # the number in `measured` that the goal speaks of
+
+    @classmethod
+    def at_least(cls, what: str, value: float, goal: float, unit: str, note: str = "") -> Row:
+        """A rate or ratio that should be high."""
+        return cls(what, f">= {goal:,g}{unit}", _said(value, unit, note), value >= goal, value)
+
+    @classmethod
+    def at_most(cls, what: str, value: float, goal: float, unit: str, note: str = "") -> Row:
+        """A time or an error that should be low."""
+        return cls(what, f"<= {goal:,g}{unit}", _said(value, unit, note), value <= goal, value)
+
+    @classmethod
+    def plain(cls, what: str, value: float, unit: str, note: str = "") -> Row:
+        """A number without a goal."""
+        return cls(what, "", _said(value, unit, note), None, value)
+
+
+def _said(value: float, unit: str, note: str) -> str:
+    number = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{number}{unit}" + (f" ({note})" if note else "")
+
+
+def guarded(what: str, work: Callable[[], list[Row]]) -> list[Row]:
+    """The rows of `work`, or one that says why there are none: a failure costs itself alone."""
+    try:
+        return work()
+    except Exception as error:
+        traceback.print_exc()
+        return [Row(what, "", f"{type(error).__name__}: {error}"[:200], met=False)]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown."""
+    said = {True: "yes", False: "**no**", None: ""}
+    cells = [(row.what, row.goal, row.measured, said[row.met]) for row in rows]
+    lines = [("what", "goal", "measured", "met"), ("---",) * 4, *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def head() -> dict[str, str]:
+    """Hardware, date, versions and command: what a number is worth nothing without."""
+    found = {
+        "processor": f"{_processor()}, {usable_cores()} cores, {torch.get_num_threads()} threads",
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB",
+        "load": "{:.1f} {:.1f} {:.1f} (1, 5, 15 minutes, at the start)".format(*os.getloadavg()),
+        "date": date.today().isoformat(),
+        "versions": f"Python {platform.python_version()}, "
+        + ", ".join(f"{name} {version(name)}" for name in ("extract", "torch", "transformers")),
+        "command": " ".join(["python", *_command()]),
+    }
+    if torch.cuda.is_available():
+        found["device"] = torch.cuda.get_device_name()
+    return found
+
+
+def _command() -> list[str]:
+    package = Path(__file__).parent
+    script = Path(sys.argv[0])
+    if script.parent != package:
+        return sys.argv
+    module = [package.name] if script.stem == "__main__" else [package.name, script.stem]
+    return ["-m", ".".join(module), *sys.argv[1:]]
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(": ")[2]
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def show(rows: Sequence[Row], json_path: Path | None = None, about: dict | None = None) -> None:
+    """Print head and table, and write both as JSON where asked to."""
+    about = about or head()
+    print("\n".join(f"{key}: {value}" for key, value in about.items()))
+    print("\n" + table(rows))
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        data = {**about, "rows": [asdict(row) for row in rows]}
+        json_path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf8")
+
+
+def run_alone(doc: str | None, measure: Callable[[], list[Row]]) -> None:
+    """The command line of a benchmark that is run by itself."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    about = head()
+    show(measure(), options.json, about)
+
+
+# ---------------------------------------------------------------------- timing
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def in_turns(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each work, A B A B: a machine that is busy for a while is so for all."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            taken[name].append(seconds(work))
+    return taken
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """How many times faster: the median over pairs that were measured one after the other."""
+    return median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+# ---------------------------------------------------------------------- material
+
+
+def speech_like(duration_s: float, rate_hz: int, seed: int = 0) -> np.ndarray:
+    """A hum with syllables and some noise, (samples,) float32, peak 0.5."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(duration_s * rate_hz)) / rate_hz
+    hum = sum(np.sin(2 * np.pi * f * t) / n for n, f in enumerate((120, 240, 360, 900), 1))
+    wave = hum * (1 + np.sin(2 * np.pi * 3 * t)) + 0.1 * rng.standard_normal(len(t))
+    return (0.5 * wave / np.abs(wave).max()).astype(np.float32)
+
+
+def write_clips(folder: Path, durations_s: Sequence[float], rates_hz: Sequence[int]) -> None:
+    """One 16-bit WAV for each duration, the rates in turn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, duration_s in enumerate(durations_s):
+        rate_hz = rates_hz[index % len(rates_hz)]
+        wave = speech_like(duration_s, rate_hz, index)
+        soundfile.write(folder / f"{index:05}.wav", wave, rate_hz)
+
+
+def random_hubert(size: str = "base") -> Path:
+    """A folder with HuBERT's weights drawn at random: `base`, or `small` to try things on."""
+    folder = CACHE / f"hubert-{size}-{version('transformers')}"
+    if not (folder / "model.safetensors").exists():
+        from transformers import HubertConfig, HubertModel
+
+        small = {"num_hidden_layers": 2, "intermediate_size": 512} if size == "small" else {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            HubertModel(HubertConfig(**small)).save_pretrained(folder)
+    return folder
+
+
+def work_dir(prefer: Path = SHM) -> tempfile.TemporaryDirectory[str]:
+    """A folder that goes with the block; in memory where there is such a place."""
+    return tempfile.TemporaryDirectory(
+        prefix="extract-benchmark-", dir=prefer if prefer.is_dir() else None
+    )

@@ -1,0 +1,138 @@
+"""What the main process needs of memory: `python -m benchmarks.memory [--longest]`.
+
+Peak resident size, each in a process of its own: after 10 batches and after 400 with a tiny model
+(a leak would show), and by padded second in HuBERT-base. `--longest` adds one recording of 600 s
+(`audio.max_duration_s`): through one layer, which needs what twelve do and takes a tenth of the
+time.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks.common import Row, head, random_hubert, show, work_dir, write_clips
+from benchmarks.run import environment
+from extract.audio import AudioSettings
+from extract.batching import Batch, collate
+from extract.dataset import AudioDataset
+from extract.encoder import Encoder, load_model
+from extract.encoding import Encoding
+from extract.ledger import Ledger
+from extract.manifest import read_folder
+from extract.pipeline import Clock, run
+from extract.plan import plan_batches
+from extract.store import Store
+from extract.writing import Writers
+
+FEW, MANY = 10, 400
+PER_BATCH = 8
+CLIP_S = 2.0
+LONGEST_S = 600
+RATE_HZ = 16_000
+
+
+def peak_mb() -> float:
+    """Peak resident size of this process so far, MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def pipeline_peaks() -> dict[str, float]:
+    """Peak after FEW batches and after MANY, through dataset, encoder and writers."""
+    peaks: list[float] = []
+    with work_dir() as name:
+        recordings = Path(name) / "recordings"
+        write_clips(recordings, [CLIP_S] * PER_BATCH, [32_000])
+        manifest = read_folder(recordings)
+        dataset = AudioDataset(manifest, AudioSettings())
+        (indices,) = plan_batches([CLIP_S] * PER_BATCH, 10 * PER_BATCH * CLIP_S)
+
+        def batches() -> Iterator[Batch]:
+            for _ in range(MANY):
+                yield collate([dataset[int(index)] for index in indices])
+                peaks.append(peak_mb())
+
+        store = Store(Path(name) / "store", fsync=False)
+        store.create()
+        ledger = Ledger(store.directory / "ledger.jsonl")
+        writers = Writers(store, ledger)
+        encoding = Encoding(Encoder(load_model("tiny_random")), 10 * PER_BATCH * CLIP_S)
+        run(batches(), encoding, writers, torch.ones(len(manifest)).bool().numpy(), Clock())
+        writers.close()
+        ledger.close()
+    return {"few": peaks[FEW - 1], "many": peaks[-1]}
+
+
+def encoder_peaks(
+    precision: str, padded_s: list[int], layer: int | None = None
+) -> dict[str, float]:
+    """Peak after a batch of each size, in growing order; utterances of 5 s, or one of the size."""
+    encoder = Encoder(load_model(str(random_hubert())), precision=precision, layer=layer)
+    peaks = {"loaded": peak_mb()}
+    for total_s in padded_s:
+        duration_s = total_s if layer else 5
+        shape = (total_s // duration_s, duration_s * RATE_HZ)
+        encoder.encode(torch.randn(shape) * 100, [shape[1]] * shape[0])
+        peaks[str(total_s)] = peak_mb()
+    return peaks
+
+
+CHILDREN = {
+    "pipeline": pipeline_peaks,
+    "fp32": lambda: encoder_peaks("fp32", [20, 80]),
+    "bf16": lambda: encoder_peaks("bf16", [20, 80]),
+    "longest fp32": lambda: encoder_peaks("fp32", [LONGEST_S], layer=1),
+    "longest bf16": lambda: encoder_peaks("bf16", [LONGEST_S], layer=1),
+}
+
+
+def in_child(name: str) -> dict[str, float]:
+    """Peaks of one of CHILDREN, measured in a process that has done nothing else."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--child", name]
+    done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=True)
+    peaks: dict[str, float] = json.loads(done.stdout)
+    return peaks
+
+
+def measure(longest: bool = False) -> list[Row]:
+    """Growth over a run, and the cost of a padded second."""
+    random_hubert()
+    peaks = in_child("pipeline")
+    growth = 100 * (peaks["many"] / peaks["few"] - 1)
+    what = f"peak memory after {MANY} batches, above that after {FEW}"
+    note = f"{peaks['few']:.0f} MB to {peaks['many']:.0f} MB"
+    rows = [Row.at_most(what, growth, 5, " %", note)]
+    for precision in ("fp32", "bf16"):
+        peaks = in_child(precision)
+        each = (peaks["80"] - peaks["20"]) / 60
+        note = f"peak {peaks['80']:.0f} MB at 80 s; {peaks['loaded']:.0f} MB with the model loaded"
+        what = f"CPU memory of a padded second, HuBERT-base {precision}"
+        rows.append(Row.plain(what, each, " MB", note))
+    for precision in ("fp32", "bf16") if longest else ():
+        peak = in_child(f"longest {precision}")[str(LONGEST_S)]
+        what = f"peak memory of one recording of {LONGEST_S} s, HuBERT-base {precision}"
+        rows.append(Row.plain(what, peak, " MB"))
+    return rows
+
+
+def main() -> None:
+    """The table, or one child's peaks."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--longest", action="store_true")
+    parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(CHILDREN[options.child]()))
+    else:
+        show(measure(options.longest), options.json, head())
+
+
+if __name__ == "__main__":
+    main()

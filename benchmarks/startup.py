@@ -1,0 +1,184 @@
+"""How long a run takes to its first batch: `python -m benchmarks.startup`.
+
+100,000 recordings (hard links to a few, in memory): the steps of `extract.job` from the list of
+recordings to the first batch, with an empty store. The first run reads every header, the second
+finds them in its index. Then `resume`: the same steps over a store in which everything is finished.
+Imports and the model's load are not in these times; `--help` is measured as a whole process.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import Row, run_alone, seconds, work_dir, write_clips
+from extract.audio import AudioSettings
+from extract.batching import collate
+from extract.dataset import AudioDataset, size_and_time
+from extract.ledger import SAVED, Record, ledger_name
+from extract.lengths import Durations, Scanned, durations
+from extract.loading import ResilientLoader
+from extract.lock import PRIVATE
+from extract.machine import cores
+from extract.manifest import Manifest, read_folder
+from extract.plan import Indices, fingerprint, plan_batches, unfinished
+from extract.resume import Trust, remaining
+from extract.store import Store
+from extract.workers import Options
+
+NUM_RECORDINGS = 100_000
+NUM_FINISHED = 100_000
+PER_FOLDER = 1000
+BATCH_SECONDS = 60.0
+
+Laps = dict[str, float]  # step -> seconds
+
+
+def link_recordings(folder: Path, num_recordings: int) -> None:
+    """So many names for eight short recordings."""
+    originals = folder.with_name("originals")
+    write_clips(originals, [0.2 + 0.1 * index for index in range(8)], [32_000])
+    sources = sorted(map(str, originals.iterdir()))
+    for start in range(0, num_recordings, PER_FOLDER):
+        speaker = folder / f"speaker{start // PER_FOLDER:04}"
+        speaker.mkdir(parents=True)
+        for index in range(start, min(start + PER_FOLDER, num_recordings)):
+            os.link(sources[index % len(sources)], f"{speaker}/{index:07}.wav")
+
+
+def finish(recordings: Path, store: Store) -> None:
+    """A store as a run that has saved every recording leaves it; the files hold nothing of use."""
+    store.create()
+    manifest = read_folder(recordings)
+    contents = store.directory / "contents"
+    contents.write_bytes(bytes(1000))
+    with (store.directory / ledger_name()).open("wb") as ledger:
+        for entry in manifest:
+            for path in store.paths(entry.id):
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                os.link(contents, path)
+            size, mtime_ns = size_and_time(entry.path)
+            record = Record(
+                entry.id,
+                entry.path,
+                SAVED,
+                peak=0.5,
+                duration_s=0.5,
+                num_frames=24,
+                dtype="float16",
+                retried_fp32=False,
+                clipped_samples=0,
+                source_size=size,
+                source_mtime_ns=mtime_ns,
+                feature_bytes=1000,
+                wav_bytes=1000,
+                wav_crc32=1234567890,
+            )
+            ledger.write(record.line())
+
+
+def scan(items: Durations, chunks: list[Indices]) -> Iterator[Scanned]:
+    """Headers by as many workers as there are cores, as `extract.job` has it."""
+    workers = min(cores(), len(chunks))
+    return iter(ResilientLoader(items, chunks, list, _nothing, Options(workers)))
+
+
+def _nothing(index: int, _cause: str) -> Scanned:
+    return [(index, 0.0)]
+
+
+def start_up(recordings: Path, store: Store) -> tuple[Laps, Manifest, int]:
+    """The steps from the list of recordings to the first batch, each with its seconds."""
+    laps: Laps = {}
+    last = time.perf_counter()
+
+    def lap(step: str) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        laps[step], last = now - last, now
+
+    store.create()
+    private = store.directory / PRIVATE
+    private.mkdir(exist_ok=True)
+    manifest = read_folder(recordings)
+    lap("list")
+    store.sweep()
+    lap("sweep")
+    rest = remaining(manifest, store, store.directory / "ledger.jsonl", Trust())
+    lap("ledger")
+    known = durations(manifest, private / "lengths", scan, lambda _num: None)
+    lap("lengths")
+    batches = plan_batches(known, BATCH_SECONDS)
+    fingerprint(batches, manifest.ids)
+    batches = unfinished(batches, rest.todo, np.zeros_like(rest.unseen))
+    lap("plan")
+    items = AudioDataset(manifest, AudioSettings())
+    loader = ResilientLoader(items, batches, collate, _none_dies, Options(1))
+    if batches:
+        next(iter(loader))
+    lap("first batch")
+    loader.close()
+    return laps, manifest, int(rest.todo.sum())
+
+
+def _none_dies(_index: int, cause: str) -> None:
+    """No worker dies here."""
+    raise AssertionError(cause)
+
+
+def _steps(laps: Laps) -> str:
+    return ", ".join(f"{step} {taken:.2f}" for step, taken in laps.items())
+
+
+def help_row() -> Row:
+    """The fastest of three: what is imported, not what else the machine does."""
+    command = [sys.executable, "-m", "extract", "--help"]
+    taken = min(
+        seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(3)
+    )
+    return Row.at_most("python -m extract --help", taken, 2, " s")
+
+
+def first_batch_rows(num_recordings: int) -> list[Row]:
+    """First run and second run."""
+    with work_dir() as name:
+        recordings = Path(name) / "recordings"
+        link_recordings(recordings, num_recordings)
+        store = Store(Path(name) / "store")
+        first, _, todo = start_up(recordings, store)
+        second, _, _ = start_up(recordings, store)
+        assert todo == num_recordings
+    what = f"start-up to the first batch, {num_recordings:,} recordings"
+    return [
+        Row.plain(f"{what}, first run", sum(first.values()), " s", _steps(first)),
+        Row.at_most(f"{what}, second run", sum(second.values()), 3, " s", _steps(second)),
+    ]
+
+
+def resume_rows(num_finished: int) -> list[Row]:
+    """A finished store, told by its ledger and its files' sizes that nothing is left."""
+    with work_dir() as name:
+        recordings = Path(name) / "recordings"
+        link_recordings(recordings, num_finished)
+        store = Store(Path(name) / "store")
+        finish(recordings, store)
+        start_up(recordings, store)  # reads the headers
+        laps, _, todo = start_up(recordings, store)
+        assert todo == 0
+    taken = sum(laps.values())
+    each_us = taken / num_finished * 1e6
+    note = f"{each_us:.0f} us each, so about {each_us:.0f} s for 1,000,000; {_steps(laps)}"
+    return [Row.plain(f"resume of {num_finished:,} finished utterances", taken, " s", note)]
+
+
+def measure(num_recordings: int = NUM_RECORDINGS, num_finished: int = NUM_FINISHED) -> list[Row]:
+    """Help, the first batch, and a finished store."""
+    return [help_row(), *first_batch_rows(num_recordings), *resume_rows(num_finished)]
+
+
+if __name__ == "__main__":
+    run_alone(__doc__, measure)

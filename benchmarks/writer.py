@@ -1,0 +1,118 @@
+"""How fast finished utterances reach the disk: `python -m benchmarks.writer`.
+
+`Writers` with its store and ledger alone: 5 s utterances of HuBERT-base, features and training
+audio. Beside it the disk's own rate: the same bytes in as many files, with nothing but `os.open`,
+`os.write` and `os.fsync` where the store has it, by as many threads, in turns.
+"""
+
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from benchmarks.common import SHM, Row, in_turns, run_alone
+from extract.dataset import Recording
+from extract.encoder import Features
+from extract.encoding import Encoded
+from extract.frames import num_frames
+from extract.ledger import Ledger
+from extract.store import Store, encode_features, encode_wav
+from extract.writing import Writers
+
+DURATION_S = 5
+HIDDEN_SIZE = 768
+GOAL_PER_S = 3000
+KEPT = 64  # names in use: a run's files replace each other, so that memory stays small
+
+
+def utterance(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features and training audio of one utterance."""
+    features = torch.randn(num_frames(DURATION_S * 16_000), HIDDEN_SIZE).to(dtype)
+    wav32k = torch.randint(-9000, 9000, (DURATION_S * 32_000,), dtype=torch.int16)
+    return features, wav32k
+
+
+def through_writers(
+    folder: Path, dtype: torch.dtype, num_threads: int, fsync: bool, num_utterances: int
+) -> None:
+    """Save `num_utterances` and wait for the last."""
+    features, wav32k = utterance(dtype)
+    store = Store(folder, fsync=fsync)
+    store.create()
+    ledger = Ledger(folder / "ledger.jsonl")
+    writers = Writers(store, ledger, num_threads=num_threads)
+    for index in range(num_utterances):
+        recording = Recording(index, f"{index % KEPT}.wav", "a.wav", 1, 1, 0.5, DURATION_S, 0)
+        writers.put(Encoded(recording, Features(features, True, False), wav32k))
+    writers.close()
+    ledger.close()
+
+
+def raw(
+    folder: Path, dtype: torch.dtype, num_threads: int, fsync: bool, num_utterances: int
+) -> None:
+    """Write the same bytes to as many files and under no more names."""
+    features, wav32k = utterance(dtype)
+    contents = (bytes(encode_features(features)), bytes(encode_wav(wav32k)))
+    folder.mkdir(exist_ok=True)
+    names = count()
+
+    def write(index: int) -> None:
+        for kind, content in enumerate(contents):
+            temporary = f"{folder}/{next(names)}"
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            os.write(descriptor, content)
+            if fsync:
+                os.fsync(descriptor)
+            os.close(descriptor)
+            Path(temporary).replace(folder / f"{kind}-{index % KEPT}")
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        for _ in pool.map(write, range(num_utterances)):
+            pass
+
+
+def rows_of(
+    title: str, place: Path, dtype: torch.dtype, num_threads: int, fsync: bool, num: int
+) -> Row:
+    """One kind of utterance on one disk."""
+    with tempfile.TemporaryDirectory(prefix="extract-benchmark-", dir=place) as name:
+        ours = partial(through_writers, Path(name) / "store", dtype, num_threads, fsync, num)
+        own = partial(raw, Path(name) / "raw", dtype, num_threads, fsync, num)
+        ours(), own()  # the first files of a folder cost more
+        taken = in_turns({"own": own, "ours": ours}, repeats=3)
+    features, wav32k = utterance(dtype)
+    size = len(encode_features(features)) + len(encode_wav(wav32k))
+    per_s, own_per_s = (num / median(taken[name]) for name in ("ours", "own"))
+    measured = (
+        f"{per_s:,.0f}/s, {per_s * size / 1e6:,.0f} MB/s "
+        f"(the disk's own: {own_per_s:,.0f}/s, {own_per_s * size / 1e6:,.0f} MB/s)"
+    )
+    kind = str(dtype).removeprefix("torch.")
+    what = f"writer, {title}, 5 s in {kind}, {num_threads} thread{'s'[: num_threads > 1]}"
+    if num_threads == 1:
+        return Row(what, "", measured, None, per_s)
+    met = per_s >= min(GOAL_PER_S, 0.9 * own_per_s)
+    return Row(what, f">= {GOAL_PER_S:,}/s or the disk's own", measured, met, per_s)
+
+
+def measure() -> list[Row]:
+    """Memory and the disk that has the temporary folder, one thread and four."""
+    places = [("local disk, fsync", Path(tempfile.gettempdir()), True, 32)]
+    if SHM.is_dir():
+        places.insert(0, ("tmpfs", SHM, False, 200))
+    return [
+        rows_of(title, place, dtype, num_threads, fsync, num)
+        for title, place, fsync, num in places
+        for dtype in (torch.float16, torch.float32)
+        for num_threads in (1, 4)
+    ]
+
+
+if __name__ == "__main__":
+    run_alone(__doc__, measure)
