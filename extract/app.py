@@ -16,6 +16,7 @@ from extract.config import SCHEMAS, Config, run_name
 
 PACKAGE = Path(__file__).resolve().parent
 EXIT_USAGE, EXIT_CRASHED, EXIT_INTERRUPTED = 2, 70, 130
+EXITS_INTERRUPTED = (130, 143)
 
 
 def conf_dir() -> str:
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     def job(config: DictConfig) -> None:
         codes.append(EXIT_CRASHED)  # until it is known better
         codes[-1] = _job(config)
+        if codes[-1] in EXITS_INTERRUPTED:
+            raise KeyboardInterrupt  # or Hydra would go on with the next job of a sweep
 
     if argv is not None:
         sys.argv[1:] = argv
@@ -57,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as error:  # Hydra has said what is wrong with the command line
         return max(codes, default=EXIT_USAGE if error.code else 0)
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        return max(codes, default=EXIT_INTERRUPTED)
     return max(codes, default=0)
 
 

@@ -112,6 +112,17 @@ def test_a_signal_finishes_what_is_under_way(recordings, tmp_path, slow_saves, n
     audit(store, ids_of(recordings))
 
 
+def test_ctrl_c_ends_a_sweep_and_not_only_its_job(recordings, tmp_path, slow_saves):
+    slow_saves(0.1)
+    options = [o for o in argv(recordings, tmp_path) if not o.startswith("store.dir")]
+    process = start(["-m", *options, "audio.alpha=0.1,0.2", "dataset.name=it"], tmp_path)
+    stores = tmp_path / "outputs" / "it"
+    wait_for(lambda: stores.exists() and any(num_lines(store) for store in stores.iterdir()))
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process) == 130
+    assert [store.name for store in stores.iterdir()] == ["tiny_random-maxx0.95-alpha0.1"]
+
+
 @pytest.mark.fault("a second Ctrl-C", "stops within a save; no half-written file")
 def test_a_second_ctrl_c_stops_at_once_and_leaves_no_half_file(recordings, tmp_path, slow_saves):
     slow_saves(0.5)
