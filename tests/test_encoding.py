@@ -12,8 +12,8 @@ from torch import Tensor
 from extract.batching import Batch, collate
 from extract.dataset import Failure, Recording, Utterance
 from extract.encoder import Encoder, Features
-from extract.models import load_model
 from extract.encoding import Encoded, Encoding
+from extract.models import load_model
 
 OUT_OF_MEMORY = {
     "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
