@@ -9,6 +9,8 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -82,7 +84,9 @@ def _job(config: DictConfig) -> int:
 
     with stop_on_signals() as stop:
         try:
-            return run_job(settings, console, stop)
+            code = run_job(settings, console, stop)
+            in_a_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+            return stop.exit_code if stop() and in_a_sweep else code
         except ValueError as error:
             return _usage(console, str(error))
         except KeyboardInterrupt:
