@@ -19,7 +19,8 @@ from transformers import HubertConfig, HubertModel
 
 from extract.encoder import Encoder
 from extract.frames import CONV_LAYERS, num_frames
-from extract.hubert import CPU_CHUNK_FRAMES, CPU_SPAN_ROWS, Packing
+from extract.hubert import CPU_SPAN_ROWS
+from extract.packing import Packing
 
 RATE_HZ = 16_000
 BATCH_SECONDS = 60
