@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import HubertConfig, HubertModel
 
+from extract.convolutions import CPU_CHUNK_FRAMES
 from extract.encoder import Encoder
 from extract.frames import CONV_LAYERS, num_frames
 from extract.hubert import CPU_SPAN_ROWS

@@ -21,10 +21,11 @@ from benchmarks.run import environment
 from extract.audio import AudioSettings
 from extract.batching import Batch, collate
 from extract.dataset import AudioDataset
-from extract.encoder import Encoder, load_model
+from extract.encoder import Encoder
 from extract.encoding import Encoding
 from extract.ledger import Ledger
 from extract.manifest import read_folder
+from extract.models import load_model
 from extract.pipeline import Clock, run
 from extract.plan import plan_batches
 from extract.store import Store
