@@ -1,0 +1,113 @@
+"""The index of durations: a header is read once, and again only where the file changed."""
+
+import numpy as np
+import pytest
+from conftest import write_wav
+
+from extract import lengths
+from extract.lengths import CHUNK, durations
+from extract.manifest import Manifest, read_folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index in range(10):
+        write_wav(tmp_path / "in" / f"{index}.wav", 0.1 + index / 10)
+    return tmp_path / "in"
+
+
+class Reader:
+    """Reads an index and knows which headers it needed."""
+
+    def __init__(self, folder, index) -> None:
+        self.folder, self.index, self.read = folder, index, []
+
+    def __call__(self, manifest: Manifest | None = None) -> np.ndarray:
+        self.read.clear()
+
+        def scan(items, chunks):
+            for chunk in chunks:
+                assert len(chunk) <= CHUNK
+                self.read += [int(index) for index in chunk]
+                yield [items[int(index)] for index in chunk]
+
+        told = []
+        found = durations(manifest or read_folder(self.folder), self.index, scan, told.append)
+        assert sum(told) == len(self.read)
+        return found
+
+
+@pytest.fixture
+def reader(folder, tmp_path):
+    return Reader(folder, tmp_path / "lengths.npy")
+
+
+EXPECTED = 0.1 + np.arange(10) / 10
+
+
+def test_headers_are_read_once(reader):
+    np.testing.assert_allclose(reader(), EXPECTED, atol=1e-4)
+    assert reader.read == list(range(10))
+    again = reader()
+    assert reader.read == []
+    assert np.array_equal(again, reader())
+
+
+def test_the_first_run_plans_with_the_numbers_of_the_second(reader):
+    assert np.array_equal(reader(), reader())
+
+
+def test_a_changed_recording_is_read_again_and_alone(reader, folder):
+    reader()
+    write_wav(folder / "3.wav", 2.0)
+    found = reader()
+    assert reader.read == [3]
+    assert found[3] == pytest.approx(2.0, abs=1e-4)
+
+
+def test_new_ones_are_read_and_known_ones_kept_wherever_they_stand(reader, folder):
+    reader()
+    write_wav(folder / "00.wav", 0.7)
+    found = reader()
+    assert reader.read == [1]
+    np.testing.assert_allclose(np.delete(found, 1), EXPECTED, atol=1e-4)
+
+
+def test_a_header_that_says_nothing_is_unknown_and_remembered(reader, folder):
+    (folder / "5.wav").write_bytes(b"not a recording")
+    assert reader()[5] == lengths.UNKNOWN_S
+    reader()
+    assert reader.read == []
+
+
+@pytest.mark.parametrize("damage", ["empty", "torn", "text", "other", "pickle"])
+def test_a_damaged_index_is_only_a_cache(reader, damage):
+    before = reader()
+    data = reader.index.read_bytes()
+    if damage == "other":
+        np.save(reader.index, np.arange(5))
+    elif damage == "pickle":
+        np.save(reader.index, np.array([{}], dtype=object), allow_pickle=True)
+    else:
+        reader.index.write_bytes({"empty": b"", "torn": data[:-7], "text": b"hello"}[damage])
+    assert np.array_equal(reader(), before)
+    assert len(reader.read) == 10
+    reader()
+    assert reader.read == []
+
+
+def test_an_interrupted_scan_keeps_what_it_has_read(reader, monkeypatch):
+    monkeypatch.setattr(lengths, "CHUNK", 4)
+    manifest = read_folder(reader.folder)
+
+    def interrupted(items, chunks):
+        yield [items[int(index)] for index in chunks[0]]
+
+    durations(manifest, reader.index, interrupted, lambda _: None)
+    np.testing.assert_allclose(reader(), EXPECTED, atol=1e-4)
+    assert reader.read == list(range(4, 10))
+
+
+def test_nothing_is_left_beside_the_index(reader, tmp_path):
+    reader()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "lengths.npy"]
