@@ -41,6 +41,7 @@ KAISER_BEST = {
     "resampling_method": "sinc_interp_kaiser",
     "beta": 14.769656459379492,
 }
+BLOCK = 16_384  # samples that are scaled at a time: 64 kB stay in the nearest cache
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,14 @@ def prepare(path: str | os.PathLike[str], settings: AudioSettings) -> Prepared:
     samples = decode(path, settings.max_duration_s)
     _check_length(len(samples), settings, where)
     peak = _checked_peak(samples, settings, where)
-    waveform = resample_to_16k(scaled(samples, peak, settings, ENCODER_SCALE), settings.resampler)
-    wav32k, clipped_samples = to_int16(scaled(samples, peak, settings, INT16_SCALE))
+    loud, wav32k = np.empty_like(samples), np.empty(len(samples), np.int16)
+    clipped_samples = 0
+    for start in range(0, len(samples), BLOCK):
+        block = slice(start, start + BLOCK)
+        loud[block] = scaled(samples[block], peak, settings, ENCODER_SCALE)
+        wav32k[block], clipped = to_int16(scaled(samples[block], peak, settings, INT16_SCALE))
+        clipped_samples += clipped
+    waveform = resample_to_16k(loud, settings.resampler)
     duration_s = len(samples) / RECORDING_RATE_HZ
     return Prepared(waveform, wav32k, peak, duration_s, clipped_samples)
 

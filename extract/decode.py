@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 
@@ -142,7 +143,13 @@ def _decode_wav(file: BinaryIO, header: WavHeader, gate: _Gate) -> Samples:
     gate.check(header.duration_s, header.rate_hz, "the header declares")
     blocks = read_blocks(file, header, BLOCK_SAMPLES)
     if header.rate_hz == RECORDING_RATE_HZ and header.num_channels == 1:
-        return joined([to_float(block[0]) for block in blocks])
+        samples = np.empty(header.num_samples, np.float32)
+        num_samples = 0
+        for block in blocks:
+            end = num_samples + block.shape[1]
+            samples[num_samples:end] = to_float(block[0])
+            num_samples = end
+        return samples[:num_samples]
     resampler = Resampler()
     layout = LAYOUTS[header.num_channels]
     parts: list[Samples] = []
