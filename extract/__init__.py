@@ -1,1 +1,63 @@
-"""Turn recordings into SSL features and 32 kHz training audio: exactly, fast, losing none."""
+"""Turn recordings into SSL features and 32 kHz training audio: exactly, fast, losing none.
+
+What is named here is the library; each name is imported when it is first used, so that the command
+can answer `--help` without waiting for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from extract.audio import AudioSettings
+    from extract.batching import Batch, collate, make_loader
+    from extract.dataset import AudioDataset, Failure, Utterance
+    from extract.encoder import Encoder, Features
+    from extract.frames import num_frames
+    from extract.manifest import Manifest, read_folder, read_gpt_sovits_list
+    from extract.models import load_model
+    from extract.plan import plan_batches
+
+__all__ = [
+    "AudioDataset",
+    "AudioSettings",
+    "Batch",
+    "Encoder",
+    "Failure",
+    "Features",
+    "Manifest",
+    "Utterance",
+    "collate",
+    "load_model",
+    "make_loader",
+    "num_frames",
+    "plan_batches",
+    "read_folder",
+    "read_gpt_sovits_list",
+]
+
+_MODULES = {
+    "audio": "AudioSettings",
+    "batching": "Batch collate make_loader",
+    "dataset": "AudioDataset Failure Utterance",
+    "encoder": "Encoder Features",
+    "frames": "num_frames",
+    "manifest": "Manifest read_folder read_gpt_sovits_list",
+    "models": "load_model",
+    "plan": "plan_batches",
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """A name of `__all__`, imported from its module now (PEP 562)."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"extract.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
