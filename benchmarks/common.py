@@ -184,10 +184,12 @@ def random_hubert(size: str = "base") -> Path:
     if not (folder / "model.safetensors").exists():
         from transformers import HubertConfig, HubertModel
 
-        small = {"num_hidden_layers": 2, "intermediate_size": 512} if size == "small" else {}
+        small = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+        small |= {"intermediate_size": 256, "conv_dim": (64,) * 7}
+        config = HubertConfig(**(small if size == "small" else {}))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            HubertModel(HubertConfig(**small)).save_pretrained(folder)
+            HubertModel(config).save_pretrained(folder)
     return folder
 
 

@@ -18,7 +18,7 @@ from extract.encoder import Encoder
 PREPARE_GOALS = {"WAV 32 kHz mono, 5 s": 2500, "WAV 44.1 kHz stereo, 60 s": 900}
 DECODE_GOALS = {"MP3 44.1 kHz stereo, 60 s": 2, "M4A 44.1 kHz stereo, 60 s": 2}
 REPEATS = 7
-CLIPS, ROUNDS = 24, 2
+CLIPS, ROUNDS = 16, 2
 
 
 def audio_rows() -> list[Row]:
