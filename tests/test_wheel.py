@@ -1,0 +1,68 @@
+"""What a user installs: the wheel holds all that the command needs, and runs in an empty folder."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import DEMO, audit, ids_of
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    result = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = ["-m", "build", "--wheel", "--no-isolation", "--outdir", folder]
+    run(sys.executable, *command, ROOT, cwd=folder)
+    [wheel] = folder.glob("*.whl")
+    return wheel
+
+
+def test_the_wheel_holds_code_options_clips_and_licences(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    modules = {f"extract/{path.name}" for path in (ROOT / "extract").glob("*.py")}
+    options = {
+        f"extract/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*") if path.is_file()
+    }
+    clips = {f"extract/demo/{path.name}" for path in DEMO.iterdir() if path.is_file()}
+    assert len(options) > 10
+    assert "extract/demo/LICENSE" in clips
+    assert modules | options | clips | {"extract/py.typed"} <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not [name for name in names if name.startswith(("tests", "benchmarks", "outputs"))]
+    assert not [name for name in names if "__pycache__" in name]
+
+
+def test_the_installed_wheel_runs_the_demo_from_an_empty_folder(wheel, tmp_path):
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+    run(sys.executable, *pip, "--disable-pip-version-check", "--target", site, wheel, cwd=empty)
+    environment = {"PYTHONPATH": str(site), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    where = run(
+        sys.executable, "-c", "import extract; print(extract.__file__)", cwd=empty, **environment
+    )
+    assert where.startswith(str(site))
+    run(sys.executable, "-m", "extract", "dataset=demo", "device=cpu", cwd=empty, **environment)
+    [store] = (empty / "outputs" / "demo").iterdir()
+    clips = {name for name in ids_of(DEMO) if "_" in name}
+    audit(store, clips)
+    assert len(list((store / "4-cnhubert").iterdir())) == len(clips) >= 12
