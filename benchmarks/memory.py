@@ -33,7 +33,7 @@ from extract.writing import Writers
 
 FEW, MANY = 10, 400
 PER_BATCH = 8
-CLIP_S = 2.0
+CLIP_S = 0.5
 LONGEST_S = 600
 RATE_HZ = 16_000
 
