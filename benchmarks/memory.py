@@ -86,8 +86,8 @@ def encoder_peaks(
 
 CHILDREN = {
     "pipeline": pipeline_peaks,
-    "fp32": lambda: encoder_peaks("fp32", [20, 80]),
-    "bf16": lambda: encoder_peaks("bf16", [20, 80]),
+    "fp32": lambda: encoder_peaks("fp32", [10, 40]),
+    "bf16": lambda: encoder_peaks("bf16", [10, 40]),
     "longest fp32": lambda: encoder_peaks("fp32", [LONGEST_S], layer=1),
     "longest bf16": lambda: encoder_peaks("bf16", [LONGEST_S], layer=1),
 }
@@ -111,8 +111,8 @@ def measure(longest: bool = False) -> list[Row]:
     rows = [Row.at_most(what, growth, 5, " %", note)]
     for precision in ("fp32", "bf16"):
         peaks = in_child(precision)
-        each = (peaks["80"] - peaks["20"]) / 60
-        note = f"peak {peaks['80']:.0f} MB at 80 s; {peaks['loaded']:.0f} MB with the model loaded"
+        each = (peaks["40"] - peaks["10"]) / 30
+        note = f"peak {peaks['40']:.0f} MB at 40 s; {peaks['loaded']:.0f} MB with the model loaded"
         what = f"CPU memory of a padded second, HuBERT-base {precision}"
         rows.append(Row.plain(what, each, " MB", note))
     for precision in ("fp32", "bf16") if longest else ():
