@@ -77,7 +77,7 @@ class Sizes:
     written: int = 1000
 
 
-SMALL = Sizes("small", 20.0, 8, 2, 12, 512, 10.0, (8, 64), (2, 8), 16)
+SMALL = Sizes("small", 10.0, 5, 2, 11, 512, 10.0, (4, 16), (1, 3), 16)
 
 
 class Bench:
