@@ -41,7 +41,7 @@ from extract.pipeline import Clock, run
 from extract.plan import Indices, padding_share, plan_batches, unfinished
 from extract.plan import fingerprint as plan_fingerprint
 from extract.progress import Progress, Tally, closing_lines, summary
-from extract.resume import Remaining, Trust, remaining, reshard
+from extract.resume import Remaining, Trust, judge_again, remaining, reshard
 from extract.stopping import Stop
 from extract.store import Store, StoreUnusable, bytes_per_second
 from extract.writing import Writers, failure_record
@@ -131,12 +131,12 @@ class _Job:
         )
         with door(directory) as alone:
             known = metadata.read(directory)
-            gates = self._accept(metadata.compare(known and known["identity"], identity), alone)
+            self._accept(metadata.compare(known and known["identity"], identity), alone)
             if alone:
                 reshard(directory, self.config.shard.count)
                 self.store.sweep()
             metadata.write(directory, identity, self._made_with())
-        trust = Trust(self.config.retry_failed, gates, self.config.store.verify is Verify.checksum)
+        trust = Trust(self.config.retry_failed, self.config.store.verify is Verify.checksum)
         rest = remaining(self.manifest, self.store, self.ledger_path, trust)
         seconds = self._durations()
         batches = plan_batches(seconds, plan.batch_seconds)
@@ -161,25 +161,25 @@ class _Job:
         shard = self.config.shard
         return self.store.directory / PRIVATE / f"{name}-{shard.index}-of-{shard.count}"
 
-    def _accept(self, comparison: metadata.Comparison, alone: bool) -> AudioSettings | None:
+    def _accept(self, comparison: metadata.Comparison, alone: bool) -> None:
         """Goes on in a store of the same identity, replaces another if told to.
 
-        Returns the gates if they are all that changed: then nothing that passes them is redone.
+        Where only the gates changed, nothing that passes them is redone.
 
         Raises:
             ValueError: the store holds other numbers.
         """
         if not comparison.differing:
-            return None
+            return
         if not self.config.overwrite or not alone:
             raise ValueError(comparison.message(self.store.directory))
         if comparison.only_gates:
-            return self.audio
+            judge_again(self.store.directory, self.audio)
+            return
         for record in read(self.store.directory):
             self.store.discard(record["id"])
         for path in ledger_paths(self.store.directory):
             path.unlink()
-        return None
 
     def _extract(
         self, work: _Work, encoder: Encoder, plan: LoaderPlan, tally: Tally, clock: Clock

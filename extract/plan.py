@@ -19,6 +19,7 @@ Durations = Sequence[float] | NDArray[np.float64]  # of every recording, by inde
 # Attention costs as much as all else at 92 s: HuBERT-base spends 170 MFLOP a frame on its linear
 # layers and 37 kFLOP a frame and frame attended to, at 50 frames a second.
 QUADRATIC_S = 92.0
+MIN_BATCHES, SMALL_BATCH_SECONDS = 32, 30.0  # fewer, or smaller ones, only where told to
 MAX_BATCH = 256  # utterances; bounds what one worker gathers before anything is delivered
 
 
@@ -31,10 +32,13 @@ def plan_batches(duration_s: Durations, batch_seconds: float) -> list[Indices]:
     """Every index once, in batches of at most `batch_seconds` padded seconds.
 
     A recording longer than the budget is alone. Ties keep the manifest's order, so the plan is the
-    same wherever it is made.
+    same wherever it is made. A small corpus gets smaller batches than it may: a few large ones
+    would each span many lengths, and be mostly padding.
     """
-    durations = np.maximum(np.asarray(duration_s, dtype=np.float64), 1e-3)
+    durations = np.fmax(np.asarray(duration_s, dtype=np.float64), 1e-3)  # NaN too
     order = np.argsort(-durations, kind="stable")
+    share_s = float(cost_s(durations).sum()) / MIN_BATCHES
+    batch_seconds = min(batch_seconds, max(share_s, SMALL_BATCH_SECONDS))
     fits = np.clip(batch_seconds / cost_s(durations[order]), 1, MAX_BATCH).astype(np.int64)
     batches, start = [], 0
     while start < len(order):

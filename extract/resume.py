@@ -26,7 +26,6 @@ class Trust:
     """What of an earlier run's word is taken."""
 
     retry_failed: bool = True
-    gates: AudioSettings | None = None  # they changed: who passed and who did not is judged again
     checksum: bool = False  # read the files whole instead of looking at their sizes
 
 
@@ -87,8 +86,6 @@ def _holds(
     status = record.get("status")
     if status == FAILED and trust.retry_failed:
         return False
-    if trust.gates and (status == REJECTED or not _passes(record, trust.gates)):
-        return False
     now = size_and_time(manifest.paths[index])
     then = record.get("source_size"), record.get("source_mtime_ns")
     if now != then and not (status == SAVED and now == MISSING):
@@ -96,7 +93,25 @@ def _holds(
     return status != SAVED or store.intact(record, checksum=trust.checksum)
 
 
+def judge_again(directory: Path, gates: AudioSettings) -> None:
+    """Drops the lines that other gates might change: what was rejected, and what no longer passes.
+
+    In every ledger of the store, before its metadata says that these are its gates: whoever reads a
+    ledger after that finds only lines that are true of them. Only while no other process works
+    there.
+    """
+    for path in ledger.ledger_paths(directory):
+        lines = (
+            line
+            for line, record in ledger.read_lines(path)
+            if record.get("status") != REJECTED and _passes(record, gates)
+        )
+        ledger.rewrite(path, lines)
+
+
 def _passes(record: Mapping[str, Any], gates: AudioSettings) -> bool:
+    if record.get("status") != SAVED:
+        return True
     peak, duration_s = record.get("peak"), record.get("duration_s")
     if peak is None or duration_s is None:
         return False

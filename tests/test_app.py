@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import DEMO, audit, contents, ids_of, ledger, write_wav
 
+from extract import job
 from extract.app import conf_dir
 
 
@@ -210,3 +211,15 @@ def test_help_answers_without_torch():
 def test_a_copy_of_the_demo_may_be_moved_and_still_be_read(extract_folder, tmp_path):
     shutil.copytree(DEMO, tmp_path / "clips")
     assert extract_folder(tmp_path / "clips") == 0
+
+
+def test_a_changed_gate_cut_short_leaves_nothing_stale(
+    extract_folder, recordings, tmp_path, monkeypatch
+):
+    assert extract_folder(recordings, "audio.min_duration_s=0.5") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "remaining", lambda *_: 1 / 0)  # as a kill there would be
+        assert extract_folder(recordings, "overwrite=true") == 70
+    assert extract_folder(recordings) == 0
+    audit(tmp_path / "out", ids_of(recordings))
+    assert all(record["status"] == "saved" for record in ledger(tmp_path / "out"))
