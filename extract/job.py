@@ -31,7 +31,7 @@ from extract.config import Config, Verify
 from extract.dataset import AudioDataset, Failure, Recording
 from extract.encoder import Encoder
 from extract.encoding import Encoding
-from extract.ledger import FAILED, Ledger, ledger_name, ledger_paths, read
+from extract.ledger import FAILED, Ledger, dtype_name, ledger_name, ledger_paths, read
 from extract.lengths import durations
 from extract.loading import ResilientLoader, raise_open_file_limit
 from extract.lock import PRIVATE, door, locked
@@ -48,7 +48,7 @@ from extract.writing import Writers, failure_record
 
 log = logging.getLogger(__name__)
 
-EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_DONE, EXIT_SOME_FAILED = 0, 1  # the others are app.py's and stopping.py's
 
 SLACK = 1.1  # a header's duration may be off by a little; a batch is not split for that
 HOW_TO_GO_ON = "the same command goes on from here"
@@ -126,7 +126,7 @@ class _Job:
             self.audio,
             weights=weights,
             layer=encoder.layer or encoder.model.config.num_hidden_layers,
-            precision=_name(encoder.dtype),
+            precision=dtype_name(encoder.dtype),
             source=self.manifest.source,
         )
         with door(directory) as alone:
@@ -192,9 +192,9 @@ class _Job:
                 dataset, work.batches, self.config, plan, encoder.device, self.stop
             )
             try:
-                for fault in self._faults():
-                    ledger.append(failure_record(fault))
-                    tally.add(failure_record(fault))
+                for record in map(failure_record, self._faults()):
+                    ledger.append(record)
+                    progress.add(record)
                 batches = _pinned(loader) if encoder.device.type == "cuda" else loader
                 encoding = Encoding(encoder, SLACK * plan.batch_seconds, self._fallback(encoder))
                 run(batches, encoding, writers, work.rest.todo, clock)
@@ -237,7 +237,7 @@ class _Job:
             loader.num_workers, loader.batch_seconds, loader.prefetch, encoder.device, encoder.dtype
         )
         self._say(
-            f"{_name(encoder.dtype)} on {encoder.device}; loader.num_workers={plan.num_workers} "
+            f"{dtype_name(encoder.dtype)} on {encoder.device}; loader.num_workers={plan.num_workers} "
             f"loader.batch_seconds={plan.batch_seconds:g} loader.prefetch={plan.prefetch}, "
             f"{torch.get_num_threads()} threads"
         )
@@ -261,10 +261,6 @@ class _Job:
 
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, markup=False, highlight=False)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _pinned(batches: ResilientLoader[Batch]) -> Iterator[Batch]:

@@ -6,6 +6,7 @@ torn last line; opening heals that. The ledger is a cache of the truth, which is
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -63,6 +64,11 @@ class Record:
         """The record as a line of JSON."""
         text = json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf8", "backslashreplace") + b"\n"
+
+
+def dtype_name(dtype: object) -> str:
+    """A torch dtype as ledger and metadata say it: `float16`."""
+    return str(dtype).removeprefix("torch.")
 
 
 def ledger_name(index: int = 0, count: int = 1) -> str:
@@ -136,7 +142,7 @@ class Ledger:
             if written < len(line):  # a full disk takes what still fits
                 end = os.lseek(self._descriptor, 0, os.SEEK_END)
                 os.ftruncate(self._descriptor, end - written)
-                raise OSError(28, "No space left on device", str(self.path))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def close(self) -> None:
         """Brings what was appended to the disk."""

@@ -27,13 +27,13 @@ import torch
 from torch import Tensor
 
 from extract.frames import ENCODER_RATE_HZ, HOP_SAMPLES, RECORDING_RATE_HZ
+from extract.ids import TEMPORARY_PREFIX
 
 LAYOUT = "gpt_sovits"
 FEATURES, WAVS = "4-cnhubert", "5-wav32k"
-TEMPORARY = ".tmp-"  # no id may begin with it: extract.manifest
 
-# One file's trouble, not the disk's: a name the file system refuses, a folder where a file goes.
 _WORDS = {2: torch.int16, 4: torch.int32}  # numpy knows no bfloat16; a transpose needs only sizes
+# One file's trouble, not the disk's: a name the file system refuses, a folder where a file goes.
 _OF_ONE_FILE = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EINVAL}
 
 
@@ -61,7 +61,7 @@ class Store:
         self.directory = Path(directory)
         self.fsync = fsync
         self._counter = itertools.count()
-        self._owner = f"{TEMPORARY}{socket.gethostname()[:60]}-{os.getpid()}-"
+        self._owner = f"{TEMPORARY_PREFIX}{socket.gethostname()[:60]}-{os.getpid()}-"
 
     def create(self) -> None:
         """Makes the folders.
@@ -148,7 +148,7 @@ class Store:
         for folder in (FEATURES, WAVS):
             for root, _folders, names in os.walk(self.directory / folder):
                 for name in names:
-                    if name.startswith(TEMPORARY):
+                    if name.startswith(TEMPORARY_PREFIX):
                         (Path(root) / name).unlink(missing_ok=True)
                         swept += 1
         return swept

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from extract.dataset import Failure, Recording
 from extract.encoding import Encoded
-from extract.ledger import REASONS, SAVED, Ledger, Record
+from extract.ledger import REASONS, SAVED, Ledger, Record, dtype_name
 from extract.store import Store, StoreUnusable, WriteFailed
 
 MAX_QUEUED_PER_WRITER = 16  # utterances: about 0.7 MB each at 5 s and fp16
@@ -103,7 +103,7 @@ class Writers:
             peak=recording.peak,
             duration_s=recording.duration_s,
             num_frames=len(features.values),
-            dtype=str(features.values.dtype).removeprefix("torch."),
+            dtype=dtype_name(features.values.dtype),
             retried_fp32=features.retried_fp32,
             clipped_samples=recording.clipped_samples,
             source_size=recording.size,
