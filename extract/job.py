@@ -237,9 +237,9 @@ class _Job:
             loader.num_workers, loader.batch_seconds, loader.prefetch, encoder.device, encoder.dtype
         )
         self._say(
-            f"{dtype_name(encoder.dtype)} on {encoder.device}; loader.num_workers={plan.num_workers} "
-            f"loader.batch_seconds={plan.batch_seconds:g} loader.prefetch={plan.prefetch}, "
-            f"{torch.get_num_threads()} threads"
+            f"{dtype_name(encoder.dtype)} on {encoder.device}; "
+            f"loader.num_workers={plan.num_workers} loader.batch_seconds={plan.batch_seconds:g} "
+            f"loader.prefetch={plan.prefetch}, {torch.get_num_threads()} threads"
         )
         return plan
 
