@@ -2,8 +2,8 @@
 
 Utterances travel *packed*: their valid frames end to end, so that no linear layer computes
 padding and none can leak (`extract.packing`); the convolutions before that are
-`extract.convolutions`. Inference only. Nothing here imports transformers: weights are read from
-the module tree.
+`extract.convolutions`, the one among the frames `extract.positions`. Inference only. Nothing here
+imports transformers: weights are read from the module tree.
 
 Shapes: B utterances, S samples, N frames of all, D hidden size.
 """
@@ -19,6 +19,7 @@ from torch import Tensor
 from extract.convolutions import Affine, Convolutions, Scratch, affine
 from extract.frames import CONV_LAYERS, num_frames
 from extract.packing import Packing, choose_attention
+from extract.positions import PositionalConvolution
 
 CPU_SPAN_ROWS = 512  # utterances that share one pass through a layer on the CPU, in frames
 FEED_FORWARD_ROWS = 1024  # per block on the CPU: an hour's intermediate activations stay small
@@ -78,9 +79,8 @@ class ExactHubert:
             self._affine(projection.layer_norm) if config.feat_proj_layer_norm else None
         )
         self.projection = self._affine(projection.projection)
-        position = encoder.pos_conv_embed.conv  # reading .weight folds the weight norm
-        self.position = self._tensor(position.weight), self._tensor(position.bias)
-        self.position_groups = position.groups
+        conv = encoder.pos_conv_embed.conv  # reading .weight folds the weight norm
+        self.positions = PositionalConvolution(conv.weight, conv.bias, conv.groups, self.device)
         self.encoder_norm = self._affine(encoder.layer_norm)
         self.layers = [self._layer(layer) for layer in encoder.layers[: self.num_layers]]
         self.final_norm = self.pre_norm and self.num_layers == config.num_hidden_layers
@@ -108,7 +108,7 @@ class ExactHubert:
         """
         packing = Packing([num_frames(length) for length in lengths], self.device)
         hidden = self._project(self.convolutions.features(waveforms, lengths, packing))
-        hidden = self._add_positions(hidden, packing)
+        hidden = hidden + self.positions(hidden, packing)
         if not self.pre_norm:
             hidden = self._norm(hidden, self.encoder_norm)
         spans = list(packing.spans(CPU_SPAN_ROWS)) if hidden.is_cpu else [packing]
@@ -130,23 +130,6 @@ class ExactHubert:
         if self.projection_norm is not None:
             features = self._norm(features, self.projection_norm)
         return self._linear(features, self.projection, "hidden")
-
-    def _add_positions(self, hidden: Tensor, packing: Packing) -> Tensor:
-        """Frames plus their positional convolution (N, D), which sees zeros around an utterance."""
-        if not hidden.is_cpu:
-            return hidden + packing.unpad(self._positions(packing.pad(hidden)))
-        out = torch.empty_like(hidden)
-        for rows in packing.slices():  # one by one: no padding computed
-            torch.add(hidden[rows], self._positions(hidden[rows][None])[0], out=out[rows])
-        return out
-
-    def _positions(self, padded: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        weight, bias = self.position
-        kernel, groups = weight.shape[-1], self.position_groups
-        x = F.conv1d(padded.transpose(1, 2), weight, bias, padding=kernel // 2, groups=groups)
-        x = x[..., : padded.shape[1]]  # an even kernel gives one frame too many
-        return F.gelu(x).transpose(1, 2)
 
     def _transform(self, hidden: Tensor, layer: TransformerLayer, packing: Packing) -> Tensor:
         """One transformer layer on the rows (N, D) of whole utterances."""

@@ -236,8 +236,10 @@ class _Job:
         plan = choose(
             loader.num_workers, loader.batch_seconds, loader.prefetch, encoder.device, encoder.dtype
         )
+        computed_in = encoder.hubert.dtype
+        how = "" if computed_in == encoder.dtype else f", computed in {dtype_name(computed_in)}"
         self._say(
-            f"{dtype_name(encoder.dtype)} on {encoder.device}; "
+            f"{dtype_name(encoder.dtype)} on {encoder.device}{how}; "
             f"loader.num_workers={plan.num_workers} loader.batch_seconds={plan.batch_seconds:g} "
             f"loader.prefetch={plan.prefetch}, {torch.get_num_threads()} threads"
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import multiprocessing.util
 import signal
 import sys
 import threading
@@ -202,6 +203,9 @@ class Workers:
 
 
 def _context(start_method: str) -> Any:
+    # Workers hand tensors over through sockets in a temporary folder. Made here it is theirs too,
+    # and goes when this process ends; a killed worker would leave its own behind.
+    multiprocessing.util.get_temp_dir()
     context = multiprocessing.get_context(start_method)
     if start_method == "forkserver":
         context.set_forkserver_preload(["extract.dataset", "torch.utils.data"])

@@ -1,5 +1,6 @@
 """The command: exit codes, messages, resume, sweeps."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -206,6 +207,20 @@ def test_help_answers_without_torch():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "dataset=mydata" in result.stdout
+
+
+def test_a_run_leaves_nothing_in_the_temporary_folder(tmp_path):
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    options = ["dataset=demo", f"store.dir={tmp_path / 'out'}", "device=cpu"]
+    for start_method in ("fork", "forkserver"):
+        command = [sys.executable, "-m", "extract", *options, "overwrite=true"]
+        command += [f"loader.start_method={start_method}", "loader.num_workers=2"]
+        command += [f"audio.alpha={0.3 if start_method == 'fork' else 0.4}"]
+        environment = {**os.environ, "TMPDIR": str(temporary)}
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+        assert result.returncode == 0, result.stderr
+        assert list(temporary.iterdir()) == []
 
 
 def test_a_copy_of_the_demo_may_be_moved_and_still_be_read(extract_folder, tmp_path):

@@ -78,10 +78,17 @@ def test_features_of_an_earlier_batch_stay_as_they_were(
     assert not torch.equal(second.result()[2].values, expected[2].values)
 
 
+@pytest.fixture
+def half_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half precision is computed as on a GPU, emulated where this processor has none."""
+    every = dict.fromkeys(("avx512_bf16", "avx512_fp16"), True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: every)
+
+
 # Relative, per utterance; 8 bits of mantissa in bfloat16 and 11 in float16, a few roundings deep.
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 5e-3), ("bf16", 4e-2)])
 def test_half_precision_is_near_float32(
-    model: HubertModel, waveforms: Tensor, precision: str, tolerance: float
+    model: HubertModel, waveforms: Tensor, half_arithmetic: None, precision: str, tolerance: float
 ) -> None:
     exact = Encoder(model).encode(waveforms, LENGTHS)
     encoder = Encoder(model, precision=precision)
@@ -91,7 +98,22 @@ def test_half_precision_is_near_float32(
         assert (half.values.float() - full.values).norm() / full.values.norm() <= tolerance
 
 
-def test_no_level_overflows_float16_in_a_group_norm_model(model: HubertModel) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_cpu_without_half_arithmetic_computes_in_float32_and_rounds_once(
+    model: HubertModel, waveforms: Tensor, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    exact = Encoder(model).encode(waveforms, LENGTHS)
+    encoder = Encoder(model, precision=precision)
+    for rounded, full in zip(encoder.encode(waveforms, LENGTHS), exact, strict=True):
+        assert torch.equal(rounded.values, full.values.to(encoder.dtype))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": 1, "amx_fp16": 1})
+    assert Encoder(model, precision=precision).hubert.dtype == encoder.dtype
+
+
+def test_no_level_overflows_float16_in_a_group_norm_model(
+    model: HubertModel, half_arithmetic: None
+) -> None:
     loud = torch.randn(1, 8_000, generator=torch.Generator().manual_seed(0)) * 60_000
     [one] = Encoder(model, precision="fp16").encode(loud, [8_000])
     assert one.finite
@@ -124,7 +146,7 @@ def overflowing_model() -> HubertModel:
 
 
 @pytest.fixture
-def redone(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def redone(monkeypatch: pytest.MonkeyPatch, half_arithmetic: None) -> list[int]:
     """Sample counts of the waveforms that are computed again."""
     seen: list[int] = []
     redo = Encoder.redo
