@@ -5,12 +5,12 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import memory, padding, run, stages, startup, writer
+from benchmarks import audio, encoder, memory, padding, run, startup, writer
 from benchmarks.common import Row, guarded, head, show
 
 BENCHMARKS = {
-    "audio": stages.audio_rows,
-    "encoder": stages.encoder_rows,
+    "audio": audio.measure,
+    "encoder": encoder.measure,
     "padding": padding.measure,
     "startup": startup.measure,
     "writer": writer.measure,

@@ -1,21 +1,20 @@
-"""How fast recordings are decoded and prepared: `python benchmarks/audio.py`.
+"""How fast recordings are decoded and prepared: `python -m benchmarks.audio`.
 
 One core, no GPU. Numbers are times real time: seconds of audio per second of processor time, the
 best of several runs. *frame by frame* is PyAV's plain loop (frame, resampler, `to_ndarray`, list),
 once keeping arrays and once, as it is often written, a list of samples.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
 
+from benchmarks.common import Row, run_alone, work_dir
 from extract.audio import AudioSettings, decode, prepare
 
 FORMATS = {  # row: (file name, codec, rate in Hz, layout, seconds)
@@ -28,6 +27,9 @@ FORMATS = {  # row: (file name, codec, rate in Hz, layout, seconds)
     "M4A 44.1 kHz stereo, 60 s": ("g.m4a", "aac", 44100, "stereo", 60),
     "Opus 48 kHz mono, 60 s": ("h.opus", "libopus", 48000, "mono", 60),
 }
+PREPARE_GOALS = {"WAV 32 kHz mono, 5 s": 2500, "WAV 44.1 kHz stereo, 60 s": 900}
+DECODE_GOALS = {"MP3 44.1 kHz stereo, 60 s": 2, "M4A 44.1 kHz stereo, 60 s": 2}
+REPEATS = 15
 
 
 def write_recording(path: Path, codec: str, rate_hz: int, layout: str, duration_s: int) -> None:
@@ -71,14 +73,10 @@ def best_times_s(works: list[Callable[[], object]], repeats: int) -> list[float]
     return best_s
 
 
-def main() -> None:
-    """Print one table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    repeats = parser.parse_args().repeats
-    print("| recording | prepare | decode | frame by frame | samples in a list | decode is |")
-    print("|---|---:|---:|---:|---:|---:|")
-    with TemporaryDirectory() as folder:
+def measure() -> list[Row]:
+    """An item of the dataset in every format, and decoding what is compressed."""
+    rows = []
+    with work_dir() as folder:
         for title, (name, codec, rate_hz, layout, duration_s) in FORMATS.items():
             path = Path(folder) / name
             write_recording(path, codec, rate_hz, layout, duration_s)
@@ -89,13 +87,22 @@ def main() -> None:
                 partial(frame_by_frame, path, as_samples=False),
                 partial(frame_by_frame, path, as_samples=True),
             ]
-            speeds = [duration_s / seconds for seconds in best_times_s(works, repeats)]
-            _, decoded, arrays, samples = speeds
-            print(
-                f"| {title} | {' | '.join(f'{speed:,.0f}' for speed in speeds)} "
-                f"| {decoded / arrays:.1f} to {decoded / samples:.1f} x |"
-            )
+            prepared, decoded, arrays, samples = best_times_s(works, REPEATS)
+            what, speed = f"CPU stage, {title}, one core", duration_s / prepared
+            rows.append(_row(what, speed, PREPARE_GOALS.get(title), "x real time"))
+            if codec.startswith("pcm"):
+                continue
+            what = f"decode, {title}, against frame by frame"
+            note = f"{samples / decoded:.1f}x against a list of samples"
+            rows.append(_row(what, arrays / decoded, DECODE_GOALS.get(title), "x", note))
+    return rows
+
+
+def _row(what: str, value: float, goal: float | None, unit: str, note: str = "") -> Row:
+    if goal is None:
+        return Row.plain(what, value, unit, note)
+    return Row.at_least(what, value, goal, unit, note)
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(__doc__, measure)

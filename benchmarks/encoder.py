@@ -1,15 +1,10 @@
-"""The encoder on the CPU: one table of ratios, all measured in one run.
+"""The encoder on the CPU: `python -m benchmarks.encoder`.
 
-    python benchmarks/encoder.py [--clips 60] [--rounds 2]
-
-HuBERT-base with random weights; clips of 2 to 6 s (log-normal), sorted, about 60 padded seconds
-a batch. Contenders take turns and each keeps its best round, so that a busy machine hurts all.
+HuBERT-base with random weights; clips of 2 to 6 s (log-normal), longest first, about 60 padded
+seconds a batch. The yardstick is the model's own arithmetic, counted, at the rate of one of its
+matrix products that is timed before and after each round: a busy machine hurts both.
 """
 
-import argparse
-import math
-import time
-from collections.abc import Callable
 from functools import partial
 from statistics import median
 
@@ -17,28 +12,27 @@ import torch
 from torch import Tensor
 from transformers import HubertConfig, HubertModel
 
-from extract.convolutions import CPU_CHUNK_FRAMES
+from benchmarks.common import Row, ratio, run_alone, seconds
 from extract.encoder import Encoder
 from extract.frames import CONV_LAYERS, num_frames
-from extract.hubert import CPU_SPAN_ROWS
-from extract.packing import Packing
 
 RATE_HZ = 16_000
 BATCH_SECONDS = 60
+CLIPS, ROUNDS = 16, 5
 
 
 def clip_lengths(count: int) -> list[int]:
-    """Samples of each clip, ascending."""
+    """Samples of each clip, descending."""
     generator = torch.Generator().manual_seed(0)
-    seconds = torch.randn(count, generator=generator).mul(0.35).add(1.25).exp().clamp(2, 6)
-    return sorted(int(value * RATE_HZ) for value in seconds)
+    lengths_s = torch.randn(count, generator=generator).mul(0.35).add(1.25).exp().clamp(2, 6)
+    return sorted((int(value * RATE_HZ) for value in lengths_s), reverse=True)
 
 
 def batches(lengths: list[int]) -> list[list[int]]:
     """Lengths in groups of about BATCH_SECONDS padded seconds."""
     groups: list[list[int]] = [[]]
     for length in lengths:
-        if (len(groups[-1]) + 1) * length > BATCH_SECONDS * RATE_HZ:
+        if groups[-1] and (len(groups[-1]) + 1) * groups[-1][0] > BATCH_SECONDS * RATE_HZ:
             groups.append([])
         groups[-1].append(length)
     return groups
@@ -52,62 +46,36 @@ def waveforms(lengths: list[int]) -> Tensor:
     return padded
 
 
-Product = tuple[int, int, int]  # rows, inner, columns
+def flops(config: HubertConfig, lengths: list[int]) -> float:
+    """Floating-point operations of the model's convolutions, linear layers and attention.
 
-
-def products(config: HubertConfig, groups: list[list[int]]) -> dict[Product, int]:
-    """Every matrix product that the model's convolutions and linear layers come to, counted.
-
-    Valid frames only. The positional convolution and attention are given as plain products of
-    their arithmetic: what a perfect implementation would take.
+    Valid frames only, and each counted as it is defined: a shorter way to the same numbers counts
+    as speed.
     """
-    found: dict[Product, int] = {}
-
-    def add(rows: int, inner: int, columns: int, times: int = 1) -> None:
-        found[rows, inner, columns] = found.get((rows, inner, columns), 0) + times
-
     width, wide, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     per_group = width // config.num_conv_pos_embedding_groups
-    for group in groups:
-        for length in group:
-            samples = length
-            inputs = 1
-            for (kernel, stride), channels in zip(CONV_LAYERS, config.conv_dim, strict=True):
-                samples = (samples - kernel) // stride + 1
-                add(samples, kernel * inputs, channels)
-                inputs = channels
-            frames = num_frames(length)
-            add(frames, per_group * config.num_conv_pos_embeddings, width)
-            add(frames, width, 2 * frames, layers)  # attention: scores and context
-        packing = Packing([num_frames(length) for length in group], torch.device("cpu"))
-        add(packing.offsets[-1], config.conv_dim[-1], width)
-        for span in packing.spans(CPU_SPAN_ROWS):
-            rows = span.offsets[-1]
-            add(rows, width, 3 * width, layers)
-            add(rows, width, width, layers)
-            add(rows, width, wide, layers)
-            add(rows, wide, width, layers)
-    return found
+    total = 0
+    for samples in lengths:
+        frames = num_frames(samples)
+        inputs = 1
+        for (kernel, stride), channels in zip(CONV_LAYERS, config.conv_dim, strict=True):
+            samples = (samples - kernel) // stride + 1
+            total += samples * kernel * inputs * channels
+            inputs = channels
+        total += frames * inputs * width
+        total += frames * width * per_group * config.num_conv_pos_embeddings
+        total += frames * layers * width * (4 * width + 2 * wide + 2 * frames)
+    return 2.0 * total
 
 
-def product_seconds(counts: dict[Product, int]) -> float:
-    """Seconds for all products, each shape timed on buffers that are already there."""
-    total = 0.0
-    for (rows, inner, columns), times in counts.items():
-        left, right = torch.randn(rows, inner), torch.randn(inner, columns)
-        out = torch.empty(rows, columns)
-        torch.mm(left, right, out=out)
-        tries = max(2, min(5, math.ceil(2e9 / (rows * inner * columns))))
-        multiply = partial(torch.mm, left, right, out=out)
-        total += times * median(seconds(multiply) for _ in range(tries))
-    return total
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """How long one call takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def product_rate(tries: int = 12) -> float:
+    """FLOP/s of the model's largest product on 1,024 frames."""
+    rows, inner, columns = 1024, 768, 3072
+    left, right = torch.randn(rows, inner), torch.randn(inner, columns)
+    out = torch.empty(rows, columns)
+    multiply = partial(torch.mm, left, right, out=out)
+    multiply()
+    return 2 * rows * inner * columns / median(seconds(multiply) for _ in range(tries))
 
 
 def relative_error(found: list[Tensor], exact: list[Tensor]) -> tuple[float, float]:
@@ -116,62 +84,58 @@ def relative_error(found: list[Tensor], exact: list[Tensor]) -> tuple[float, flo
     return max(errors), sum(errors) / len(errors)
 
 
-def main() -> None:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--clips", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=2)
-    options = parser.parse_args()
-
+def measure() -> list[Row]:
+    """Against the products' rate, against one utterance at a time, and bf16."""
     torch.manual_seed(0)
     model = HubertModel(HubertConfig()).eval().requires_grad_(False)
-    groups = batches(clip_lengths(options.clips))
+    groups = batches(clip_lengths(CLIPS))
     data = [(waveforms(group), group) for group in groups]
-    audio_s = sum(map(sum, groups)) / RATE_HZ
-    counts = products(model.config, groups)
-    flops = sum(2 * math.prod(shape) * times for shape, times in counts.items())
-
     exact, half = Encoder(model), Encoder(model, precision="bf16")
+    kept: dict[str, list[Tensor]] = {}
+
+    def ours(name: str, encoder: Encoder) -> None:
+        kept[name] = [f.values for batch, lengths in data for f in encoder.encode(batch, lengths)]
 
     @torch.inference_mode()
-    def one_at_a_time() -> list[Tensor]:
-        return [
-            model(x[None, :length]).last_hidden_state[0]
-            for batch, lengths in data
-            for x, length in zip(batch, lengths, strict=True)
-        ]
+    def one_at_a_time() -> None:
+        for batch, lengths in data:
+            for waveform, length in zip(batch, lengths, strict=True):
+                model(waveform[None, :length])
 
-    def encode(encoder: Encoder) -> list[Tensor]:
-        return [f.values for batch, lengths in data for f in encoder.encode(batch, lengths)]
-
-    contenders: dict[str, Callable[[], float]] = {
-        "matrix products alone": lambda: product_seconds(counts),
-        "this encoder, fp32": lambda: seconds(lambda: encode(exact)),
-        "transformers, one at a time": lambda: seconds(one_at_a_time),
-        "this encoder, bf16": lambda: seconds(lambda: encode(half)),
+    contenders = {
+        "fp32": partial(ours, "fp32", exact),
+        "alone": one_at_a_time,
+        "bf16": partial(ours, "bf16", half),
     }
-    for warm in (exact, half):
-        warm.encode(data[0][0][:1], data[0][1][:1])
-    times = dict.fromkeys(contenders, math.inf)
-    for _ in range(options.rounds):
-        for name, contender in contenders.items():
-            times[name] = min(times[name], contender())
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    rates = []
+    ours("warm", exact)
+    for _ in range(ROUNDS):
+        before = product_rate()
+        taken["fp32"].append(seconds(contenders["fp32"]))
+        rates.append((before + product_rate()) / 2)
+        for name in ("alone", "bf16"):
+            taken[name].append(seconds(contenders[name]))
 
-    ours = times["this encoder, fp32"]
-    print(f"HuBERT-base, {options.clips} clips, {audio_s:.0f} s, {len(groups)} batches, "
-          f"{flops / audio_s / 1e9:.1f} GFLOP/s of audio, {torch.get_num_threads()} threads, "
-          f"chunks of {CPU_CHUNK_FRAMES} frames")  # fmt: skip
-    print(f"{'':30} {'x real time':>12} {'GFLOP/s':>9} {'fp32 is':>9}")
-    for name, taken in times.items():
-        print(f"{name:30} {audio_s / taken:12.2f} {flops / taken / 1e9:9.1f} {taken / ours:8.2f}x")
-    single = one_at_a_time()
-    fp32 = encode(exact)
-    largest = max(float((a - b).abs().max()) for a, b in zip(fp32, single, strict=True))
-    worst, mean = relative_error(encode(half), fp32)
-    print(f"fp32 runs at {times['matrix products alone'] / ours:.0%} of the products' rate; "
-          f"largest difference to one at a time {largest:.1e}")  # fmt: skip
-    print(f"bf16 relative error per utterance: worst {worst:.1e}, mean {mean:.1e}")
+    work = sum(flops(model.config, group) for group in groups)
+    audio_s = sum(map(sum, groups)) / RATE_HZ
+    times = zip(taken["fp32"], rates, strict=True)
+    share = 100 * median(work / spent / rate for spent, rate in times)
+    speed = (
+        f"{audio_s / median(taken['fp32']):.1f}x real time, {work / audio_s / 1e9:.1f} GFLOP a "
+        f"second of audio, products at {median(rates) / 1e9:.0f} GFLOP/s"
+    )
+    worst, mean = relative_error(kept["bf16"], kept["fp32"])
+    computed_in = str(half.hubert.dtype).removeprefix("torch.")
+    error = f"computed in {computed_in}; error worst {worst:.1e}, mean {mean:.1e}"
+    title = "encoder, HuBERT-base"
+    alone, bf16 = ratio(taken["alone"], taken["fp32"]), ratio(taken["fp32"], taken["bf16"])
+    return [
+        Row.at_least(f"{title} fp32, of the products' rate", share, 90, " %", speed),
+        Row.at_least(f"{title} fp32, against one at a time", alone, 1, "x"),
+        Row.at_least(f"{title} bf16, against fp32", bf16, 1.8, "x", error),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(__doc__, measure)

@@ -9,7 +9,6 @@ leaves its error in the table and takes nothing else along. Under ten minutes on
 
 import argparse
 import gc
-import math
 import os
 import shutil
 import sys
@@ -38,7 +37,7 @@ from benchmarks.common import (
     work_dir,
     write_clips,
 )
-from benchmarks.encoder import products
+from benchmarks.encoder import flops
 from benchmarks.padding import lengths_s
 from benchmarks.run import count_saved, in_process, ours, reference
 from benchmarks.writer import through_writers
@@ -174,15 +173,14 @@ def encoder_speed(bench: Bench) -> list[Row]:
     batches, encoder = bench.batches, bench.encoder
     audio_s = seconds_of(batches)
     taken = bench.median_s(lambda: encode_all(encoder, batches))
-    counts = products(bench.model.config, [lengths for _, lengths in batches])
-    flops = sum(2 * math.prod(shape) * times for shape, times in counts.items())
+    work = sum(flops(bench.model.config, lengths) for _, lengths in batches)
     dense = _dense_rate(bench, encoder.dtype)
     title = (
         f"encoder {bench.half}, {len(batches)} batches of at most {bench.sizes.batch_seconds:g} s"
     )
     speed = f"{audio_s / taken:,.0f}x real time"
-    note = f"{flops / taken / 1e12:.3g} of {dense / 1e12:.3g} TFLOP/s; {speed}"
-    share = 100 * flops / taken / dense
+    note = f"{work / taken / 1e12:.3g} of {dense / 1e12:.3g} TFLOP/s; {speed}"
+    share = 100 * work / taken / dense
     rows = [Row.at_least(f"{title}, of the dense matrix rate", share, 50, " %", note)]
 
     plain = load_model(str(random_hubert(bench.sizes.model))).to(bench.device, encoder.dtype)

@@ -19,7 +19,7 @@ from torch import Tensor
 from extract.frames import CONV_LAYERS, HOP_SAMPLES
 from extract.packing import Packing
 
-CPU_CHUNK_FRAMES = 100  # its widest rows (13 MB) stay in the last-level cache
+CPU_CHUNK_FRAMES = 200  # its widest rows are 26 MB: see benchmarks/README.md
 CUDA_CHUNK_FRAMES = 3000  # over the whole batch: about 0.6 GB
 
 STATISTICS_WINDOWS = 200_000  # at a time: 16 MB in float64

@@ -21,8 +21,8 @@ from extract.frames import CONV_LAYERS, num_frames
 from extract.packing import Packing, choose_attention
 from extract.positions import PositionalConvolution
 
-CPU_SPAN_ROWS = 512  # utterances that share one pass through a layer on the CPU, in frames
-FEED_FORWARD_ROWS = 1024  # per block on the CPU: an hour's intermediate activations stay small
+CPU_SPAN_ROWS = 2048  # utterances that share one pass through a layer on the CPU, in frames
+FEED_FORWARD_ROWS = 2048  # per block on the CPU: an hour's intermediate activations stay small
 
 
 @dataclass
