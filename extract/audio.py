@@ -84,11 +84,17 @@ def prepare(path: str | os.PathLike[str], settings: AudioSettings) -> Prepared:
     _check_length(len(samples), settings, where)
     peak = _checked_peak(samples, settings, where)
     loud, wav32k = np.empty_like(samples), np.empty(len(samples), np.int16)
+    # Each step of the arithmetic keeps the order of magnitudes, so the peak decides for all.
+    loudest = scaled(np.array([peak], np.float32), peak, settings, INT16_SCALE)
+    may_clip = loudest.max() >= 32768
+    buffer = np.empty(min(BLOCK, len(samples)), np.float32)
     clipped_samples = 0
     for start in range(0, len(samples), BLOCK):
         block = slice(start, start + BLOCK)
-        loud[block] = scaled(samples[block], peak, settings, ENCODER_SCALE)
-        wav32k[block], clipped = to_int16(scaled(samples[block], peak, settings, INT16_SCALE))
+        recorded = samples[block]
+        scaled(recorded, peak, settings, ENCODER_SCALE, out=loud[block])
+        trained = scaled(recorded, peak, settings, INT16_SCALE, out=buffer[: len(recorded)])
+        wav32k[block], clipped = to_int16(trained) if may_clip else (trained, 0)
         clipped_samples += clipped
     waveform = resample_to_16k(loud, settings.resampler)
     duration_s = len(samples) / RECORDING_RATE_HZ
@@ -126,15 +132,19 @@ def _checked_peak(samples: NDArray[np.float32], settings: AudioSettings, where: 
 
 
 def scaled(
-    samples: NDArray[np.float32], peak: float, settings: AudioSettings, scale: float
+    samples: NDArray[np.float32],
+    peak: float,
+    settings: AudioSettings,
+    scale: float,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """(num_samples,) times scale * (maxx * alpha / peak + 1 - alpha), float32.
+    """(num_samples,) times scale * (maxx * alpha / peak + 1 - alpha), float32, in `out` if given.
 
     One factor, but summed from two products as the reference does: the same bits. Where a model
     normalises each frame, the last bit of a quiet passage beside a loud one is seen in features.
     Source: GPT-SoVITS, `2-get-hubert-wav32k.py`, `name2go`.
     """
-    total = samples / np.float32(peak)
+    total = np.divide(samples, np.float32(peak), out=out)
     total *= np.float32(settings.maxx * settings.alpha * scale)
     total += samples * np.float32((1 - settings.alpha) * scale)
     return total

@@ -33,6 +33,7 @@ from extract.frames import RECORDING_RATE_HZ
 from extract.ids import printable
 from extract.wav import LAYOUTS, WavHeader, read_blocks, read_header, to_float
 
+READ_SAMPLES = 262_144  # at once where nothing is resampled: 8 s
 MAX_RATE_HZ = 3_072_000  # a header may claim 2 GHz, for which the filter alone takes gigabytes
 
 
@@ -141,19 +142,18 @@ def _open(path: str | os.PathLike[str], where: str) -> BinaryIO:
 
 def _decode_wav(file: BinaryIO, header: WavHeader, gate: _Gate) -> Samples:
     gate.check(header.duration_s, header.rate_hz, "the header declares")
-    blocks = read_blocks(file, header, BLOCK_SAMPLES)
     if header.rate_hz == RECORDING_RATE_HZ and header.num_channels == 1:
         samples = np.empty(header.num_samples, np.float32)
         num_samples = 0
-        for block in blocks:
+        for block in read_blocks(file, header, READ_SAMPLES):
             end = num_samples + block.shape[1]
-            samples[num_samples:end] = to_float(block[0])
+            to_float(block[0], out=samples[num_samples:end])
             num_samples = end
         return samples[:num_samples]
     resampler = Resampler()
     layout = LAYOUTS[header.num_channels]
     parts: list[Samples] = []
-    for block in blocks:
+    for block in read_blocks(file, header, BLOCK_SAMPLES):
         frame = av.AudioFrame.from_ndarray(block, header.sample_format, layout)
         frame.sample_rate = header.rate_hz
         parts += resampler(frame)

@@ -131,14 +131,18 @@ def _typed(raw: NDArray[np.uint8], header: WavHeader) -> NDArray[Any]:
     return raw.view(_DTYPES[header.sample_format])
 
 
-def to_float(samples: NDArray[Any]) -> NDArray[np.float32]:
+def to_float(samples: NDArray[Any], out: NDArray[np.float32]) -> None:
     """FFmpeg's own conversion: integers by a power of two, so bit for bit the same."""
-    if samples.dtype == np.float64:
+    if samples.dtype.kind == "f":
         with np.errstate(over="ignore"):  # becomes infinite, and is refused as such later
-            return samples.astype(np.float32)
-    result = samples.astype(np.float32, copy=False)
+            out[:] = samples
+        return
+    scale = np.float32(2.0 ** (1 - 8 * samples.itemsize))
     if samples.dtype.kind == "u":
-        result -= 128
-    if samples.dtype.kind != "f":
-        result *= np.float32(2.0 ** (1 - 8 * samples.itemsize))
-    return result
+        np.subtract(samples, 128, out=out, dtype=np.float32)
+        out *= scale
+    elif samples.itemsize == 2:  # exact in float32
+        np.multiply(samples, scale, out=out)
+    else:
+        out[:] = samples
+        out *= scale
