@@ -21,7 +21,7 @@ from extract.encoder import Features
 from extract.encoding import Encoded
 from extract.frames import num_frames
 from extract.ledger import Ledger
-from extract.store import Store, encode_features, encode_wav
+from extract.store import Store, encode_features, encode_wav, num_bytes
 from extract.writing import Writers
 
 DURATION_S = 5
@@ -58,7 +58,7 @@ def raw(
 ) -> None:
     """Write the same bytes to as many files and under no more names."""
     features, wav32k = utterance(dtype)
-    contents = (bytes(encode_features(features)), bytes(encode_wav(wav32k)))
+    contents = (b"".join(encode_features(features)), b"".join(encode_wav(wav32k)))
     folder.mkdir(exist_ok=True)
     names = count()
 
@@ -87,7 +87,7 @@ def rows_of(
         ours(), own()  # the first files of a folder cost more
         taken = in_turns({"own": own, "ours": ours}, repeats=3)
     features, wav32k = utterance(dtype)
-    size = len(encode_features(features)) + len(encode_wav(wav32k))
+    size = num_bytes(encode_features(features)) + num_bytes(encode_wav(wav32k))
     per_s, own_per_s = (num / median(taken[name]) for name in ("ours", "own"))
     measured = (
         f"{per_s:,.0f}/s, {per_s * size / 1e6:,.0f} MB/s "

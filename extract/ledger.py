@@ -12,7 +12,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Record:
 
     def line(self) -> bytes:
         """The record as a line of JSON."""
-        text = json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(vars(self), ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf8", "backslashreplace") + b"\n"
 
 

@@ -9,7 +9,7 @@ Source: GPT_SoVITS/prepare_datasets/2-get-hubert-wav32k.py, which its trainer re
 from __future__ import annotations
 
 import errno
-import io
+import functools
 import itertools
 import os
 import shutil
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from extract.archive import Buffer, archive
 from extract.frames import ENCODER_RATE_HZ, HOP_SAMPLES, RECORDING_RATE_HZ
 from extract.ids import TEMPORARY_PREFIX
 
@@ -94,20 +95,21 @@ class Store:
             WriteFailed: these two files cannot be written.
             StoreUnusable: no file can.
         """
-        feature_data, wav_data = encode_features(features), encode_wav(wav32k)
+        feature_parts, wav_parts = encode_features(features), encode_wav(wav32k)
+        written = Written(num_bytes(feature_parts), num_bytes(wav_parts), _crc32(wav_parts))
         feature_path, wav_path = self.paths(id)
         try:
             with self._temporary(wav_path) as wav, self._temporary(feature_path) as feature:
-                wav.write(wav_data)
-                feature.write(feature_data)
+                wav.write(wav_parts)
+                feature.write(feature_parts)
                 wav.publish()
                 feature.publish()
         except OSError as error:
             if error.errno in _OF_ONE_FILE:
                 raise WriteFailed(f"{id}: {error.strerror}: {error.filename}") from None
-            needed = len(feature_data) + len(wav_data)
+            needed = written.feature_bytes + written.wav_bytes
             raise StoreUnusable(self._explain(error, needed)) from None
-        return Written(len(feature_data), len(wav_data), zlib.crc32(wav_data))
+        return written
 
     def discard(self, id: str) -> None:  # noqa: A002
         """Removes an utterance's files, if there are any."""
@@ -191,10 +193,11 @@ class _Temporary:
             self.descriptor = os.open(self.path, flags, 0o666)
         return self
 
-    def write(self, data: memoryview) -> None:
-        view = data
-        while view:
-            view = view[os.write(self.descriptor, view) :]
+    def write(self, parts: list[Buffer]) -> None:
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                view = view[os.write(self.descriptor, view) :]
         if self.store.fsync:
             os.fsync(self.descriptor)
 
@@ -211,22 +214,20 @@ class _Temporary:
             os.unlink(self.path)  # noqa: PTH108
 
 
-def encode_features(features: Tensor) -> memoryview:
-    """A feature file's bytes: (num_frames, hidden_size) -> (1, hidden_size, num_frames).
+def encode_features(features: Tensor) -> list[Buffer]:
+    """A feature file's bytes, in parts: (num_frames, hidden_size) -> (1, hidden_size, num_frames).
 
-    The transposed copy owns its storage: torch.save of a view would store all that it views. It is
-    numpy's copy, since torch's would call up every core from every writer thread (10x slower).
+    The transposed copy is numpy's, since torch's would call up every core from every writer thread
+    (10x slower).
     """
     words = features.contiguous().view(_WORDS[features.element_size()]).numpy()
-    transposed = torch.from_numpy(np.ascontiguousarray(words.T)).view(features.dtype)
-    buffer = io.BytesIO()
-    torch.save(transposed.unsqueeze(0), buffer)
-    return buffer.getbuffer()
+    transposed = np.ascontiguousarray(words.T)
+    return archive(transposed.data.cast("B"), features.dtype, (1, *transposed.shape))
 
 
-def encode_wav(wav32k: Tensor) -> memoryview:
-    """A WAV file's bytes: RIFF header, then int16 mono samples at 32 kHz."""
-    samples = wav32k.numpy().astype("<i2", copy=False).data.cast("B")
+def encode_wav(wav32k: Tensor) -> list[Buffer]:
+    """A WAV file's bytes, in parts: RIFF header, then int16 mono samples at 32 kHz."""
+    samples = wav32k.contiguous().numpy().astype("<i2", copy=False).data.cast("B")
     rate, width = RECORDING_RATE_HZ, 2
     header = struct.pack(
         "<4sI4s4sIHHIIHH4sI",
@@ -234,7 +235,16 @@ def encode_wav(wav32k: Tensor) -> memoryview:
         *(b"fmt ", 16, 1, 1, rate, rate * width, width, 8 * width),
         *(b"data", len(samples)),
     )
-    return memoryview(header + samples)
+    return [header, samples]
+
+
+def num_bytes(parts: list[Buffer]) -> int:
+    """Length of a file given in parts."""
+    return sum(map(len, parts))
+
+
+def _crc32(parts: list[Buffer]) -> int:
+    return functools.reduce(lambda crc, part: zlib.crc32(part, crc), parts, 0)
 
 
 def bytes_per_second(hidden_size: int, itemsize: int) -> float:
