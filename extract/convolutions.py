@@ -29,10 +29,13 @@ Affine = tuple[Tensor, Tensor]  # weight, bias
 
 
 def affine(module: Any, device: torch.device, dtype: torch.dtype) -> Affine:
-    """A norm's weight and bias, or a linear layer's with the weight as (in, out)."""
-    weight = module.weight.t() if module.weight.dim() == 2 else module.weight
-    weight, bias = (x.detach().to(device, dtype).contiguous() for x in (weight, module.bias))
-    return weight, bias
+    """A norm's weight and bias, or a linear layer's with the weight as (in, out).
+
+    Views of the module's own where device and dtype are its own: a product reads a transposed
+    matrix as fast.
+    """
+    weight, bias = (x.detach().to(device, dtype) for x in (module.weight, module.bias))
+    return weight.t(), bias
 
 
 class Scratch:

@@ -72,7 +72,7 @@ class ExactHubert:
         return affine(module, self.device, self.dtype)
 
     def _tensor(self, tensor: Tensor) -> Tensor:
-        return tensor.detach().to(self.device, self.dtype).contiguous()
+        return tensor.detach().to(self.device, self.dtype)
 
     def _load_transformer(self, projection: Any, encoder: Any, config: Any) -> None:
         self.projection_norm = (
@@ -88,11 +88,11 @@ class ExactHubert:
     def _layer(self, layer: Any) -> TransformerLayer:
         attention = layer.attention
         projections = [attention.q_proj, attention.k_proj, attention.v_proj]
-        weight = torch.cat([projection.weight for projection in projections]).t()
-        bias = torch.cat([projection.bias for projection in projections])
+        weights = [self._tensor(projection.weight) for projection in projections]
+        biases = [self._tensor(projection.bias) for projection in projections]
         return TransformerLayer(
             attention_norm=self._affine(layer.layer_norm),
-            qkv=(self._tensor(weight), self._tensor(bias)),
+            qkv=(torch.cat(weights).t(), torch.cat(biases)),
             out=self._affine(attention.out_proj),
             feed_forward_norm=self._affine(layer.final_layer_norm),
             up=self._affine(layer.feed_forward.intermediate_dense),

@@ -5,13 +5,16 @@ import hashlib
 import json
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from extract.frames import CONV_LAYERS
 from extract.hubert import require_supported
+from extract.machine import cores
 
 if TYPE_CHECKING:
     from transformers import HubertModel as HubertModel
@@ -161,14 +164,23 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def fingerprint(model: "HubertModel") -> str:
-    """SHA-256, in hex, of all that decides features: float32 weights and the settings that matter.
+    """64 hex digits of all that decides features: float32 weights and the settings that matter.
 
     The same for the same weights whatever file format they came from.
     """
     settings = {name: getattr(model.config, name) for name in FEATURE_SETTINGS}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, weight in sorted(model.state_dict().items()):
-        if name not in UNUSED_WEIGHTS:
-            digest.update(f"{name} {tuple(weight.shape)}".encode())
-            digest.update(weight.detach().cpu().float().contiguous().numpy().data)
-    return digest.hexdigest()
+    whole = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=32)
+    weights = sorted(model.state_dict().items())
+    with ThreadPoolExecutor(cores()) as pool:  # hashing lets other threads run
+        for digest in pool.map(
+            _digest, (item for item in weights if item[0] not in UNUSED_WEIGHTS)
+        ):
+            whole.update(digest)
+    return whole.hexdigest()
+
+
+def _digest(item: tuple[str, Tensor]) -> bytes:
+    name, weight = item
+    digest = hashlib.blake2b(f"{name} {tuple(weight.shape)}".encode(), digest_size=32)
+    digest.update(weight.detach().cpu().float().contiguous().numpy().data)
+    return digest.digest()
