@@ -18,8 +18,9 @@ from extract.lengths import UNKNOWN_S, Durations, Scanned
 from extract.loading import ResilientLoader
 from extract.machine import LoaderPlan, cores
 from extract.manifest import Manifest, read_folder, read_gpt_sovits_list
-from extract.models import fingerprint, load_model
+from extract.models import load_model
 from extract.plan import Indices
+from extract.weights import fingerprint
 from extract.workers import Options
 
 

@@ -7,7 +7,7 @@ chunks.
 Shapes: B utterances, S samples, T frames of the longest, N frames of all, R rows, C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -28,13 +28,17 @@ GROUP_NORM_EPS = 1e-5  # torch's default, which transformers leaves as it is
 Affine = tuple[Tensor, Tensor]  # weight, bias
 
 
-def affine(module: Any, device: torch.device, dtype: torch.dtype) -> Affine:
+def affine(
+    weights: Mapping[str, Tensor], name: str, device: torch.device, dtype: torch.dtype
+) -> Affine:
     """A norm's weight and bias, or a linear layer's with the weight as (in, out).
 
-    Views of the module's own where device and dtype are its own: a product reads a transposed
+    Views of the weights given where device and dtype are theirs: a product reads a transposed
     matrix as fast.
     """
-    weight, bias = (x.detach().to(device, dtype) for x in (module.weight, module.bias))
+    weight, bias = (
+        weights[f"{name}.{part}"].detach().to(device, dtype) for part in ("weight", "bias")
+    )
     return weight.t(), bias
 
 
@@ -70,33 +74,33 @@ class ConvLayer:
 
 
 class Convolutions:
-    """The conv stack of a HubertModel's `feature_extractor`, on one device in one dtype.
+    """The conv stack of a HuBERT's `feature_extractor`, on one device in one dtype.
 
     The first convolution and its norm stay float32: 0.2 % of the arithmetic, and where half
     precision would overflow.
     """
 
     def __init__(
-        self, extractor: Any, *, group_norm: bool, dtype: torch.dtype, scratch: Scratch
+        self, config: Any, weights: Mapping[str, Tensor], dtype: torch.dtype, scratch: Scratch
     ) -> None:
         self.device, self.dtype, self.scratch = scratch.device, dtype, scratch
-        self.group_norm = group_norm
-        self._load(extractor)
+        self.group_norm = config.feat_extract_norm == "group"
+        self.layers = [self._layer(weights, position) for position in range(len(CONV_LAYERS))]
 
-    def _load(self, extractor: Any) -> None:
-        def tensor(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    def _layer(self, weights: Mapping[str, Tensor], position: int) -> ConvLayer:
+        name = f"feature_extractor.conv_layers.{position}"
+        stride = CONV_LAYERS[position][1]
+        dtype = torch.float32 if position == 0 else self.dtype
+
+        def tensor(weight: Tensor) -> Tensor:
             return weight.detach().to(self.device, dtype).contiguous()
 
-        self.layers: list[ConvLayer] = []
-        for position, module in enumerate(extractor.conv_layers):
-            stride = CONV_LAYERS[position][1]
-            dtype = torch.float32 if position == 0 else self.dtype
-            taps = module.conv.weight.permute(2, 1, 0)  # (kernel, C_in, C_out)
-            parts = [tensor(part.flatten(0, 1), dtype) for part in taps.split(stride)]
-            bias = None if module.conv.bias is None else tensor(module.conv.bias, dtype)
-            has_norm = hasattr(module, "layer_norm")
-            norm = affine(module.layer_norm, self.device, dtype) if has_norm else None
-            self.layers.append(ConvLayer(stride, parts, bias, norm))
+        taps = weights[f"{name}.conv.weight"].permute(2, 1, 0)  # (kernel, C_in, C_out)
+        parts = [tensor(part.flatten(0, 1)) for part in torch.split(taps, stride)]
+        bias = weights.get(f"{name}.conv.bias")
+        has_norm = f"{name}.layer_norm.weight" in weights
+        norm = affine(weights, f"{name}.layer_norm", self.device, dtype) if has_norm else None
+        return ConvLayer(stride, parts, None if bias is None else tensor(bias), norm)
 
     def features(self, waveforms: Tensor, lengths: Sequence[int], packing: Packing) -> Tensor:
         """Packed (N, C) features of the last convolution."""

@@ -6,16 +6,13 @@ An utterance's features depend on that utterance alone, never on what shared its
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from extract.frames import min_samples, num_frames
 from extract.hubert import ExactHubert
-
-if TYPE_CHECKING:
-    from extract.models import HubertModel
+from extract.weights import Model
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -41,6 +38,8 @@ class Features:
 class Encoder:
     """Exact batched features of waveforms, on one device in one precision.
 
+    `model` is what `load_model` gives, or transformers' own HubertModel.
+
     `precision` is fp32, fp16, bf16, or auto: fp16 on CUDA, fp32 on the CPU. A CPU without half
     precision's arithmetic computes in float32 and rounds what comes out: faster than torch's
     emulation, and nearer. `layer` counts from 1; None, and the last, mean `last_hidden_state`.
@@ -49,7 +48,7 @@ class Encoder:
 
     def __init__(
         self,
-        model: "HubertModel",
+        model: Model,
         *,
         device: str | torch.device = "cpu",
         precision: str = "auto",

@@ -3,12 +3,12 @@
 Utterances travel *packed*: their valid frames end to end, so that no linear layer computes
 padding and none can leak (`extract.packing`); the convolutions before that are
 `extract.convolutions`, the one among the frames `extract.positions`. Inference only. Nothing here
-imports transformers: weights are read from the module tree.
+imports transformers: weights are read by their names (`extract.weights`).
 
 Shapes: B utterances, S samples, N frames of all, D hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from extract.convolutions import Affine, Convolutions, Scratch, affine
 from extract.frames import CONV_LAYERS, num_frames
 from extract.packing import Packing, choose_attention
 from extract.positions import PositionalConvolution
+from extract.weights import POSITIONS, Model, folded_positions
 
 CPU_SPAN_ROWS = 2048  # utterances that share one pass through a layer on the CPU, in frames
 FEED_FORWARD_ROWS = 2048  # per block on the CPU: an hour's intermediate activations stay small
@@ -38,7 +39,7 @@ class TransformerLayer:
 
 
 class ExactHubert:
-    """A HubertModel's weights on one device in one dtype, and its forward over a batch.
+    """A HuBERT's weights on one device in one dtype, and its forward over a batch.
 
     `layer` counts from 1; None (or the last) is `last_hidden_state`, a smaller one transformers'
     `hidden_states[layer]`; layers past it are not kept. The first convolution and its norm stay
@@ -47,7 +48,7 @@ class ExactHubert:
     """
 
     def __init__(
-        self, model: Any, device: torch.device, dtype: torch.dtype, layer: int | None = None
+        self, model: Model, device: torch.device, dtype: torch.dtype, layer: int | None = None
     ) -> None:
         config = model.config
         require_supported(config)
@@ -60,44 +61,39 @@ class ExactHubert:
         head_size = config.hidden_size // self.num_heads
         self.attend = choose_attention(device, dtype, self.num_heads, head_size)
         with torch.no_grad():
-            self.convolutions = Convolutions(
-                model.feature_extractor,
-                group_norm=config.feat_extract_norm == "group",
-                dtype=dtype,
-                scratch=self.scratch,
+            self._load(config, model.state_dict())
+
+    def _load(self, config: Any, weights: Mapping[str, Tensor]) -> None:
+        def affine_of(name: str) -> Affine:
+            return affine(weights, name, self.device, self.dtype)
+
+        def layer(number: int) -> TransformerLayer:
+            name = f"encoder.layers.{number}"
+            projections = [affine_of(f"{name}.attention.{part}_proj") for part in "qkv"]
+            qkv, biases = zip(*projections, strict=True)
+            return TransformerLayer(
+                attention_norm=affine_of(f"{name}.layer_norm"),
+                qkv=(torch.cat([weight.t() for weight in qkv]).t(), torch.cat(biases)),
+                out=affine_of(f"{name}.attention.out_proj"),
+                feed_forward_norm=affine_of(f"{name}.final_layer_norm"),
+                up=affine_of(f"{name}.feed_forward.intermediate_dense"),
+                down=affine_of(f"{name}.feed_forward.output_dense"),
             )
-            self._load_transformer(model.feature_projection, model.encoder, config)
 
-    def _affine(self, module: Any) -> Affine:
-        return affine(module, self.device, self.dtype)
-
-    def _tensor(self, tensor: Tensor) -> Tensor:
-        return tensor.detach().to(self.device, self.dtype)
-
-    def _load_transformer(self, projection: Any, encoder: Any, config: Any) -> None:
+        self.convolutions = Convolutions(config, weights, self.dtype, self.scratch)
         self.projection_norm = (
-            self._affine(projection.layer_norm) if config.feat_proj_layer_norm else None
+            affine_of("feature_projection.layer_norm") if config.feat_proj_layer_norm else None
         )
-        self.projection = self._affine(projection.projection)
-        conv = encoder.pos_conv_embed.conv  # reading .weight folds the weight norm
-        self.positions = PositionalConvolution(conv.weight, conv.bias, conv.groups, self.device)
-        self.encoder_norm = self._affine(encoder.layer_norm)
-        self.layers = [self._layer(layer) for layer in encoder.layers[: self.num_layers]]
+        self.projection = affine_of("feature_projection.projection")
+        self.positions = PositionalConvolution(
+            folded_positions(weights),
+            weights[f"{POSITIONS}.bias"],
+            config.num_conv_pos_embedding_groups,
+            self.device,
+        )
+        self.encoder_norm = affine_of("encoder.layer_norm")
+        self.layers = [layer(number) for number in range(self.num_layers)]
         self.final_norm = self.pre_norm and self.num_layers == config.num_hidden_layers
-
-    def _layer(self, layer: Any) -> TransformerLayer:
-        attention = layer.attention
-        projections = [attention.q_proj, attention.k_proj, attention.v_proj]
-        weights = [self._tensor(projection.weight) for projection in projections]
-        biases = [self._tensor(projection.bias) for projection in projections]
-        return TransformerLayer(
-            attention_norm=self._affine(layer.layer_norm),
-            qkv=(torch.cat(weights).t(), torch.cat(biases)),
-            out=self._affine(attention.out_proj),
-            feed_forward_norm=self._affine(layer.final_layer_norm),
-            up=self._affine(layer.feed_forward.intermediate_dense),
-            down=self._affine(layer.feed_forward.output_dense),
-        )
 
     @torch.inference_mode()
     def forward(self, waveforms: Tensor, lengths: Sequence[int]) -> Tensor:

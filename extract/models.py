@@ -1,38 +1,20 @@
 """Loading HuBERT models: the only module that imports transformers, and only where it loads one."""
 
-import contextlib
-import hashlib
-import json
 import pickle
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from extract.frames import CONV_LAYERS
 from extract.hubert import require_supported
-from extract.machine import cores
+from extract.weights import Checkpoint, checkpoint, random_checkpoint
 
 if TYPE_CHECKING:
-    from transformers import HubertModel as HubertModel
+    from transformers import HubertConfig
 
-UNUSED_WEIGHTS = {"masked_spec_embed"}  # masks spans in training; never part of a feature
-# What changes features beside the weights; the rest of a config is training or shows in a shape.
-FEATURE_SETTINGS = (
-    "conv_kernel",
-    "conv_stride",
-    "do_stable_layer_norm",
-    "feat_extract_activation",
-    "feat_extract_norm",
-    "feat_proj_layer_norm",
-    "hidden_act",
-    "layer_norm_eps",
-    "num_attention_heads",
-    "num_conv_pos_embedding_groups",
-)
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def load_model(
@@ -41,31 +23,25 @@ def load_model(
     revision: str | None = None,
     seed: int = 0,
     cache_dir: str | Path | None = None,
-) -> "HubertModel":
-    """A HubertModel in float32, in evaluation mode, from a model hub id or a local folder.
+) -> Checkpoint:
+    """A HuBERT's config and float32 weights, from a model hub id or a local folder.
 
-    `tiny_random` is built on the spot from `seed`: its features mean nothing. Weights come from
-    safetensors or a weights-only unpickler; no code of a file is ever run.
+    `tiny_random` is drawn on the spot from `seed`: its features mean nothing. Weights come from
+    safetensors or a weights-only unpickler; no code of a file is ever run. No HubertModel is made
+    of them: importing transformers' models takes longer than all the rest of starting.
     Raises ValueError, with the remedy, where nothing can be loaded, a weight is missing, or the
     model is not one that `ExactHubert` computes.
     """
-    with _quiet_transformers():
-        if source == "tiny_random":
-            model = _tiny_random(seed)
-        else:
-            model = _pretrained(source, revision, cache_dir)
-    try:
-        require_supported(model.config)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
-    model.requires_grad_(False)
-    return model
+    if source == "tiny_random":
+        return random_checkpoint(tiny_config(), seed)
+    return _pretrained(source, revision, cache_dir)
 
 
-def _tiny_random(seed: int) -> "HubertModel":
-    from transformers import HubertConfig, HubertModel
+def tiny_config() -> "HubertConfig":
+    """Of a model that takes no time."""
+    from transformers import HubertConfig
 
-    config = HubertConfig(
+    return HubertConfig(
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -76,14 +52,9 @@ def _tiny_random(seed: int) -> "HubertModel":
         num_conv_pos_embeddings=32,
         num_conv_pos_embedding_groups=4,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model: Any = HubertModel(config)
-    tiny: HubertModel = model.eval()
-    return tiny
 
 
-def _pretrained(source: str, revision: str | None, cache_dir: str | Path | None) -> "HubertModel":
+def _pretrained(source: str, revision: str | None, cache_dir: str | Path | None) -> Checkpoint:
     """From a folder, else the hub's cache, else the hub; the cache first needs no network."""
     where: dict[str, Any] = {"revision": revision or "main", "cache_dir": cache_dir}
     try:
@@ -116,71 +87,47 @@ def _probe_hub(source: str, revision: str) -> None:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
-def _read(source: str, where: dict[str, Any]) -> "HubertModel":
-    from safetensors import SafetensorError
-    from transformers import HubertConfig, HubertModel
+def _read(source: str, where: dict[str, Any]) -> Checkpoint:
+    from transformers import HubertConfig
 
     settings, _ = HubertConfig.get_config_dict(source, **where)
     if settings.get("model_type") != "hubert":
         found = settings.get("model_type")
         raise ValueError(f"{source}: config.json says model_type {found}; 'hubert' is needed")
-    loader: Any = HubertModel
+    config = HubertConfig.from_dict(settings)
     try:
-        model, info = loader.from_pretrained(
-            source, **where, dtype=torch.float32, weights_only=True, output_loading_info=True
-        )
+        require_supported(config)
+        return checkpoint(config, _read_weights(_weight_file(source, where)))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def _weight_file(source: str, where: dict[str, Any]) -> Path:
+    """Where the first of WEIGHT_FILES is; raises OSError if there is none."""
+    from transformers.utils.hub import cached_file
+
+    for name in WEIGHT_FILES:
+        found = cached_file(source, name, **where, _raise_exceptions_for_missing_entries=False)
+        if found is not None:
+            return Path(found)
+    raise FileNotFoundError(f"neither {' nor '.join(WEIGHT_FILES)}")
+
+
+def _read_weights(path: Path) -> Mapping[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
-            f"{source}: its weights are a pickle with more in it than tensors, and running a "
-            f"file's code is refused; convert it to safetensors where it can be trusted"
+            "its weights are a pickle with more in it than tensors, and running a file's code is "
+            "refused; convert it to safetensors where it can be trusted"
         ) from None
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{source}: its weights do not load, get them again: {error}") from error
-    missing = sorted(set(info["missing_keys"]) - UNUSED_WEIGHTS)
-    if missing:
-        names = ", ".join(missing[:3])
-        raise ValueError(f"{source}: {len(missing)} weights are missing, first {names}")
-    loaded: HubertModel = model.eval()
-    return loaded
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bars, and no false alarms such as weight norm's "newly initialized"."""
-    from logging import CRITICAL
-
-    from transformers.utils import logging as transformers_logging
-
-    logging: Any = transformers_logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def fingerprint(model: "HubertModel") -> str:
-    """64 hex digits of all that decides features: float32 weights and the settings that matter.
-
-    The same for the same weights whatever file format they came from.
-    """
-    settings = {name: getattr(model.config, name) for name in FEATURE_SETTINGS}
-    whole = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=32)
-    weights = sorted(model.state_dict().items())
-    with ThreadPoolExecutor(cores()) as pool:  # hashing lets other threads run
-        for digest in pool.map(
-            _digest, (item for item in weights if item[0] not in UNUSED_WEIGHTS)
-        ):
-            whole.update(digest)
-    return whole.hexdigest()
-
-
-def _digest(item: tuple[str, Tensor]) -> bytes:
-    name, weight = item
-    digest = hashlib.blake2b(f"{name} {tuple(weight.shape)}".encode(), digest_size=32)
-    digest.update(weight.detach().cpu().float().contiguous().numpy().data)
-    return digest.digest()
+    except (SafetensorError, RuntimeError, EOFError) as error:
+        raise ValueError(f"its weights do not load, get them again: {error}") from error
+    if not isinstance(found, Mapping):
+        raise ValueError(f"its weights are a {type(found).__name__}; a mapping of names is needed")
+    return found

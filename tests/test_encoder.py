@@ -18,14 +18,25 @@ from transformers import HubertConfig, HubertForCTC, HubertModel
 
 from extract.encoder import Encoder, Features, Pending
 from extract.frames import num_frames
-from extract.models import fingerprint, load_model
+from extract.models import load_model
+from extract.weights import fingerprint, weight_shapes
 
 LENGTHS = [400, 9_000, 16_000]
 
 
+def tiny_model() -> HubertModel:
+    """What `model=tiny_random` is, as transformers' own module."""
+    tiny = load_model("tiny_random")
+    model = HubertModel(tiny.config).eval().requires_grad_(False)
+    missing = model.load_state_dict(tiny.state_dict(), strict=False)
+    assert missing.missing_keys == ["masked_spec_embed"]
+    assert not missing.unexpected_keys
+    return model
+
+
 @pytest.fixture(scope="module")
 def model() -> HubertModel:
-    return load_model("tiny_random")
+    return tiny_model()
 
 
 @pytest.fixture
@@ -266,14 +277,47 @@ def test_tiny_random_follows_its_seed_alone() -> None:
     assert fingerprint(load_model("tiny_random", seed=4)) != fingerprint(first)
 
 
-def test_a_loaded_model_is_float32_for_inference(tmp_path: Path, model: HubertModel) -> None:
-    half = load_model(str(folder_of(load_model("tiny_random").half(), tmp_path)))
-    for loaded in (half, model):
-        assert not loaded.training
-        assert all(
-            weight.dtype == torch.float32 and not weight.requires_grad
-            for weight in loaded.parameters()
-        )
+def test_a_loaded_model_is_float32_and_needs_its_file_no_more(
+    tmp_path: Path, model: HubertModel
+) -> None:
+    half = tiny_model().half()
+    for file_format in ("safetensors", "bin"):
+        folder = folder_of(half, tmp_path / file_format, file_format)
+        loaded = load_model(str(folder))
+        expected = {name: weight.float() for name, weight in half.state_dict().items()}
+        for path in folder.iterdir():
+            path.write_bytes(bytes(path.stat().st_size))
+        for name, weight in loaded.state_dict().items():
+            assert weight.dtype == torch.float32
+            assert torch.equal(weight, expected[name])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True},
+        {"feat_proj_layer_norm": False, "num_hidden_layers": 3, "hidden_size": 48},
+    ],
+    ids=str,
+)
+def test_the_weights_are_those_of_transformers(settings: dict[str, Any]) -> None:
+    sizes = {**load_model("tiny_random").config.to_dict(), **settings}
+    model = HubertModel(HubertConfig(**sizes))
+    expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    del expected["masked_spec_embed"]  # masks spans in training; never part of a feature
+    assert weight_shapes(model.config) == expected
+
+
+def test_loading_imports_none_of_transformers_models(tmp_path: Path, model: HubertModel) -> None:
+    code = (
+        "import sys; from extract.models import load_model; load_model(sys.argv[1]); "
+        "heavy = [m for m in sys.modules if m.startswith('transformers.model')]; "
+        "assert 'transformers.modeling_utils' not in heavy, heavy"
+    )
+    command = [sys.executable, "-c", code, str(folder_of(model, tmp_path))]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_fingerprint_is_of_the_weights_and_not_of_their_file(
@@ -286,7 +330,7 @@ def test_the_fingerprint_is_of_the_weights_and_not_of_their_file(
 
 @pytest.mark.parametrize("change", ["weight", "setting"])
 def test_the_fingerprint_shows_every_change(change: str) -> None:
-    model = load_model("tiny_random")
+    model = tiny_model()
     before = fingerprint(model)
     if change == "weight":
         model.encoder.layers[1].final_layer_norm.bias[3] += 1e-7
