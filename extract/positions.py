@@ -15,7 +15,7 @@ from torch import Tensor
 
 from extract.packing import Packing
 
-CPU_BLOCKS, CUDA_BLOCKS = 16, 128  # at a time: 13 and 100 MB for each of the steps between
+CPU_BLOCKS, CUDA_BLOCKS = 16, 64  # at a time: 13 and 50 MB for each of the steps between
 
 
 class PositionalConvolution:
