@@ -1,7 +1,9 @@
 """Feature files against the ones that torch itself writes."""
 
 import io
+import struct
 import zipfile
+import zlib
 
 import pytest
 import torch
@@ -28,19 +30,21 @@ def records(data: bytes) -> dict[str, bytes]:
         return {name: file.read(name) for name in file.namelist()}
 
 
+def without_id(data: bytes) -> bytes:
+    """An archive whose serialization id and its checksums are blank."""
+    name = records(data)["archive/.data/serialization_id"]
+    blank = data.replace(name, bytes(len(name)))
+    return blank.replace(struct.pack("<I", zlib.crc32(name)), bytes(4))
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_it_is_what_torch_writes_but_for_the_serialization_id(shape, dtype):
     for seed in (0, 1):  # the second from what is remembered of the shape
         torch.manual_seed(seed)
         tensor = torch.randn(shape).to(dtype)
-        data, expected = ours(tensor), by_torch(tensor)
-        assert len(data) == len(expected)
-        found, wanted = records(data), records(expected)
-        assert list(found) == list(wanted)
-        differing = {name for name in found if found[name] != wanted[name]}
-        assert differing == {"archive/.data/serialization_id"}
-        assert data.index(found["archive/data/0"]) == expected.index(wanted["archive/data/0"])
+        data = ours(tensor)
+        assert without_id(data) == without_id(by_torch(tensor))
         read = torch.load(io.BytesIO(data), weights_only=True)
         assert read.dtype == dtype
         assert torch.equal(read, tensor)

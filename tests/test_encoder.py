@@ -277,19 +277,20 @@ def test_tiny_random_follows_its_seed_alone() -> None:
     assert fingerprint(load_model("tiny_random", seed=4)) != fingerprint(first)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("file_format", ["safetensors", "bin"])
 def test_a_loaded_model_is_float32_and_needs_its_file_no_more(
-    tmp_path: Path, model: HubertModel
+    tmp_path: Path, dtype: torch.dtype, file_format: str
 ) -> None:
-    half = tiny_model().half()
-    for file_format in ("safetensors", "bin"):
-        folder = folder_of(half, tmp_path / file_format, file_format)
-        loaded = load_model(str(folder))
-        expected = {name: weight.float() for name, weight in half.state_dict().items()}
-        for path in folder.iterdir():
-            path.write_bytes(bytes(path.stat().st_size))
-        for name, weight in loaded.state_dict().items():
-            assert weight.dtype == torch.float32
-            assert torch.equal(weight, expected[name])
+    stored = tiny_model().to(dtype)
+    folder = folder_of(stored, tmp_path, file_format)
+    loaded = load_model(str(folder))
+    for path in folder.iterdir():
+        path.write_bytes(bytes(path.stat().st_size))
+    expected = stored.state_dict()
+    for name, weight in loaded.state_dict().items():
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, expected[name].float())
 
 
 @pytest.mark.parametrize(
