@@ -8,12 +8,14 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import multiprocessing.util
+import pickle
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from types import FrameType
 from typing import Any, Protocol
 
@@ -94,6 +96,30 @@ def _prepare_worker(_worker_id: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+class _Packed:
+    """A collate whose batches leave the worker as bytes that need no more memory than there is.
+
+    Tensors travel through shared memory, and a container often has little of it. DataLoader finds
+    that out in a thread of its worker that drops the batch, and waits for it for ever. Here it is
+    found out before, and such a batch goes through the pipe, at a few times the price.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[Any]) -> Any:
+        batch = self.collate(items)
+        if get_worker_info() is None:
+            return batch
+        try:
+            for value in vars(batch).values() if hasattr(batch, "__dict__") else ():
+                if isinstance(value, torch.Tensor):
+                    value.share_memory_()  # type: ignore[no-untyped-call]
+            return bytes(ForkingPickler.dumps(batch))
+        except (RuntimeError, OSError):
+            return pickle.dumps(batch, pickle.HIGHEST_PROTOCOL)
+
+
 class Workers:
     """One DataLoader over some batches, and its processes."""
 
@@ -123,7 +149,7 @@ class Workers:
             DataLoader(
                 _Watched(items, self.current),
                 batch_sampler=[batch.tolist() for batch in batches],
-                collate_fn=collate,
+                collate_fn=_Packed(collate),
                 num_workers=options.num_workers,
                 **parallel,
             )
@@ -147,7 +173,7 @@ class Workers:
             self._raise_if_dead()
             self.waiting = True
             try:
-                return next(self.iterator)
+                return pickle.loads(next(self.iterator))
             except (EOFError, ConnectionError, RuntimeError, OSError) as error:
                 if "timed out" not in str(error) and not self._dead(wait_s=POLL_S):
                     raise

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,19 @@ def wait_for(condition, timeout_s: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.002)
+
+
+@contextmanager
+def tmpfs(folder: Path, options: str) -> Iterator[None]:
+    """A small disk of its own at `folder`."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def num_lines(store: Path) -> int:
@@ -181,13 +196,7 @@ def test_workers_killed_at_random_in_a_run_cost_nothing(recordings, tmp_path, sl
 )
 def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(recordings, tmp_path):
     disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", disk], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
+    with tmpfs(disk, "size=700k"):
         store = disk / "out"
         log = tmp_path / "log"
         process = start(argv(recordings, store), tmp_path, log)
@@ -203,25 +212,37 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(recordings, tmp_path):
         subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
         assert finish(start(argv(recordings, store), tmp_path)) == 0
         audit(store, ids_of(recordings))
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
 
 
 @pytest.mark.fault("read-only store", "said before any work; exit 1")
 def test_a_read_only_store_is_said_before_any_work(recordings, tmp_path):
-    store = tmp_path / "out"
-    store.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", store], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        log = tmp_path / "log"
+    store, log = tmp_path / "out", tmp_path / "log"
+    with tmpfs(store, "ro"):
         assert finish(start(argv(recordings, store), tmp_path, log)) == 1
         assert "Read-only file system" in log.read_text()
-    finally:
-        subprocess.run(["umount", "-l", store], check=True)
+
+
+@pytest.mark.fault(
+    "shared memory of 1 MB, less than a batch",
+    "said at the start; such batches go through a pipe; everything saved",
+)
+def test_little_shared_memory_costs_nothing_but_time(recordings, tmp_path):
+    write_wav(recordings / "long.wav", 30.0)
+    store = tmp_path / "out"
+    command = [sys.executable, "-m", "extract", *argv(recordings, store), "loader.num_workers=2"]
+    mount = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount, "sh", "true"]).returncode:
+        pytest.skip("mounting is not allowed here")
+    ran = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, "sh", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "/dev/shm is small" in ran.stderr
+    audit(store, ids_of(recordings))
 
 
 @pytest.mark.fault("the store's folder gone in mid-run", "stops, exit 1; goes on once it is back")

@@ -7,9 +7,11 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
 from extract import loading, workers
 from extract.loading import ResilientLoader
@@ -166,6 +168,38 @@ def test_nothing_is_left_running():
     processes = loader._workers.processes
     loader.close()
     assert not any(process.is_alive() for process in processes)
+
+
+@dataclass
+class Tensors:
+    """A batch as the extractor's: fields that are tensors."""
+
+    items: list[int]
+    values: torch.Tensor
+
+
+def with_values(items: list[int]) -> Tensors:
+    return Tensors(items, torch.full((100_000,), float(items[0])))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("full", [False, True])
+def test_a_batch_arrives_whether_or_not_shared_memory_has_room(monkeypatch, num_workers, full):
+    if full:
+
+        def no_room(self: torch.Tensor) -> None:
+            raise RuntimeError("unable to allocate shared memory(shm): temporarily unavailable")
+
+        monkeypatch.setattr(
+            workers, "_prepare_worker", lambda _: setattr(torch.Tensor, "share_memory_", no_room)
+        )
+    options = Options(num_workers)
+    loader = ResilientLoader(Items(20), batches(20), with_values, str, options)
+    found = list(loader)
+    assert [batch.items for batch in found] == [list(batch) for batch in batches(20)]
+    for batch in found:
+        assert torch.equal(batch.values, with_values(batch.items).values)
+        assert batch.values.is_shared() == (num_workers > 0 and not full)
 
 
 @pytest.mark.parametrize("method", ["forkserver"])
