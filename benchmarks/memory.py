@@ -40,8 +40,12 @@ RATE_HZ = 16_000
 
 def peak_mb() -> float:
     """Peak resident size of this process so far, MB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    try:  # `ru_maxrss` is at least what the parent had when it started this process
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def pipeline_peaks() -> dict[str, float]:

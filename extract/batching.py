@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from extract.dataset import AudioDataset, Failure, Recording, Utterance
 from extract.frames import ENCODER_RATE_HZ
@@ -78,17 +78,40 @@ class Batch:
 def collate(items: Sequence[Utterance | Failure]) -> Batch:
     """Pads utterances to the longest and carries the failures along."""
     utterances = [item for item in items if isinstance(item, Utterance)]
-    failures = tuple(item for item in items if isinstance(item, Failure))
-    waveforms = [utterance.waveform for utterance in utterances]
+    lengths = [len(utterance.waveform) for utterance in utterances]
     wavs = [utterance.wav32k for utterance in utterances]
+    wav_lengths = [len(wav) for wav in wavs]
+    waveforms = _empty((len(utterances), max(lengths, default=0)), torch.float32)
+    for row, utterance, length in zip(waveforms, utterances, lengths, strict=True):
+        row[:length] = utterance.waveform
+        row[length:] = 0
+    wav32k = _empty((sum(wav_lengths),), torch.int16)
+    if wavs:
+        torch.cat(wavs, out=wav32k)
     return Batch(
         recordings=tuple(utterance.recording for utterance in utterances),
-        waveforms=pad_sequence(waveforms, batch_first=True) if waveforms else torch.zeros(0, 0),
-        lengths=torch.tensor([len(waveform) for waveform in waveforms], dtype=torch.int64),
-        wav32k=torch.cat(wavs) if wavs else torch.zeros(0, dtype=torch.int16),
-        wav_lengths=torch.tensor([len(wav) for wav in wavs], dtype=torch.int64),
-        failures=failures,
+        waveforms=waveforms,
+        lengths=torch.tensor(lengths, dtype=torch.int64),
+        wav32k=wav32k,
+        wav_lengths=torch.tensor(wav_lengths, dtype=torch.int64),
+        failures=tuple(item for item in items if isinstance(item, Failure)),
     )
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Uninitialised; a worker's lies in shared memory at once, as torch's own collate has it.
+
+    Else a batch is copied once more on its way to the main process.
+    """
+    if get_worker_info() is not None and 0 not in shape:
+        tensor: Any = torch.empty(0, dtype=dtype)
+        size, kind = torch.Size(shape), type(tensor.untyped_storage())
+        try:
+            shared: Tensor = tensor.set_(kind._new_shared(size.numel() * dtype.itemsize), 0, size)
+            return shared
+        except RuntimeError:  # it is full; `extract.workers` sends the batch another way
+            pass
+    return torch.empty(shape, dtype=dtype)
 
 
 def make_loader(

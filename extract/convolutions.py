@@ -19,7 +19,7 @@ from torch import Tensor
 from extract.frames import CONV_LAYERS, HOP_SAMPLES
 from extract.packing import Packing
 
-CPU_CHUNK_FRAMES = 200  # its widest rows are 26 MB: see benchmarks/README.md
+CPU_CHUNK_FRAMES = 300  # 39 MB of its widest rows; a product wants many (benchmarks/README.md)
 CUDA_CHUNK_FRAMES = 3000  # over the whole batch: about 0.6 GB
 
 STATISTICS_WINDOWS = 200_000  # at a time: 16 MB in float64
@@ -123,7 +123,8 @@ class Convolutions:
         frame t reads samples [320 t, 320 t + 400) of its own utterance, and those are inside.
         """
         batch, frames = out.shape[:2]
-        chunk = CPU_CHUNK_FRAMES if out.is_cpu else max(1, CUDA_CHUNK_FRAMES // batch)
+        most = CPU_CHUNK_FRAMES if out.is_cpu else max(1, CUDA_CHUNK_FRAMES // batch)
+        chunk = -(-frames // -(-frames // most))  # all about equal: a short last one costs as much
         kernel, stride = CONV_LAYERS[0]
         samples, weight, bias = self._first_layer(waveforms, lengths)
         size = (frames + 1) * HOP_SAMPLES + kernel - stride
@@ -168,17 +169,17 @@ class Convolutions:
         return centred, folded.float(), bias.float()
 
     def _first_convolution(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """(B, R, kernel) windows -> (B R, C) activations; float32 inside."""
+        """(B, R, kernel) windows -> (B R, C) activations; float32 up to the norm."""
         shape = (*windows.shape[:2], weight.shape[2])
         rows = self.scratch.take("conv0", shape, torch.float32)
         torch.baddbmm(bias, windows, weight, out=rows)
         norm = self.layers[0].norm
         if norm is not None and not self.group_norm:
             rows = F.layer_norm(rows, rows.shape[-1:], *norm)
-        rows = torch.ops.aten.gelu_(rows)
-        if self.dtype != torch.float32:
+        if self.dtype != torch.float32:  # normalised by now, it does not overflow
             rows = self.scratch.take("conv0", shape, self.dtype).copy_(rows)
-        return rows.flatten(0, 1)
+        activated: Tensor = torch.ops.aten.gelu_(rows)
+        return activated.flatten(0, 1)
 
     def _convolution(self, rows: Tensor, position: int, batch: int, frames: int) -> Tensor:
         """One later convolution: (B R, C_in) -> (B R / stride, C_out).

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from extract import batching
 from extract.batching import Batch, collate, make_loader
 from extract.dataset import AudioDataset, Failure, Recording, Utterance
 from extract.manifest import read_folder
@@ -106,3 +107,18 @@ def test_a_loader_gives_the_plans_batches(dataset, num_workers):
             assert torch.equal(row[:length], dataset[recording.index].waveform)
         seen += here
     assert len(seen) == 12
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_worker_collates_into_shared_memory_where_there_is_room(monkeypatch, full):
+    monkeypatch.setattr(batching, "get_worker_info", lambda: "of a worker")
+    if full:
+
+        def no_room(num_bytes: int) -> None:
+            raise RuntimeError("unable to allocate shared memory(shm): temporarily unavailable")
+
+        monkeypatch.setattr(torch.UntypedStorage, "_new_shared", no_room)
+    batch = collate([utterance(0, 700), failure(1), utterance(2, 400)])
+    assert check(batch) == [0, 2]
+    assert batch.waveforms.is_shared() == batch.wav32k.is_shared() == (not full)
+    assert check(collate([failure(0)])) == []
