@@ -84,9 +84,9 @@ def prepare(path: str | os.PathLike[str], settings: AudioSettings) -> Prepared:
     _check_length(len(samples), settings, where)
     peak = _checked_peak(samples, settings, where)
     loud, wav32k = np.empty_like(samples), np.empty(len(samples), np.int16)
-    # Each step of the arithmetic keeps the order of magnitudes, so the peak decides for all.
+    # The peak decides for all samples; one step of 32768 is room enough for any rounding.
     loudest = scaled(np.array([peak], np.float32), peak, settings, INT16_SCALE)
-    may_clip = loudest.max() >= 32768
+    may_clip = np.abs(loudest).max() >= 32767
     buffer = np.empty(min(BLOCK, len(samples)), np.float32)
     clipped_samples = 0
     for start in range(0, len(samples), BLOCK):

@@ -31,9 +31,8 @@ class PositionalConvolution:
         self.step = self.size - self.kernel + 1
         spectrum = torch.fft.rfft(weight.detach().double(), n=self.size).conj()
         spectrum = spectrum.view(groups, channels // groups, inner, -1).permute(3, 0, 2, 1)
-        self.spectrum = (
-            spectrum.flatten(0, 1).to(device, torch.complex64).contiguous()
-        )  # (FG, C, C)
+        spectrum = spectrum.flatten(0, 1).contiguous()  # (F G, C, C), from input to output
+        self.spectrum = spectrum.to(device, torch.complex64)
         self.bias = bias.detach().to(device, torch.float32)
 
     def __call__(self, hidden: Tensor, packing: Packing) -> Tensor:

@@ -374,6 +374,18 @@ def test_old_names_extra_heads_and_prefixes_load(
     assert said == []
 
 
+@pytest.mark.parametrize("file_format", ["safetensors", "bin"])
+def test_the_hubs_cache_is_read_without_a_network(
+    tmp_path: Path, model: HubertModel, file_format: str
+) -> None:
+    """Most published HuBERTs hold `pytorch_model.bin` alone."""
+    repository = tmp_path / "models--some--model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    folder_of(model, repository / "snapshots" / "abc", file_format)
+    assert fingerprint(load_model("some/model", cache_dir=tmp_path)) == fingerprint(model)
+
+
 def test_a_missing_weight_is_named(tmp_path: Path, model: HubertModel) -> None:
     folder = folder_of(model, tmp_path, "bin")
     weights = dict(model.state_dict())
