@@ -38,7 +38,7 @@ def batches(lengths: list[int]) -> list[list[int]]:
     return groups
 
 
-def waveforms(lengths: list[int]) -> Tensor:
+def noise(lengths: list[int]) -> Tensor:
     """Noise at about speech's level, (batch, time), zero-padded."""
     padded = torch.zeros(len(lengths), max(lengths))
     for row, length in zip(padded, lengths, strict=True):
@@ -80,7 +80,8 @@ def product_rate(tries: int = 12) -> float:
 
 def relative_error(found: list[Tensor], exact: list[Tensor]) -> tuple[float, float]:
     """Worst and mean over utterances of |found - exact| / |exact|."""
-    errors = [float((a.float() - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)]
+    pairs = [(a.float(), b.float()) for a, b in zip(found, exact, strict=True)]
+    errors = [float((a - b).norm() / b.norm()) for a, b in pairs]
     return max(errors), sum(errors) / len(errors)
 
 
@@ -89,7 +90,7 @@ def measure() -> list[Row]:
     torch.manual_seed(0)
     model = HubertModel(HubertConfig()).eval().requires_grad_(False)
     groups = batches(clip_lengths(CLIPS))
-    data = [(waveforms(group), group) for group in groups]
+    data = [(noise(group), group) for group in groups]
     exact, half = Encoder(model), Encoder(model, precision="bf16")
     kept: dict[str, list[Tensor]] = {}
 

@@ -20,11 +20,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import HubertModel
 
 from benchmarks.common import (
@@ -38,7 +39,7 @@ from benchmarks.common import (
     work_dir,
     write_clips,
 )
-from benchmarks.encoder import flops
+from benchmarks.encoder import flops, noise, relative_error
 from benchmarks.padding import lengths_s
 from benchmarks.run import count_saved, in_process, ours, reference
 from benchmarks.writer import through_writers
@@ -110,9 +111,7 @@ class Bench:
 
     def noise(self, lengths: list[int]) -> tuple[Tensor, list[int]]:
         """Waveforms at about speech's level, zero-padded."""
-        waveforms = torch.zeros(len(lengths), max(lengths))
-        for row, length in zip(waveforms, lengths, strict=True):
-            row[:length] = torch.randn(length) * 100
+        waveforms = noise(lengths)
         return (waveforms.pin_memory() if self.on_cuda else waveforms), lengths
 
     def sync(self) -> None:
@@ -220,30 +219,25 @@ def _dense_rate(bench: Bench, dtype: torch.dtype) -> float:
 
 def accuracy(bench: Bench) -> list[Row]:
     """Real speech in half precision against fp32, and in a batch against alone."""
-    clips = [prepare(path, AudioSettings()).waveform for path in _demo_clips()]
+    clips = [torch.from_numpy(prepare(p, AudioSettings()).waveform) for p in _demo_clips()]
     lengths = [len(clip) for clip in clips]
-    waveforms = torch.zeros(len(clips), max(lengths))
-    for row, clip in zip(waveforms, clips, strict=True):
-        row[: len(clip)] = torch.from_numpy(clip)
-    exact = bench.in_precision("fp32").encode(waveforms, lengths)
+    speech = pad_sequence(clips, batch_first=True)
+    exact = bench.in_precision("fp32").encode(speech, lengths)
     rows = []
     for precision in ("fp16", "bf16") if bench.on_cuda else ("bf16",):
-        found = bench.in_precision(precision).encode(waveforms, lengths)
-        errors = [_error(a, b) for a, b in zip(found, exact, strict=True)]
+        found = bench.in_precision(precision).encode(speech, lengths)
+        worst, mean = relative_error(_values(found), _values(exact))
         what = f"{precision} against fp32, relative error per utterance, worst"
-        note = f"mean {mean(errors):.1e}, {len(clips)} clips of speech"
+        note = f"mean {mean:.1e}, {len(clips)} clips of speech"
         if precision == "fp16":
-            rows.append(Row.at_most(what, max(errors), 1e-2, "", note))
+            rows.append(Row.at_most(what, worst, 1e-2, "", note))
         else:
-            rows.append(Row.plain(what, max(errors), "", note))
+            rows.append(Row.plain(what, worst, "", note))
         redone = sum(features.retried_fp32 for features in found)
         rows.append(Row.at_most(f"{precision}, clips of speech redone in fp32", redone, 0, ""))
-    together = bench.encoder.encode(waveforms, lengths)
-    apart = [
-        bench.encoder.encode(waveforms[i : i + 1, :length], [length])[0]
-        for i, length in enumerate(lengths)
-    ]
-    worst = max(_error(a, b) for a, b in zip(together, apart, strict=True))
+    together = bench.encoder.encode(speech, lengths)
+    apart = [bench.encoder.encode(clip[None], [len(clip)])[0] for clip in clips]
+    worst, _ = relative_error(_values(together), _values(apart))
     goal = 2e-3 if bench.half == "fp16" else 2e-2
     what = f"{bench.half}, in a batch against alone, worst relative error"
     return [*rows, Row.at_most(what, worst, goal, "")]
@@ -253,9 +247,8 @@ def _demo_clips() -> list[Path]:
     return sorted(path for path in DEMO.iterdir() if path.suffix in {".wav", ".mp3", ".flac"})
 
 
-def _error(found: Features, exact: Features) -> float:
-    difference = (found.values.float() - exact.values.float()).norm()
-    return float(difference / exact.values.float().norm())
+def _values(found: list[Features]) -> list[Tensor]:
+    return [features.values for features in found]
 
 
 # ---------------------------------------------------------------------- memory and faults

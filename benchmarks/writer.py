@@ -19,9 +19,10 @@ from benchmarks.common import SHM, Row, in_turns, run_alone
 from extract.dataset import Recording
 from extract.encoder import Features
 from extract.encoding import Encoded
+from extract.formats import encode_features, encode_wav, num_bytes
 from extract.frames import num_frames
 from extract.ledger import Ledger
-from extract.store import Store, encode_features, encode_wav, num_bytes
+from extract.store import Store
 from extract.writing import Writers
 
 DURATION_S = 5

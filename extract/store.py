@@ -9,12 +9,10 @@ Source: GPT_SoVITS/prepare_datasets/2-get-hubert-wav32k.py, which its trainer re
 from __future__ import annotations
 
 import errno
-import functools
 import itertools
 import os
 import shutil
 import socket
-import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -22,18 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from extract.archive import Buffer, archive
+from extract.formats import Buffer, crc32, encode_features, encode_wav, num_bytes
 from extract.frames import ENCODER_RATE_HZ, HOP_SAMPLES, RECORDING_RATE_HZ
 from extract.ids import TEMPORARY_PREFIX
 
 LAYOUT = "gpt_sovits"
 FEATURES, WAVS = "4-cnhubert", "5-wav32k"
 
-_WORDS = {2: torch.int16, 4: torch.int32}  # numpy knows no bfloat16; a transpose needs only sizes
 # One file's trouble, not the disk's: a name the file system refuses, a folder where a file goes.
 _OF_ONE_FILE = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EINVAL}
 
@@ -96,7 +91,7 @@ class Store:
             StoreUnusable: no file can.
         """
         feature_parts, wav_parts = encode_features(features), encode_wav(wav32k)
-        written = Written(num_bytes(feature_parts), num_bytes(wav_parts), _crc32(wav_parts))
+        written = Written(num_bytes(feature_parts), num_bytes(wav_parts), crc32(wav_parts))
         feature_path, wav_path = self.paths(id)
         try:
             with self._temporary(wav_path) as wav, self._temporary(feature_path) as feature:
@@ -212,39 +207,6 @@ class _Temporary:
             os.close(self.descriptor)
         if self.path:
             os.unlink(self.path)  # noqa: PTH108
-
-
-def encode_features(features: Tensor) -> list[Buffer]:
-    """A feature file's bytes, in parts: (num_frames, hidden_size) -> (1, hidden_size, num_frames).
-
-    The transposed copy is numpy's, since torch's would call up every core from every writer thread
-    (10x slower).
-    """
-    words = features.contiguous().view(_WORDS[features.element_size()]).numpy()
-    transposed = np.ascontiguousarray(words.T)
-    return archive(transposed.data.cast("B"), features.dtype, (1, *transposed.shape))
-
-
-def encode_wav(wav32k: Tensor) -> list[Buffer]:
-    """A WAV file's bytes, in parts: RIFF header, then int16 mono samples at 32 kHz."""
-    samples = wav32k.contiguous().numpy().astype("<i2", copy=False).data.cast("B")
-    rate, width = RECORDING_RATE_HZ, 2
-    header = struct.pack(
-        "<4sI4s4sIHHIIHH4sI",
-        *(b"RIFF", 36 + len(samples), b"WAVE"),
-        *(b"fmt ", 16, 1, 1, rate, rate * width, width, 8 * width),
-        *(b"data", len(samples)),
-    )
-    return [header, samples]
-
-
-def num_bytes(parts: list[Buffer]) -> int:
-    """Length of a file given in parts."""
-    return sum(map(len, parts))
-
-
-def _crc32(parts: list[Buffer]) -> int:
-    return functools.reduce(lambda crc, part: zlib.crc32(part, crc), parts, 0)
 
 
 def bytes_per_second(hidden_size: int, itemsize: int) -> float:

@@ -139,10 +139,5 @@ def to_float(samples: NDArray[Any], out: NDArray[np.float32]) -> None:
         return
     scale = np.float32(2.0 ** (1 - 8 * samples.itemsize))
     if samples.dtype.kind == "u":
-        np.subtract(samples, 128, out=out, dtype=np.float32)
-        out *= scale
-    elif samples.itemsize == 2:  # exact in float32
-        np.multiply(samples, scale, out=out)
-    else:
-        out[:] = samples
-        out *= scale
+        samples = np.subtract(samples, 128, out=out, dtype=np.float32)
+    np.multiply(samples, scale, out=out, dtype=np.float32)

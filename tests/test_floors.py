@@ -11,7 +11,7 @@ FLOORS = (
     "frames wav ffmpeg decode audio strings ids lists manifest config",
     "dataset",
     "plan batching lengths machine workers",
-    "packing positions weights convolutions hubert models encoder encoding archive store ledger "  # noqa: ISC004
+    "packing positions weights convolutions hubert models encoder encoding formats store ledger "  # noqa: ISC004
     "metadata resume lock loading writing",
     "pipeline progress",
     "stopping build job app __main__ __init__",

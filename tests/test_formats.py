@@ -8,7 +8,7 @@ import zlib
 import pytest
 import torch
 
-from extract.archive import archive
+from extract.formats import archive
 
 SHAPES = [(1, 768, 249), (1, 1, 1), (1, 3, 7), (1, 2, 64), (5,)]
 
