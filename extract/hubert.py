@@ -16,26 +16,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extract.convolutions import Affine, Convolutions, Scratch, affine
+from extract.convolutions import Convolutions
 from extract.frames import CONV_LAYERS, num_frames
 from extract.packing import Packing, choose_attention
 from extract.positions import PositionalConvolution
+from extract.products import Linear
 from extract.weights import POSITIONS, Model, folded_positions
 
 CPU_SPAN_ROWS = 2048  # utterances that share one pass through a layer on the CPU, in frames
-FEED_FORWARD_ROWS = 2048  # per block on the CPU: an hour's intermediate activations stay small
+FEED_FORWARD_ROWS = 1024  # per block on the CPU: what lies between up and down stays in the heap
+
+
+Norm = tuple[Tensor, Tensor]  # weight and bias
 
 
 @dataclass
 class TransformerLayer:
-    """One transformer layer; every weight (in, out), query, key and value in one."""
+    """One transformer layer; query, key and value in one."""
 
-    attention_norm: Affine
-    qkv: Affine
-    out: Affine
-    feed_forward_norm: Affine
-    up: Affine
-    down: Affine
+    attention_norm: Norm
+    qkv: Linear
+    out: Linear
+    feed_forward_norm: Norm
+    up: Linear
+    down: Linear
 
 
 class ExactHubert:
@@ -57,41 +61,48 @@ class ExactHubert:
         self.pre_norm = config.do_stable_layer_norm
         self.num_heads = config.num_attention_heads
         self.num_layers = config.num_hidden_layers if layer is None else layer
-        self.scratch = Scratch(device)
         head_size = config.hidden_size // self.num_heads
         self.attend = choose_attention(device, dtype, self.num_heads, head_size)
         with torch.no_grad():
             self._load(config, model.state_dict())
 
     def _load(self, config: Any, weights: Mapping[str, Tensor]) -> None:
-        def affine_of(name: str) -> Affine:
-            return affine(weights, name, self.device, self.dtype)
+        def norm(name: str) -> Norm:
+            """Views of the weights given, where device and dtype are theirs."""
+            weight, bias = (
+                weights[f"{name}.{part}"].detach().to(self.device, self.dtype)
+                for part in ("weight", "bias")
+            )
+            return weight, bias
+
+        def linear(*names: str) -> Linear:
+            """One for all `names`: what they give side by side."""
+            parts, biases = zip(*map(norm, names), strict=True)
+            return Linear(*(x[0] if len(x) == 1 else torch.cat(x) for x in (parts, biases)))
 
         def layer(number: int) -> TransformerLayer:
             name = f"encoder.layers.{number}"
-            projections = [affine_of(f"{name}.attention.{part}_proj") for part in "qkv"]
-            qkv, biases = zip(*projections, strict=True)
             return TransformerLayer(
-                attention_norm=affine_of(f"{name}.layer_norm"),
-                qkv=(torch.cat([weight.t() for weight in qkv]).t(), torch.cat(biases)),
-                out=affine_of(f"{name}.attention.out_proj"),
-                feed_forward_norm=affine_of(f"{name}.final_layer_norm"),
-                up=affine_of(f"{name}.feed_forward.intermediate_dense"),
-                down=affine_of(f"{name}.feed_forward.output_dense"),
+                attention_norm=norm(f"{name}.layer_norm"),
+                qkv=linear(*(f"{name}.attention.{part}_proj" for part in "qkv")),
+                out=linear(f"{name}.attention.out_proj"),
+                feed_forward_norm=norm(f"{name}.final_layer_norm"),
+                up=linear(f"{name}.feed_forward.intermediate_dense"),
+                down=linear(f"{name}.feed_forward.output_dense"),
             )
 
-        self.convolutions = Convolutions(config, weights, self.dtype, self.scratch)
+        self.convolutions = Convolutions(config, weights, self.device, self.dtype)
         self.projection_norm = (
-            affine_of("feature_projection.layer_norm") if config.feat_proj_layer_norm else None
+            norm("feature_projection.layer_norm") if config.feat_proj_layer_norm else None
         )
-        self.projection = affine_of("feature_projection.projection")
+        self.projection = linear("feature_projection.projection")
         self.positions = PositionalConvolution(
             folded_positions(weights),
             weights[f"{POSITIONS}.bias"],
             config.num_conv_pos_embedding_groups,
             self.device,
         )
-        self.encoder_norm = affine_of("encoder.layer_norm")
+        self.encoder_norm = norm("encoder.layer_norm")
         self.layers = [layer(number) for number in range(self.num_layers)]
         self.final_norm = self.pre_norm and self.num_layers == config.num_hidden_layers
 
@@ -114,25 +125,20 @@ class ExactHubert:
         hidden = torch.cat(rows) if len(rows) > 1 else rows[0]
         return self._norm(hidden, self.encoder_norm) if self.final_norm else hidden
 
-    def _norm(self, x: Tensor, affine: Affine) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], *affine, self.eps)
-
-    def _linear(self, x: Tensor, affine: Affine, name: str) -> Tensor:
-        weight, bias = affine
-        out = self.scratch.take(name, (x.shape[0], weight.shape[1]), self.dtype)
-        return torch.addmm(bias, x, weight, out=out)
+    def _norm(self, x: Tensor, norm: Norm) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], *norm, self.eps)
 
     def _project(self, features: Tensor) -> Tensor:
         if self.projection_norm is not None:
             features = self._norm(features, self.projection_norm)
-        return self._linear(features, self.projection, "hidden")
+        return self.projection(features)
 
     def _transform(self, hidden: Tensor, layer: TransformerLayer, packing: Packing) -> Tensor:
         """One transformer layer on the rows (N, D) of whole utterances."""
         x = self._norm(hidden, layer.attention_norm) if self.pre_norm else hidden
-        qkv = self._linear(x, layer.qkv, "qkv").view(len(hidden), 3, self.num_heads, -1)
+        qkv = layer.qkv(x).view(len(hidden), 3, self.num_heads, -1)
         context = self.attend(qkv[:, 0], qkv[:, 1], qkv[:, 2], packing).flatten(1)
-        hidden = residual(hidden, context, layer.out)
+        hidden = layer.out.plus(context, hidden)
         if not self.pre_norm:
             hidden = self._norm(hidden, layer.attention_norm)
         if not hidden.is_cpu or len(hidden) <= FEED_FORWARD_ROWS:
@@ -142,15 +148,8 @@ class ExactHubert:
 
     def _feed_forward(self, hidden: Tensor, layer: TransformerLayer) -> Tensor:
         x = self._norm(hidden, layer.feed_forward_norm) if self.pre_norm else hidden
-        up = torch.ops.aten.gelu_(self._linear(x, layer.up, "up"))
-        hidden = residual(hidden, up, layer.down)
+        hidden = layer.down.plus(layer.up.gelu(x), hidden)
         return hidden if self.pre_norm else self._norm(hidden, layer.feed_forward_norm)
-
-
-def residual(x: Tensor, branch: Tensor, affine: Affine) -> Tensor:
-    """The sum of `x` and `branch @ weight + bias`, the product added where the rest stands."""
-    weight, bias = affine
-    return torch.add(x, bias).addmm_(branch, weight)
 
 
 def require_supported(config: Any) -> None:

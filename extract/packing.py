@@ -82,11 +82,11 @@ Attention = Callable[[Tensor, Tensor, Tensor, Packing], Tensor]  # (N, H, Dh) th
 
 def attend_each(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
     """Attention one utterance at a time: nothing to mask, nothing wasted."""
-    contexts = []
+    contexts = query.new_empty(query.shape)
     for rows in packing.slices():
-        q, k, v = (x[rows].transpose(0, 1)[None] for x in (query, key, value))
-        contexts.append(F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1))
-    return torch.cat(contexts) if len(contexts) > 1 else contexts[0]
+        q, k, v = (x[rows].float().transpose(0, 1)[None] for x in (query, key, value))
+        contexts[rows] = F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)
+    return contexts
 
 
 def attend_padded(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:

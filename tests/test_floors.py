@@ -11,8 +11,8 @@ FLOORS = (
     "frames wav ffmpeg decode audio strings ids lists manifest config",
     "dataset",
     "plan batching lengths machine workers",
-    "packing positions weights convolutions hubert models encoder encoding formats store ledger "  # noqa: ISC004
-    "metadata resume lock loading writing",
+    "packing products positions weights first_layer convolutions hubert models encoder encoding "  # noqa: ISC004
+    "formats store ledger metadata resume lock loading writing",
     "pipeline progress",
     "stopping build job app __main__ __init__",
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import HubertConfig, HubertModel
 
-from extract import convolutions, hubert
+from extract import convolutions, first_layer, hubert
 from extract.frames import num_frames
 from extract.hubert import ExactHubert
 from extract.packing import Packing, attend_each, attend_padded
@@ -157,7 +157,7 @@ def test_equal_slots_in_chunks_of_any_size_give_the_same(
 ) -> None:
     """The way of a CUDA batch: all rows at once, garbage in the padding."""
     monkeypatch.setattr(convolutions, "CPU_CHUNK_FRAMES", chunk)
-    monkeypatch.setattr(convolutions, "STATISTICS_WINDOWS", 1_000)
+    monkeypatch.setattr(first_layer, "STATISTICS_WINDOWS", 1_000)
     exact = ExactHubert(small_model(norm), CPU, torch.float32)
     batch, lengths = padded(noise([400, 16_000, 5_000, 719]))
     frames = [num_frames(length) for length in lengths]

@@ -1,0 +1,150 @@
+"""The encoder's first convolution with the GroupNorm over time that follows it.
+
+This norm is why padded batches corrupt HuBERT-base. Here its statistics are computed in closed form
+from each utterance's own windows and folded into the convolution's weights, so that what is left is
+a convolution with weights of its own for every utterance, which may run in chunks.
+
+Shapes: B utterances, S samples, R rows (windows), C channels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from extract.frames import CONV_LAYERS, HOP_SAMPLES
+from extract.packing import Packing
+
+KERNEL, STRIDE = CONV_LAYERS[0]
+STATISTICS_WINDOWS = 200_000  # at a time: 16 MB in float64
+GROUP_NORM_EPS = 1e-5  # torch's default, which transformers leaves as it is
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What the first convolution of a batch is computed from; all float32."""
+
+    samples: Tensor  # (B, S), long enough for one frame more than the longest utterance has
+    weight: Tensor  # (B, kernel, C)
+    bias: Tensor  # (B, 1, C)
+
+    def windows(self, start: int, stop: int) -> Tensor:
+        """(B, R, kernel) of the frames `start` to `stop`, and of one more; a view."""
+        end = (stop + 1) * HOP_SAMPLES + KERNEL - STRIDE
+        return self.samples[:, start * HOP_SAMPLES : end].unfold(1, KERNEL, STRIDE)
+
+
+class FirstLayer:
+    """A HuBERT's first convolution, norm and GELU, on one device; what comes out is in `dtype`.
+
+    The convolution and its norm are float32: 0.2 % of the arithmetic, and where half precision
+    would overflow.
+    """
+
+    def __init__(
+        self, config: Any, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.device, self.dtype = device, dtype
+        self.group_norm = config.feat_extract_norm == "group"
+
+        def tensor(name: str) -> Tensor:
+            weight = weights[f"feature_extractor.conv_layers.0.{name}"].detach()
+            return weight.to(device, torch.float32)
+
+        self.weight = tensor("conv.weight")[:, 0].t().contiguous()  # (kernel, C)
+        self.bias = tensor("conv.bias") if config.conv_bias else torch.zeros_like(self.weight[0])
+        self.norm = tensor("layer_norm.weight"), tensor("layer_norm.bias")
+        self.scratch = Scratch(device)
+
+    def fold(self, waveforms: Tensor, lengths: Sequence[int], frames: int) -> Folded:
+        """The batch's samples and weights; (B, S) waveforms of which the longest has `frames`."""
+        batch = len(lengths)
+        if self.group_norm:
+            samples, weight, bias = self._normalised(waveforms, lengths)
+        else:
+            samples, weight = waveforms, self.weight.expand(batch, -1, -1)
+            bias = self.bias.expand(batch, 1, -1)
+        size = (frames + 1) * HOP_SAMPLES + KERNEL - STRIDE
+        return Folded(F.pad(samples, (0, max(0, size - samples.shape[1]))), weight, bias)
+
+    def _normalised(
+        self, waveforms: Tensor, lengths: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Centred samples, and weight and bias with the GroupNorm folded in.
+
+        The convolution is linear, so a channel's statistics over time follow from those of the
+        utterance's windows: with the windows' mean m and covariance K, a channel of weight w has
+        mean w.m and variance w'Kw (its bias cancels). Float64, of samples centred first: an offset
+        costs no digits.
+        """
+        gamma, beta = self.norm
+        ends = Packing(lengths, self.device).send(torch.tensor(lengths))[:, None]
+        past = torch.arange(waveforms.shape[1], device=self.device) >= ends
+        offset = waveforms.masked_fill(past, 0).sum(1, True, dtype=torch.float64) / ends
+        centred = (waveforms - offset.float()).masked_fill_(past, 0)
+        mean, covariance = window_statistics(centred, ends)
+        exact = self.weight.double()
+        variance = torch.einsum("kc,bkl,lc->bc", exact, covariance, exact).clamp_(min=0)
+        scale = gamma / torch.sqrt(variance + GROUP_NORM_EPS)  # (B, C)
+        folded = exact * scale[:, None]
+        bias = beta - mean[:, None] @ folded
+        return centred, folded.float(), bias.float()
+
+    def __call__(self, batch: Folded, start: int, stop: int) -> Tensor:
+        """(B R, C) activations of the frames `start` to `stop`, and of one more."""
+        windows = batch.windows(start, stop)
+        shape = (*windows.shape[:2], batch.weight.shape[2])
+        rows = self.scratch.take(shape, torch.float32)
+        torch.baddbmm(batch.bias, windows, batch.weight, out=rows)
+        if not self.group_norm:
+            rows = F.layer_norm(rows, rows.shape[-1:], *self.norm)
+        if self.dtype != torch.float32:  # normalised by now, it does not overflow
+            rows = self.scratch.take(shape, self.dtype).copy_(rows)
+        activated: Tensor = torch.ops.aten.gelu_(rows)
+        return activated.flatten(0, 1)
+
+
+def window_statistics(samples: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (B, kernel) and covariance (B, kernel, kernel) of the first layer's valid windows.
+
+    `samples` (B, S) are centred, `ends` (B, 1) the lengths. All windows inside an utterance count,
+    also the last few that no frame reads: that is what GroupNorm averages over.
+    """
+    counts = (ends - KERNEL) // STRIDE + 1
+    windows = samples.unfold(1, KERNEL, STRIDE)
+    total = samples.new_zeros(len(samples), KERNEL, dtype=torch.float64)
+    products = samples.new_zeros(len(samples), KERNEL, KERNEL, dtype=torch.float64)
+    numbers = torch.arange(windows.shape[1], device=samples.device)
+    step = max(1, STATISTICS_WINDOWS // len(samples))
+    for start in range(0, windows.shape[1], step):
+        past = numbers[start : start + step] >= counts
+        part = windows[:, start : start + step].double().masked_fill(past[..., None], 0)
+        total += part.sum(1)
+        products += part.transpose(1, 2) @ part
+    mean = total / counts
+    return mean, products / counts[..., None] - mean[:, :, None] * mean[:, None, :]
+
+
+class Scratch:
+    """A buffer used again from call to call on the CPU, where a fresh one costs its page faults.
+
+    CUDA's caching allocator does this by itself.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.buffers: dict[torch.dtype, Tensor] = {}
+
+    def take(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor of `shape`; on the CPU valid until the next of its `dtype`."""
+        if self.device.type != "cpu":
+            return torch.empty(shape, dtype=dtype, device=self.device)
+        size = prod(shape)
+        buffer = self.buffers.get(dtype)
+        if buffer is None or buffer.numel() < size:
+            buffer = self.buffers[dtype] = torch.empty(size, dtype=dtype)
+        return buffer[:size].view(shape)
