@@ -27,7 +27,8 @@ CPU_ARITHMETIC = {
 class Features:
     """One utterance's features: `values` (num_frames, hidden_size) on the CPU, memory of its own.
 
-    `values` has the encoder's dtype; float32 where a redo in float32 does not fit into float16.
+    They lie in memory as in a file, channel by channel: `values.T` is contiguous. They have the
+    encoder's dtype; float32 where a redo in float32 does not fit into float16.
     """
 
     values: Tensor
@@ -80,10 +81,11 @@ class Encoder:
             on_device = self.copies.upload(waveforms) if self.copies else waveforms
             packed = self.hubert.forward(on_device, lengths).to(self.dtype)
             finite = packed.isfinite().all(1)
+            values = packed.t().contiguous()  # as a file has them: here it costs next to nothing
         done = None
         if self.copies:
-            (packed, finite), done = self.copies.download(packed, finite)
-        return Pending(self, waveforms, list(lengths), packed, finite, done)
+            (values, finite), done = self.copies.download(values, finite)
+        return Pending(self, waveforms, list(lengths), values, finite, done)
 
     def encode(self, waveforms: Tensor, lengths: Sequence[int]) -> list[Features]:
         """`submit(...)` and wait: one `Features` an utterance, in order."""
@@ -142,7 +144,7 @@ class Pending:
     encoder: Encoder
     waveforms: Tensor
     lengths: list[int]
-    values: Tensor  # packed (N, D)
+    values: Tensor  # packed (D, N)
     finite: Tensor  # (N,) of every frame
     done: "torch.cuda.Event | None"
     features: list[Features] = field(default_factory=list)
@@ -159,7 +161,10 @@ class Pending:
     def _split(self) -> list[Features]:
         sizes = [num_frames(length) for length in self.lengths]
         finite = [bool(rows.all()) for rows in torch.split(self.finite, sizes)]
-        values = [rows.clone() for rows in torch.split(self.values, sizes)]
+        values = [
+            columns.clone(memory_format=torch.contiguous_format).t()
+            for columns in torch.split(self.values, sizes, dim=1)
+        ]
         retried = [not ok and self.encoder.dtype != torch.float32 for ok in finite]
         again = [index for index, retry in enumerate(retried) if retry]
         alone = [self.waveforms[index, : self.lengths[index]] for index in again]

@@ -9,15 +9,15 @@ what stands around them is cut out of an archive that torch wrote itself, once f
 import functools
 import io
 import struct
-import zlib
 
 import numpy as np
 import torch
 from torch import Tensor
+from zlib_ng import zlib_ng  # its CRC is 15 times as fast as zlib's
 
 from extract.frames import RECORDING_RATE_HZ
 
-_WORDS = {2: torch.int16, 4: torch.int32}  # numpy knows no bfloat16; a transpose needs only sizes
+_WORDS = {2: torch.int16, 4: torch.int32}  # numpy knows no bfloat16; a copy needs only sizes
 
 Buffer = bytes | bytearray | memoryview
 
@@ -30,7 +30,7 @@ def _surroundings(dtype: torch.dtype, shape: tuple[int, ...]) -> tuple[bytes, by
     torch.save(tensor, buffer)
     whole, data = buffer.getvalue(), bytes(tensor.nbytes)
     # CRC and both sizes: behind the data, after a signature, and in the directory at the end.
-    entry = struct.pack("<III", zlib.crc32(data), len(data), len(data))
+    entry = struct.pack("<III", zlib_ng.crc32(data), len(data), len(data))
     end = whole.index(b"PK\x07\x08" + entry)
     before, after = whole[: end - len(data)], whole[end:]
     places = [after.index(entry), after.rindex(entry)]
@@ -42,7 +42,7 @@ def archive(data: memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> lis
     """A file that `torch.load` reads as a contiguous tensor of `data`'s bytes, in parts."""
     before, after, places = _surroundings(dtype, shape)
     ending = bytearray(after)
-    crc = zlib.crc32(data)
+    crc = zlib_ng.crc32(data)
     for place in places:
         struct.pack_into("<I", ending, place, crc)
     return [before, data, ending]
@@ -51,10 +51,10 @@ def archive(data: memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> lis
 def encode_features(features: Tensor) -> list[Buffer]:
     """A feature file's bytes, in parts: (num_frames, hidden_size) -> (1, hidden_size, num_frames).
 
-    The transposed copy is numpy's, since torch's would call up every core from every writer thread
-    (10x slower).
+    Features that lie channel by channel, as the encoder gives them, are not copied. Other ones are,
+    by numpy, since torch would call up every core from every writer thread (10x slower).
     """
-    words = features.contiguous().view(_WORDS[features.element_size()]).numpy()
+    words = features.view(_WORDS[features.element_size()]).numpy()
     transposed = np.ascontiguousarray(words.T)
     return archive(transposed.data.cast("B"), features.dtype, (1, *transposed.shape))
 
@@ -79,4 +79,4 @@ def num_bytes(parts: list[Buffer]) -> int:
 
 def crc32(parts: list[Buffer]) -> int:
     """Checksum of a file given in parts."""
-    return functools.reduce(lambda crc, part: zlib.crc32(part, crc), parts, 0)
+    return functools.reduce(lambda crc, part: zlib_ng.crc32(part, crc), parts, 0)

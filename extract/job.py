@@ -186,11 +186,11 @@ class _Job:
     ) -> None:
         ledger = Ledger(self.ledger_path)
         with Progress(self.console, tally, clock) as progress:
-            writers = Writers(self.store, ledger, progress.add, self.config.store.num_writers)
             dataset = AudioDataset(self.manifest, self.audio)
             loader = load_batches(
                 dataset, work.batches, self.config, plan, encoder.device, self.stop
             )
+            writers = Writers(self.store, ledger, progress.add, self.config.store.num_writers)
             try:
                 for record in map(failure_record, self._faults()):
                     ledger.append(record)

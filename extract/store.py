@@ -14,7 +14,6 @@ import os
 import shutil
 import socket
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +128,7 @@ class Store:
                 return False
             if not checksum:
                 return True
-            if zlib.crc32(Path(wav_path).read_bytes()) != record.get("wav_crc32"):
+            if crc32([Path(wav_path).read_bytes()]) != record.get("wav_crc32"):
                 return False
             with zipfile.ZipFile(feature_path) as archive:
                 return archive.testzip() is None
@@ -189,10 +188,13 @@ class _Temporary:
         return self
 
     def write(self, parts: list[Buffer]) -> None:
-        for part in parts:
-            view = memoryview(part)
-            while view:
-                view = view[os.write(self.descriptor, view) :]
+        left = [memoryview(part) for part in parts]
+        while left:
+            written = _write(self.descriptor, left)
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if written:
+                left[0] = left[0][written:]
         if self.store.fsync:
             os.fsync(self.descriptor)
 
@@ -207,6 +209,13 @@ class _Temporary:
             os.close(self.descriptor)
         if self.path:
             os.unlink(self.path)  # noqa: PTH108
+
+
+def _write(descriptor: int, parts: list[memoryview]) -> int:
+    """Writes as much as the disk takes at once; returns how many bytes."""
+    if hasattr(os, "writev"):
+        return os.writev(descriptor, parts)
+    return os.write(descriptor, parts[0])  # Windows
 
 
 def bytes_per_second(hidden_size: int, itemsize: int) -> float:

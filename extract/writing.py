@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 from extract.dataset import Failure, Recording
 from extract.encoding import Encoded
@@ -32,29 +32,39 @@ class Writers:
         num_threads: int = 4,
     ) -> None:
         self.store, self.ledger, self.done = store, ledger, done
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="writer")
         self._max_queued = num_threads * MAX_QUEUED_PER_WRITER
         self._num_queued = 0
-        self._changed = threading.Condition()  # of _num_queued
+        self._changed = threading.Condition()  # of _num_queued, at half and at none
         self._error: BaseException | None = None
         self._abandoned = False
+        self._queue: SimpleQueue[Encoded | Failure | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"writer-{number}")
+            for number in range(num_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def put(self, item: Encoded | Failure) -> None:
-        """Queues one utterance; waits while the queue is full.
+        """Queues one utterance; once the queue is full, waits until half of it is done.
+
+        For one thread. Being woken for each utterance would cost more than saving it.
 
         Raises:
             StoreUnusable: an earlier utterance found the store full, read-only or gone.
         """
         with self._changed:
-            while self._num_queued >= self._max_queued:
-                self._changed.wait()
+            if self._num_queued >= self._max_queued:
+                self._changed.wait_for(lambda: self._num_queued <= self._max_queued // 2)
             if self._error is not None:
                 raise self._error
             self._num_queued += 1
-        self._pool.submit(self._write, item)
+        self._queue.put(item)
 
     def close(self, *, abandon: bool = False) -> None:
         """Waits for what is queued, or with `abandon` only for what is being written.
+
+        The threads end in any case.
 
         Raises:
             StoreUnusable: as `put`.
@@ -62,12 +72,23 @@ class Writers:
         self._abandoned = abandon
         # Not by joining the threads: a Ctrl-C during a join makes Python 3.11 and 3.12 take a
         # running thread for an ended one, and the next join returns at once.
-        with self._changed:
-            while self._num_queued:
-                self._changed.wait()
-        self._pool.shutdown(wait=False)
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: self._num_queued == 0)
+        finally:
+            for _ in self._threads:
+                self._queue.put(None)
         if self._error is not None and not abandon:
             raise self._error
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            self._write(item)
+            del item  # an idle thread holds no utterance
+            with self._changed:
+                self._num_queued -= 1
+                if self._num_queued in (self._max_queued // 2, 0):
+                    self._changed.notify_all()
 
     def _write(self, item: Encoded | Failure) -> None:
         try:
@@ -79,10 +100,6 @@ class Writers:
             self._error = self._error or StoreUnusable(str(error))
         except BaseException as error:
             self._error = self._error or error
-        finally:
-            with self._changed:
-                self._num_queued -= 1
-                self._changed.notify_all()
 
     def _save(self, item: Encoded | Failure) -> Record:
         if isinstance(item, Encoded):

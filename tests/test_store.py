@@ -112,7 +112,7 @@ def failing(monkeypatch, name: str, call: int, code: int) -> None:
     monkeypatch.setattr(os, name, fails)
 
 
-@pytest.mark.parametrize(("name", "call"), [("open", 0), ("open", 1), ("write", 0), ("write", 1)])
+@pytest.mark.parametrize(("name", "call"), [("open", 0), ("open", 1), ("writev", 0), ("writev", 1)])
 def test_a_full_disk_leaves_no_file_and_says_how_much_is_missing(store, monkeypatch, name, call):
     failing(monkeypatch, name, call, errno.ENOSPC)
     with pytest.raises(StoreUnusable, match=r"the disk is full: .* MB free, .* MB needed"):
@@ -121,15 +121,26 @@ def test_a_full_disk_leaves_no_file_and_says_how_much_is_missing(store, monkeypa
 
 
 def test_the_room_that_is_missing_is_the_utterances_own(store, monkeypatch):
-    failing(monkeypatch, "write", 0, errno.EDQUOT)
+    failing(monkeypatch, "writev", 0, errno.EDQUOT)
     with pytest.raises(StoreUnusable, match=r"\b1\.6 MB needed for the next utterance alone"):
         store.publish("a.wav", torch.zeros(50_000, 8), WAV)
 
 
-def test_a_disk_that_takes_a_part_at_a_time_gets_all_of_it(store, monkeypatch):
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:1000]))
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_disk_that_takes_a_part_at_a_time_gets_all_of_it(store, monkeypatch, at_once):
+    write, calls = os.write, []
+
+    def take_some(descriptor, data):
+        calls.append(len(data))
+        return write(descriptor, data[:1000])
+
+    if at_once:  # through the end of the first part, whose length is no multiple of a thousand
+        monkeypatch.setattr(os, "writev", lambda fd, parts: take_some(fd, b"".join(parts)))
+    else:  # where there is no such call
+        monkeypatch.delattr(os, "writev")
+        monkeypatch.setattr(os, "write", take_some)
     assert store.intact(record(store, "a.wav"), checksum=True)
+    assert len(calls) > 10
 
 
 def test_features_appear_last_so_that_they_are_the_commit(store, monkeypatch):
@@ -166,7 +177,7 @@ def test_an_interruption_in_mid_write_leaves_nothing(store, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "write", interrupted)
+    monkeypatch.setattr(os, "writev", interrupted)
     with pytest.raises(KeyboardInterrupt):
         store.publish("a.wav", FEATURES, WAV)
     assert files(store) == []
