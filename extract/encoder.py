@@ -77,15 +77,19 @@ class Encoder:
         Raises ValueError for a length below 400 or past the tensor; torch.OutOfMemoryError.
         """
         check_batch(waveforms, lengths)
-        with exact_float32(self.device):
-            on_device = self.copies.upload(waveforms) if self.copies else waveforms
-            packed = self.hubert.forward(on_device, lengths).to(self.dtype)
-            finite = packed.isfinite().all(1)
-            values = packed.t().contiguous()  # as a file has them: here it costs next to nothing
-        done = None
-        if self.copies:
-            (values, finite), done = self.copies.download(values, finite)
+        if self.copies is None:
+            values, finite = self._compute(waveforms, lengths)
+            return Pending(self, waveforms, list(lengths), values, finite)
+        values, finite = self._compute(self.copies.upload(waveforms), lengths)
+        (values, finite), done = self.copies.download(values, finite)
         return Pending(self, waveforms, list(lengths), values, finite, done)
+
+    def _compute(self, waveforms: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Packed (D, N) features and whether each frame is finite (N,), on the device."""
+        with exact_float32(self.device):
+            packed = self.hubert.forward(waveforms, lengths).to(self.dtype)
+            # As a file has them: transposed here it costs next to nothing.
+            return packed.t().contiguous(), packed.isfinite().all(1)
 
     def encode(self, waveforms: Tensor, lengths: Sequence[int]) -> list[Features]:
         """`submit(...)` and wait: one `Features` an utterance, in order."""
@@ -146,7 +150,7 @@ class Pending:
     lengths: list[int]
     values: Tensor  # packed (D, N)
     finite: Tensor  # (N,) of every frame
-    done: "torch.cuda.Event | None"
+    done: "torch.cuda.Event | None" = None  # what to wait for
     features: list[Features] = field(default_factory=list)
 
     def result(self) -> list[Features]:

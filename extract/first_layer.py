@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -82,7 +83,7 @@ class FirstLayer:
         costs no digits.
         """
         gamma, beta = self.norm
-        ends = Packing(lengths, self.device).send(torch.tensor(lengths))[:, None]
+        ends = Packing(lengths, self.device).send(np.array(lengths))[:, None]
         past = torch.arange(waveforms.shape[1], device=self.device) >= ends
         offset = waveforms.masked_fill(past, 0).sum(1, True, dtype=torch.float64) / ends
         centred = (waveforms - offset.float()).masked_fill_(past, 0)

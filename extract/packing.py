@@ -8,15 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 log = logging.getLogger(__name__)
 
 
 class Packing:
-    """Where each utterance's frames lie when packed (N, ...) and when padded (B, T, ...)."""
+    """Where each utterance's frames lie when packed (N, ...) and when padded (B, T, ...).
+
+    All that is decided from lengths is decided in numpy, on the host: nothing waits for the device.
+    """
 
     def __init__(self, lengths: Sequence[int], device: torch.device, start: int = 0) -> None:
         self.lengths = list(lengths)
@@ -40,8 +45,9 @@ class Packing:
             group.append(length)
         yield Packing(group, self.device, start)
 
-    def send(self, tensor: Tensor) -> Tensor:
-        """A small CPU tensor on the device, without waiting for it."""
+    def send(self, array: NDArray[np.generic]) -> Tensor:
+        """A small array on the device, without waiting for it."""
+        tensor = torch.from_numpy(array)
         if self.device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
@@ -49,24 +55,32 @@ class Packing:
     @cached_property
     def cumulative(self) -> Tensor:
         """(B + 1,) where each utterance starts, and the end."""
-        return self.send(torch.tensor(self.offsets, dtype=torch.int32))
+        return self.send(np.array(self.offsets, np.int32))
+
+    @property
+    def equal(self) -> bool:
+        """Whether all lengths agree: then padded and packed are one."""
+        return min(self.lengths) == self.longest
+
+    @cached_property
+    def _valid(self) -> NDArray[np.bool_]:
+        """(B, T), True where there is a frame."""
+        return np.arange(self.longest) < np.array(self.lengths)[:, None]
 
     @cached_property
     def mask(self) -> Tensor | None:
         """(B, 1, 1, T), True where there is a frame to attend to; None where all lengths agree."""
-        valid = torch.arange(self.longest) < torch.tensor(self.lengths)[:, None]
-        return None if bool(valid.all()) else self.send(valid)[:, None, None, :]
+        return None if self.equal else self.send(self._valid)[:, None, None, :]
 
     @cached_property
     def index(self) -> Tensor:
         """(N,) rows of the packed frames among the B T padded ones."""
-        valid = torch.arange(self.longest) < torch.tensor(self.lengths)[:, None]
-        return self.send(valid.flatten().nonzero()[:, 0])
+        return self.send(np.flatnonzero(self._valid))
 
     def pad(self, packed: Tensor) -> Tensor:
         """(N, ...) -> (B, T, ...), zeros past each utterance's end."""
         batch = len(self.lengths)
-        if self.mask is not None:
+        if not self.equal:
             padded = packed.new_zeros(batch * self.longest, *packed.shape[1:])
             packed = padded.index_copy_(0, self.index, packed)
         return packed.view(batch, self.longest, *packed.shape[1:])
@@ -74,7 +88,7 @@ class Packing:
     def unpad(self, padded: Tensor) -> Tensor:
         """(B, T, ...) -> (N, ...)."""
         flat = padded.flatten(0, 1)
-        return flat if self.mask is None else flat.index_select(0, self.index)
+        return flat if self.equal else flat.index_select(0, self.index)
 
 
 Attention = Callable[[Tensor, Tensor, Tensor, Packing], Tensor]  # (N, H, Dh) three times -> same

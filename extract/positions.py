@@ -9,8 +9,10 @@ Shapes: N frames of all, D channels, G groups of C, K taps, M blocks of S = 2 K 
 frequencies. Each block gives S - K + 1 = K + 1 frames.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from extract.packing import Packing
@@ -46,18 +48,18 @@ class PositionalConvolution:
             out[part] = self._convolved(padded[sources[part]].float())
         return out.flatten(0, 1).index_select(0, rows)
 
-    def _blocks(self, packing: Packing) -> tuple[Tensor, Tensor]:
+    def _blocks(self, packing: Packing) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of the frames that each block reads (M, S), and where each frame comes out (N,)."""
-        lengths, starts = torch.tensor(packing.lengths), torch.tensor(packing.offsets[:-1])
+        lengths, starts = np.array(packing.lengths), np.array(packing.offsets[:-1])
         counts = -(-lengths // self.step)
-        firsts = counts.cumsum(0) - counts
-        owner = torch.repeat_interleave(counts)  # of each block
-        block = torch.arange(len(owner)) - firsts[owner]
-        frames = (block * self.step - self.kernel // 2)[:, None] + torch.arange(self.size)
+        firsts = counts.cumsum() - counts
+        owner = np.repeat(np.arange(len(lengths)), counts)  # of each block
+        block = np.arange(len(owner)) - firsts[owner]
+        frames = (block * self.step - self.kernel // 2)[:, None] + np.arange(self.size)
         inside = (frames >= 0) & (frames < lengths[owner, None])
-        sources = torch.where(inside, frames + starts[owner, None], packing.offsets[-1])
-        owner = torch.repeat_interleave(lengths)  # of each frame
-        frame = torch.arange(len(owner)) - starts[owner]
+        sources = np.where(inside, frames + starts[owner, None], packing.offsets[-1])
+        owner = np.repeat(np.arange(len(lengths)), lengths)  # of each frame
+        frame = np.arange(len(owner)) - starts[owner]
         rows = (firsts[owner] + frame // self.step) * self.step + frame % self.step
         return sources, rows
 
