@@ -7,7 +7,8 @@ a convolution with weights of its own for every utterance, which may run in chun
 Shapes: B utterances, S samples, R rows (windows), C channels.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -20,9 +21,14 @@ from torch import Tensor
 from extract.frames import CONV_LAYERS, HOP_SAMPLES
 from extract.packing import Packing
 
+log = logging.getLogger(__name__)
+
 KERNEL, STRIDE = CONV_LAYERS[0]
 STATISTICS_WINDOWS = 200_000  # at a time: 16 MB in float64
-GROUP_NORM_EPS = 1e-5  # torch's default, which transformers leaves as it is
+EPS = 1e-5  # of both kinds of norm: torch's default, which transformers leaves as it is
+
+
+Activations = Callable[[Tensor, Tensor, Tensor], Tensor]  # windows, weight, bias -> (B R, C)
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,9 @@ class FirstLayer:
         self.bias = tensor("conv.bias") if config.conv_bias else torch.zeros_like(self.weight[0])
         self.norm = tensor("layer_norm.weight"), tensor("layer_norm.bias")
         self.scratch = Scratch(device)
+        self.activations: Activations = self.in_steps
+        if device.type == "cuda":
+            self.activations = choose_activations(self, self.in_one)
 
     def fold(self, waveforms: Tensor, lengths: Sequence[int], frames: int) -> Folded:
         """The batch's samples and weights; (B, S) waveforms of which the longest has `frames`."""
@@ -90,23 +99,51 @@ class FirstLayer:
         mean, covariance = window_statistics(centred, ends)
         exact = self.weight.double()
         variance = torch.einsum("kc,bkl,lc->bc", exact, covariance, exact).clamp_(min=0)
-        scale = gamma / torch.sqrt(variance + GROUP_NORM_EPS)  # (B, C)
+        scale = gamma / torch.sqrt(variance + EPS)  # (B, C)
         folded = exact * scale[:, None]
         bias = beta - mean[:, None] @ folded
-        return centred, folded.float(), bias.float()
+        return centred, folded.float().contiguous(), bias.float().contiguous()
 
     def __call__(self, batch: Folded, start: int, stop: int) -> Tensor:
         """(B R, C) activations of the frames `start` to `stop`, and of one more."""
-        windows = batch.windows(start, stop)
-        shape = (*windows.shape[:2], batch.weight.shape[2])
+        return self.activations(batch.windows(start, stop), batch.weight, batch.bias)
+
+    def in_steps(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(B, R, kernel) windows, (B, kernel, C) weights, (B, 1, C) bias -> (B R, C)."""
+        shape = (*windows.shape[:2], weight.shape[2])
         rows = self.scratch.take(shape, torch.float32)
-        torch.baddbmm(batch.bias, windows, batch.weight, out=rows)
+        torch.baddbmm(bias, windows, weight, out=rows)
         if not self.group_norm:
-            rows = F.layer_norm(rows, rows.shape[-1:], *self.norm)
+            rows = F.layer_norm(rows, rows.shape[-1:], *self.norm, EPS)
         if self.dtype != torch.float32:  # normalised by now, it does not overflow
             rows = self.scratch.take(shape, self.dtype).copy_(rows)
         activated: Tensor = torch.ops.aten.gelu_(rows)
         return activated.flatten(0, 1)
+
+    def in_one(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The same in one kernel, on a card."""
+        from extract.first_layer_kernel import activations
+
+        norm = None if self.group_norm else self.norm
+        with torch.cuda.device(self.device):  # Triton starts a kernel on the current one
+            return activations(windows, weight, bias, norm, EPS, self.dtype)
+
+
+@torch.inference_mode()
+def choose_activations(layer: FirstLayer, kernel: Activations) -> Activations:
+    """The kernel where it works: tried once on a small input against the steps."""
+    batch = layer.fold(torch.randn(2, 1_200, device=layer.device), [1_200, 900], 3)
+    arguments = batch.windows(1, 3), batch.weight, batch.bias
+    try:
+        found, expected = kernel(*arguments), layer.in_steps(*arguments)
+        worst = float(((found - expected) / (1 + expected.abs())).abs().max())
+    except Exception as failure:  # no Triton, no compiler, a card it does not know
+        log.warning("the first layer's kernel does not work here, going by steps: %s", failure)
+        return layer.in_steps
+    if not worst <= 2e-2:  # NaN included
+        log.warning("the first layer's kernel is off by %.1e here, going by steps", worst)
+        return layer.in_steps
+    return kernel
 
 
 def window_statistics(samples: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
