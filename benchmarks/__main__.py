@@ -5,13 +5,14 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import audio, encoder, memory, padding, run, startup, writer
+from benchmarks import audio, counted, encoder, memory, padding, run, startup, writer
 from benchmarks.common import Row, guarded, head, show
 
 BENCHMARKS = {
     "audio": audio.measure,
     "encoder": encoder.measure,
     "padding": padding.measure,
+    "counted": counted.measure,
     "startup": startup.measure,
     "writer": writer.measure,
     "memory": memory.measure,

@@ -1,7 +1,8 @@
 """The first convolution with its norm and GELU as one kernel, in Triton.
 
-As steps of torch's this layer is the largest load on a card's memory: 23 of the 96 MB that a second
-of audio moves in float16 with HuBERT-base, by count. Here it is read and written once, 3.5 MB.
+As steps of torch's this layer is the largest load on a card's memory: 24 of the 92 MB that a second
+of audio moves in float16 with HuBERT-base. Here it is read and written once, 3.3 MB (counted:
+benchmarks/counted.py).
 Imported only where there is a card (`extract.first_layer`).
 
 Shapes: B utterances, R rows (windows), C channels, a power of two.

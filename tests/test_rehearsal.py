@@ -5,20 +5,21 @@ the host's memory raises, as it would there, and so does whatever would wait for
 read from it, a shape that depends on one.
 """
 
-import numpy as np
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from transformers import HubertConfig
 
-from extract import encoder, first_layer, hubert
+from benchmarks.counted import CARD, encoder_on_card, fake_card
+from extract import encoder
 from extract.encoder import Encoder
 from extract.frames import num_frames
 from extract.packing import Attention, Packing, attend_padded, attend_varlen
-from extract.weights import Checkpoint, weight_shapes
 
-CARD = torch.device("cuda", 0)
 LENGTHS = [400, 7_000, 40_000, 120_000]
 MODELS = {
     "base": {},
@@ -27,25 +28,16 @@ MODELS = {
 
 
 @pytest.fixture
-def fake(monkeypatch):
-    """Everything made now is fake."""
+def on_the_card() -> Iterator[Callable[..., Encoder]]:
+    """An encoder on the fake card; everything made from then on is fake."""
+    with ExitStack() as stack:
 
-    def send(_: Packing, array: np.ndarray) -> Tensor:
-        return torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=CARD)
+        def on_the_card(model: str, attention: Attention, precision: str) -> Encoder:
+            stack.enter_context(fake_card(attention))
+            config = HubertConfig(num_hidden_layers=2, **MODELS[model])
+            return encoder_on_card(config, precision)
 
-    monkeypatch.setattr(Packing, "send", send)
-    monkeypatch.setattr(encoder, "_usable_device", lambda device: CARD)
-    monkeypatch.setattr(encoder, "_Copies", lambda device: None)  # streams want a driver
-    monkeypatch.setattr(first_layer, "choose_activations", lambda layer, kernel: layer.in_steps)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        yield
-
-
-def on_the_card(monkeypatch, model: str, attention: Attention, precision: str) -> Encoder:
-    monkeypatch.setattr(hubert, "choose_attention", lambda *_: attention)
-    config = HubertConfig(num_hidden_layers=2, **MODELS[model])
-    weights = {name: torch.empty(shape) for name, shape in weight_shapes(config).items()}
-    return Encoder(Checkpoint(config, weights), device="cuda", precision=precision)
+        yield on_the_card
 
 
 def encode(found: Encoder, lengths: list[int]) -> tuple[Tensor, Tensor]:
@@ -63,11 +55,10 @@ def encode(found: Encoder, lengths: list[int]) -> tuple[Tensor, Tensor]:
         ("fp32", attend_padded),
     ],
 )
-@pytest.mark.usefixtures("fake")
 def test_all_of_it_stays_on_the_card_and_nothing_waits(
-    monkeypatch, model, precision, attention, lengths
+    on_the_card, model, precision, attention, lengths
 ):
-    values, finite = encode(on_the_card(monkeypatch, model, attention, precision), lengths)
+    values, finite = encode(on_the_card(model, attention, precision), lengths)
     frames = sum(map(num_frames, lengths))
     assert (values.shape, values.dtype) == ((768, frames), encoder.PRECISIONS[precision])
     assert values.is_contiguous()
@@ -75,21 +66,19 @@ def test_all_of_it_stays_on_the_card_and_nothing_waits(
     assert values.device == finite.device == CARD
 
 
-@pytest.mark.usefixtures("fake")
-def test_a_tensor_left_on_the_host_is_found(monkeypatch):
-    found = on_the_card(monkeypatch, "base", attend_varlen, "fp16")
+def test_a_tensor_left_on_the_host_is_found(on_the_card):
+    found = on_the_card("base", attend_varlen, "fp16")
     norm = found.hubert.encoder_norm
     found.hubert.encoder_norm = (norm[0].cpu(), norm[1])
     with pytest.raises(RuntimeError, match="device"):
         encode(found, LENGTHS)
 
 
-@pytest.mark.usefixtures("fake")
-def test_a_step_that_waits_for_the_card_is_found(monkeypatch):
+def test_a_step_that_waits_for_the_card_is_found(on_the_card):
     def waiting(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
         assert float(query.max()) < 1e9
         return attend_varlen(query, key, value, packing)
 
-    found = on_the_card(monkeypatch, "base", waiting, "fp16")
+    found = on_the_card("base", waiting, "fp16")
     with pytest.raises(DataDependentOutputException):
         encode(found, LENGTHS)

@@ -1,0 +1,158 @@
+"""What the encoder asks of a card, counted without one: `python -m benchmarks.counted`.
+
+Torch's fake tensors have device, dtype and shape but no numbers, so the forward of a batch on a
+card runs anywhere, in a second. Counted are the bytes that its operations read and write, as if
+nothing stayed in a cache, and the tensors alive at once; what libraries allocate by themselves is
+not. A count says where to look. It is no measurement: those are `benchmarks/gpu.py`'s.
+"""
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import HubertConfig
+
+from benchmarks.common import Row, run_alone
+from benchmarks.encoder import flops
+from extract import encoder, first_layer, hubert
+from extract.encoder import Encoder
+from extract.first_layer import FirstLayer
+from extract.packing import Attention, Packing, attend_padded, attend_varlen
+from extract.weights import Checkpoint, weight_shapes
+
+CARD = torch.device("cuda", 0)
+RATE_HZ = 16_000
+CLIP_S, BATCH_S = 5, 600
+
+
+@contextmanager
+def fake_card(attention: Attention) -> Iterator[None]:
+    """Everything made inside is fake, and whatever would wait for the card raises."""
+
+    def send(_: Packing, array: np.ndarray) -> Tensor:
+        return torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=CARD)
+
+    stand_ins = [
+        patch.object(Packing, "send", send),
+        patch.object(encoder, "_usable_device", lambda device: CARD),
+        patch.object(encoder, "_Copies", lambda device: None),  # streams want a driver
+        patch.object(first_layer, "choose_activations", lambda layer, kernel: layer.in_steps),
+        patch.object(hubert, "choose_attention", lambda *_: attention),
+        FakeTensorMode(allow_non_fake_inputs=True),
+    ]
+    with ExitStack() as stack:
+        for stand_in in stand_ins:
+            stack.enter_context(stand_in)
+        yield
+
+
+def encoder_on_card(config: HubertConfig, precision: str) -> Encoder:
+    """With weights that are fake too; inside `fake_card`."""
+    weights = {name: torch.empty(shape) for name, shape in weight_shapes(config).items()}
+    return Encoder(Checkpoint(config, weights), device="cuda", precision=precision)
+
+
+class Count(TorchDispatchMode):
+    """Bytes moved by each operation on the card, and the most that were alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved: Counter[str] = Counter()
+        self.alive = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """One operation."""
+        result = func(*args, **(kwargs or {}))
+        made = self._on_card(result)
+        for tensor in made:
+            self._meet(tensor.untyped_storage())
+        arguments, name = func._schema.arguments, func._schema.name.removeprefix("aten::")
+        is_view = any(a.alias_info is not None and not a.alias_info.is_write for a in arguments)
+        if made and not is_view and name not in {"empty", "prim::device"}:
+            read = self._on_card((args, kwargs))
+            if name == "copy_" or any(argument.is_out for argument in arguments):
+                written = {id(tensor) for tensor in made}  # and not read, though among what came
+                read = [tensor for tensor in read if id(tensor) not in written]
+            self.moved[name] += sum(x.numel() * x.element_size() for x in (*read, *made))
+        return result
+
+    @staticmethod
+    def _on_card(tree: Any) -> list[Tensor]:
+        tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+        return [tensor for tensor in tensors if tensor.device == CARD]
+
+    def _meet(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self.alive += size
+            self.peak = max(self.peak, self.alive)
+            weakref.finalize(storage, self._part, key, size)
+
+    def _part(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.alive -= size
+
+
+def count(precision: str, attention: Attention) -> tuple[Count, Count]:
+    """Of a batch of BATCH_S seconds: the whole forward, and the first layer's steps in it."""
+    lengths = [CLIP_S * RATE_HZ] * (BATCH_S // CLIP_S)
+    whole, first = Count(), Count()
+    in_steps = FirstLayer.in_steps
+
+    def counted(layer: FirstLayer, *arguments: Tensor) -> Tensor:
+        with first:
+            return in_steps(layer, *arguments)
+
+    with fake_card(attention), patch.object(FirstLayer, "in_steps", counted):
+        model = encoder_on_card(HubertConfig(), precision)
+        waveforms = torch.empty(len(lengths), max(lengths), device=CARD)
+        with whole:
+            model._compute(waveforms, lengths)
+    return whole, first
+
+
+def measure() -> list[Row]:
+    """Bytes moved and memory for each second of audio, and arithmetic beside it."""
+    each = partial(Row.plain, unit=" MB")
+    rows = []
+    for precision, attention in (("fp16", attend_varlen), ("fp32", attend_padded)):
+        whole, first = count(precision, attention)
+        steps, total = (sum(x.moved.values()) / BATCH_S / 1e6 for x in (first, whole))
+        largest = ", ".join(
+            f"{name} {moved / BATCH_S / 1e6:.1f}" for name, moved in whole.moved.most_common(5)
+        )
+        title = f"counted on a fake card, {precision}, a second of audio:"
+        rows.append(each(f"{title} bytes moved, by steps", total, note=largest))
+        rows.append(
+            each(
+                f"{title} of it the first layer",
+                steps,
+                note=f"as one kernel {_kernel_bytes(precision) / 1e6:.1f} MB",
+            )
+        )
+        rows.append(each(f"{title} tensors alive at once", whole.peak / BATCH_S / 1e6))
+    work = flops(HubertConfig(), [CLIP_S * RATE_HZ]) / CLIP_S
+    rows.append(Row.plain("counted, a second of audio: arithmetic", work / 1e9, " GFLOP"))
+    return rows
+
+
+def _kernel_bytes(precision: str) -> float:
+    """Samples read and activations written, for a second."""
+    rows_per_s = RATE_HZ / first_layer.STRIDE
+    return 4 * RATE_HZ + rows_per_s * 512 * encoder.PRECISIONS[precision].itemsize
+
+
+if __name__ == "__main__":
+    run_alone(__doc__, measure)
