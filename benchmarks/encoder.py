@@ -15,6 +15,7 @@ from transformers import HubertConfig, HubertModel
 from benchmarks.common import Row, ratio, run_alone, seconds
 from extract.encoder import Encoder
 from extract.frames import CONV_LAYERS, num_frames
+from extract.machine import keep_freed_memory
 from extract.products import Linear
 
 RATE_HZ = 16_000
@@ -91,6 +92,7 @@ def relative_error(found: list[Tensor], exact: list[Tensor]) -> tuple[float, flo
 
 def measure() -> list[Row]:
     """Against the products' rate, against one utterance at a time, and bf16."""
+    keep_freed_memory()  # as a run does
     torch.manual_seed(0)
     model = HubertModel(HubertConfig()).eval().requires_grad_(False)
     groups = batches(clip_lengths(CLIPS))

@@ -48,6 +48,7 @@ from extract.batching import Batch, collate
 from extract.dataset import AudioDataset, Recording, Utterance
 from extract.encoder import Encoder, Features
 from extract.encoding import Encoding
+from extract.frames import num_frames
 from extract.ledger import Ledger
 from extract.machine import choose
 from extract.manifest import read_folder
@@ -59,6 +60,7 @@ from extract.writing import Writers
 
 RATE_HZ = 16_000
 CLIP_S = 5.0
+OFTEN = 20  # times that a thing of microseconds is done for one reading
 DEMO = Path(__file__).resolve().parents[1] / "extract" / "demo"
 
 
@@ -215,6 +217,31 @@ def _dense_rate(bench: Bench, dtype: torch.dtype) -> float:
             torch.mm(left, right)
 
     return 10 * 2 * size**3 / bench.median_s(work)
+
+
+def first_layer(bench: Bench) -> list[Row]:
+    """Its kernel against its steps, on one chunk; on a CPU there are only steps."""
+    first = bench.encoder.hubert.convolutions.first
+    waveforms, lengths = bench.noise([int(CLIP_S * RATE_HZ)] * 12)
+    frames = num_frames(max(lengths))
+    with torch.inference_mode():
+        batch = first.fold(waveforms.to(bench.device), lengths, frames)
+        arguments = batch.windows(0, frames - 1), batch.weight, batch.bias
+        ways = {"chosen": first.activations, "steps": first.in_steps}
+        taken = {
+            name: bench.median_s(partial(_often, way, arguments)) for name, way in ways.items()
+        }
+    audio_s = OFTEN * seconds_of([(waveforms, lengths)])
+    note = ", ".join(f"{name} {1e6 * s / audio_s:.2f} us" for name, s in taken.items())
+    what = "first layer, as chosen against its steps, for a second of audio"
+    if first.activations == first.in_steps:
+        return [Row(what, "", f"steps are what was chosen ({note})")]
+    return [Row.at_least(what, taken["steps"] / taken["chosen"], 1, "x", note)]
+
+
+def _often(work: Callable[..., object], arguments: tuple[Tensor, ...]) -> None:
+    for _ in range(OFTEN):
+        work(*arguments)
 
 
 def accuracy(bench: Bench) -> list[Row]:
@@ -470,6 +497,7 @@ def _stages(bench: Bench, place: Path) -> dict[str, float]:
 
 PARTS = {
     "encoder": encoder_speed,
+    "first_layer": first_layer,
     "accuracy": accuracy,
     "memory": memory,
     "faults": faults,

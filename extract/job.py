@@ -35,7 +35,7 @@ from extract.ledger import FAILED, Ledger, dtype_name, ledger_name, ledger_paths
 from extract.lengths import durations
 from extract.loading import ResilientLoader, raise_open_file_limit
 from extract.lock import PRIVATE, door, locked
-from extract.machine import LoaderPlan, choose
+from extract.machine import LoaderPlan, choose, keep_freed_memory
 from extract.manifest import Manifest
 from extract.pipeline import Clock, run
 from extract.plan import Indices, padding_share, plan_batches, unfinished
@@ -101,6 +101,8 @@ class _Job:
 
     def run(self) -> int:
         encoder, weights = load_encoder(self.config)
+        if encoder.device.type == "cpu":
+            keep_freed_memory()
         plan = self._choose(encoder)
         work = self._settle(encoder, weights, plan)
         self._say(f"{work.rest.todo.sum():,} of {len(self.manifest):,} recordings to do")

@@ -4,9 +4,11 @@ import gc
 
 import pytest
 import torch
+from transformers import HubertConfig
 
 from extract.encoder import Encoder
 from extract.models import load_model
+from extract.weights import random_checkpoint
 
 pytestmark = [
     pytest.mark.gpu,
@@ -18,7 +20,7 @@ RATE = 16_000
 
 @pytest.fixture(scope="module")
 def model():
-    from transformers import HubertConfig, HubertModel
+    from transformers import HubertModel
 
     torch.manual_seed(0)
     return HubertModel(HubertConfig(num_hidden_layers=4)).eval()
@@ -53,6 +55,21 @@ def test_half_precision_is_near_fp32(model, batch, precision, bound):
         assert ours.finite
         assert not ours.retried_fp32
         assert relative(ours.values, theirs.values) < bound
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_the_first_layers_kernel_works_here(norm, precision):
+    settings = {"feat_extract_norm": norm, "conv_bias": norm == "layer"}
+    config = HubertConfig(num_hidden_layers=1, **settings)
+    encoder = Encoder(random_checkpoint(config, seed=0), device="cuda", precision=precision)
+    first = encoder.hubert.convolutions.first
+    assert first.activations == first.in_one, "it was tried and left: see the warning"
+    batch = first.fold(torch.randn(3, 9_000, device="cuda") * 300, [9_000, 5_000, 400], 27)
+    arguments = batch.windows(2, 9), batch.weight, batch.bias
+    found, expected = (way(*arguments).float() for way in (first.in_one, first.in_steps))
+    bound = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 2e-2}[precision]
+    assert ((found - expected) / (1 + expected.abs())).abs().max() < bound
 
 
 def test_padding_does_not_change_features_in_fp16(model, batch):

@@ -2,7 +2,10 @@
 
 import collections
 import logging
+import platform
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -86,3 +89,27 @@ def test_without_workers_shared_memory_does_not_matter(plenty, caplog):
     plenty(0)
     assert choose(0, 60, 4, CPU, torch.float32).prefetch == 4
     assert not caplog.text
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_freed_memory_is_kept_for_the_next_layer():
+    """In a process of its own: the setting holds for good. Fresh pages are faults."""
+    script = """
+import resource, torch
+from extract.machine import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        for number in (1_000_000, 7_000_000, 3_000_000):
+            parts = [torch.ones(number) for _ in range(3)]
+            del parts
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+torch.set_num_threads(1)
+given_back = faults()
+keep_freed_memory()
+faults()
+print(given_back, faults())
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, run.stdout.split())
+    assert kept * 10 < given_back
