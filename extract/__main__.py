@@ -1,7 +1,17 @@
-"""`python -m extract`."""
+"""`python -m extract`, and the command `extract`."""
 
+import gc
 import sys
 
 from extract.app import main
 
-sys.exit(main())
+
+def command() -> int:
+    """Runs the command line; returns the exit code."""
+    code = main()
+    gc.freeze()  # or Python looks through all of torch for garbage once more: half a second
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(command())
