@@ -24,6 +24,7 @@ from extract.dataset import AudioDataset
 from extract.encoder import Encoder
 from extract.encoding import Encoding
 from extract.ledger import Ledger
+from extract.machine import keep_freed_memory
 from extract.manifest import read_folder
 from extract.models import load_model
 from extract.pipeline import Clock, run
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
+        keep_freed_memory()  # as a run does
         print(json.dumps(CHILDREN[options.child]()))
     else:
         show(measure(options.longest), options.json, head())

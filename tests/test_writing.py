@@ -185,6 +185,28 @@ def test_a_slow_disk_makes_put_wait_and_memory_stays_bounded(parts, held):
     assert len(parts.lines()) == limit + 20
 
 
+def test_a_full_queue_takes_more_once_half_of_it_is_done(parts, monkeypatch):
+    """Not only when all is: the writers would have nothing to do while the next batch comes."""
+    limit = 2 * MAX_QUEUED_PER_WRITER
+    go = threading.Semaphore(0)
+    publish = parts.store.publish
+    monkeypatch.setattr(parts.store, "publish", lambda *args: (go.acquire(), publish(*args))[1])
+    for n in range(limit):
+        parts.writers.put(encoded(f"{n}.wav"))
+    last = threading.Thread(target=parts.writers.put, args=[encoded("last.wav")])
+    last.start()
+    last.join(0.1)
+    assert last.is_alive()
+    go.release(limit // 2)
+    last.join(10)
+    taken = not last.is_alive()
+    go.release(limit)
+    last.join(30)
+    parts.writers.close()
+    assert taken
+    assert len(parts.lines()) == limit + 1
+
+
 def test_abandoning_finishes_only_what_is_under_way(parts, held):
     for n in range(20):
         parts.writers.put(encoded(f"{n}.wav"))
