@@ -78,9 +78,11 @@ class Count(TorchDispatchMode):
         for tensor in made:
             self._meet(tensor.untyped_storage())
         arguments, name = func._schema.arguments, func._schema.name.removeprefix("aten::")
-        is_view = any(a.alias_info is not None and not a.alias_info.is_write for a in arguments)
+        read = self._on_card((args, kwargs))
+        changes = any(a.alias_info is not None and a.alias_info.is_write for a in arguments)
+        storages = {tensor.untyped_storage()._cdata for tensor in read}
+        is_view = not changes and all(x.untyped_storage()._cdata in storages for x in made)
         if made and not is_view and name not in {"empty", "prim::device"}:
-            read = self._on_card((args, kwargs))
             if name == "copy_" or any(argument.is_out for argument in arguments):
                 written = {id(tensor) for tensor in made}  # and not read, though among what came
                 read = [tensor for tensor in read if id(tensor) not in written]

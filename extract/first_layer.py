@@ -66,7 +66,7 @@ class FirstLayer:
         self.weight = tensor("conv.weight")[:, 0].t().contiguous()  # (kernel, C)
         self.bias = tensor("conv.bias") if config.conv_bias else torch.zeros_like(self.weight[0])
         self.norm = tensor("layer_norm.weight"), tensor("layer_norm.bias")
-        self.scratch = Scratch(device)
+        self.scratch = Scratch()
         self.activations: Activations = self.in_steps
         if device.type == "cuda":
             self.activations = choose_activations(self, self.in_one)
@@ -111,16 +111,22 @@ class FirstLayer:
 
     def in_steps(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """(B, R, kernel) windows, (B, kernel, C) weights, (B, 1, C) bias -> (B R, C)."""
+        if not windows.is_cpu:
+            return self._activated(windows, weight, bias).flatten(0, 1)
         batch, num_rows, _ = windows.shape
         out = self.scratch.take((batch, num_rows, weight.shape[2]), self.dtype)
-        at_once = CPU_ROWS if windows.is_cpu else num_rows
-        for start in range(0, num_rows, at_once):
-            part = slice(start, start + at_once)
-            rows = torch.baddbmm(bias, windows[:, part], weight)
-            if not self.group_norm:
-                rows = F.layer_norm(rows, rows.shape[-1:], *self.norm, EPS)
-            out[:, part] = torch.ops.aten.gelu_(rows)  # normalised by now, no dtype overflows
+        for start in range(0, num_rows, CPU_ROWS):
+            part = slice(start, start + CPU_ROWS)
+            out[:, part] = self._activated(windows[:, part], weight, bias)
         return out.flatten(0, 1)
+
+    def _activated(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(B, R, C) of (B, R, kernel) windows: float32 up to the norm."""
+        rows = torch.baddbmm(bias, windows, weight)
+        if not self.group_norm:
+            rows = F.layer_norm(rows, rows.shape[-1:], *self.norm, EPS)
+        activated: Tensor = torch.ops.aten.gelu_(rows.to(self.dtype))  # normalised: no overflow
+        return activated
 
     def in_one(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The same in one kernel, on a card."""
@@ -170,19 +176,13 @@ def window_statistics(samples: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Scratch:
-    """A buffer used again from call to call on the CPU, where a fresh one costs its page faults.
+    """A buffer used again from call to call on the CPU, where a fresh one costs its page faults."""
 
-    CUDA's caching allocator does this by itself.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self) -> None:
         self.buffer = torch.empty(0)
 
     def take(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """An uninitialised tensor of `shape`; on the CPU valid until the next."""
-        if self.device.type != "cpu":
-            return torch.empty(shape, dtype=dtype, device=self.device)
+        """An uninitialised tensor of `shape`, valid until the next."""
         size = prod(shape)
         if self.buffer.numel() < size or self.buffer.dtype != dtype:
             self.buffer = torch.empty(size, dtype=dtype)

@@ -1,6 +1,6 @@
 """The first convolution with its norm and GELU as one kernel, in Triton.
 
-As steps of torch's this layer is the largest load on a card's memory: 24 of the 92 MB that a second
+As steps of torch's this layer is the largest load on a card's memory: 24 of the 94 MB that a second
 of audio moves in float16 with HuBERT-base. Here it is read and written once, 3.3 MB (counted:
 benchmarks/counted.py).
 Imported only where there is a card (`extract.first_layer`).
