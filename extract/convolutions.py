@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extract.first_layer import FirstLayer
+from extract.first_layer import FirstLayer, Scratch
 from extract.frames import CONV_LAYERS
 from extract.packing import Packing
 from extract.products import Linear
@@ -24,10 +24,20 @@ CUDA_CHUNK_FRAMES = 3000  # over the whole batch: about 0.6 GB
 
 
 class ConvLayer:
-    """A later convolution as `ceil(kernel / stride)` matrix products, its norm if any, and GELU."""
+    """A later convolution as matrix products, its norm if any, and GELU.
+
+    Windows overlap. A product reads `stride` taps of each where they lie and the next adds the
+    rest, as is best on a card. oneDNN would copy those: with a `scratch` to copy whole windows to,
+    as on a CPU, there is one product.
+    """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], position: int, device: torch.device, dtype: torch.dtype
+        self,
+        weights: Mapping[str, Tensor],
+        position: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        scratch: Scratch | None = None,
     ) -> None:
         self.kernel, self.stride = CONV_LAYERS[position]
 
@@ -38,7 +48,9 @@ class ConvLayer:
         weight = tensor("conv.weight")
         assert weight is not None
         self.channels = weight.shape[0]
-        taps = torch.split(weight.permute(0, 2, 1), self.stride, dim=1)  # (C_out, taps, C_in) each
+        self.scratch = scratch
+        self.taps = self.stride if scratch is None else self.kernel  # of each product
+        taps = torch.split(weight.permute(0, 2, 1), self.taps, dim=1)  # (C_out, taps, C_in) each
         first, *others = (part.flatten(1).contiguous() for part in taps)
         self.parts = [Linear(first, tensor("conv.bias")), *map(Linear, others)]
         gamma, beta = tensor("layer_norm.weight"), tensor("layer_norm.bias")
@@ -50,8 +62,12 @@ class ConvLayer:
         step = self.stride * width  # from one window to the next
 
         def taps(number: int) -> Tensor:
-            wide = min(self.stride, self.kernel - number * self.stride) * width
-            return rows.as_strided((count, wide), (step, 1), rows.storage_offset() + number * step)
+            wide = min(self.taps, self.kernel - number * self.taps) * width
+            start = rows.storage_offset() + number * self.taps * width
+            windows = rows.as_strided((count, wide), (step, 1), start)
+            if self.scratch is None or wide <= step:
+                return windows
+            return self.scratch.take(windows.shape, windows.dtype).copy_(windows)
 
         first, *others = self.parts
         if not others and self.norm is None:
@@ -73,7 +89,8 @@ class Convolutions:
     ) -> None:
         self.first = FirstLayer(config, weights, device, dtype)
         numbers = range(1, len(CONV_LAYERS))
-        self.later = [ConvLayer(weights, number, device, dtype) for number in numbers]
+        windows = Scratch() if device.type == "cpu" else None
+        self.later = [ConvLayer(weights, number, device, dtype, windows) for number in numbers]
         self.channels = self.later[-1].channels
         self.dtype = dtype
 

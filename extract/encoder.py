@@ -55,17 +55,18 @@ class Encoder:
         precision: str = "auto",
         layer: int | None = None,
     ) -> None:
-        num_layers = model.config.num_hidden_layers
-        if layer is not None and not 1 <= layer <= num_layers:
-            raise ValueError(f"layer={layer}: this model has layers 1 to {num_layers}")
+        self.num_layers = int(model.config.num_hidden_layers)
+        if layer is not None and not 1 <= layer <= self.num_layers:
+            raise ValueError(f"layer={layer}: this model has layers 1 to {self.num_layers}")
         self.device = _usable_device(device)
         self.dtype = _dtype(precision, self.device)
         self.hidden_size = int(model.config.hidden_size)
         self.layer = layer
-        self.model = model  # the float32 weights as they were loaded, for a redo
         with exact_float32(self.device):
             computed_in = arithmetic(self.dtype, self.device)
             self.hubert = ExactHubert(model, self.device, computed_in, layer)
+        # The float32 weights as they were loaded, for a redo; let go where `hubert` has them.
+        self.model = None if self.device.type == "cpu" and computed_in == torch.float32 else model
         self.copies = _Copies(self.device) if self.device.type == "cuda" else None
 
     @torch.inference_mode()
@@ -99,7 +100,9 @@ class Encoder:
     def redo(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """Features of each waveform (samples,) alone, in float32 from the weights as loaded."""
         with exact_float32(self.device):
-            exact = ExactHubert(self.model, self.device, torch.float32, self.layer)
+            exact = self.hubert
+            if self.model is not None:
+                exact = ExactHubert(self.model, self.device, torch.float32, self.layer)
             return [
                 exact.forward(waveform[None].to(self.device), [len(waveform)]).cpu()
                 for waveform in waveforms

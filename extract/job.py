@@ -127,7 +127,7 @@ class _Job:
         identity = metadata.identity(
             self.audio,
             weights=weights,
-            layer=encoder.layer or encoder.model.config.num_hidden_layers,
+            layer=encoder.layer or encoder.num_layers,
             precision=dtype_name(encoder.dtype),
             source=self.manifest.source,
         )
@@ -227,11 +227,10 @@ class _Job:
         ]
 
     def _fallback(self, encoder: Encoder) -> Callable[[], Encoder] | None:
-        if encoder.device.type == "cpu" or not self.config.cpu_fallback:
+        model, layer = encoder.model, encoder.layer
+        if encoder.device.type == "cpu" or model is None or not self.config.cpu_fallback:
             return None
-        return functools.cache(
-            lambda: Encoder(encoder.model, device="cpu", precision="fp32", layer=encoder.layer)
-        )
+        return functools.cache(lambda: Encoder(model, device="cpu", precision="fp32", layer=layer))
 
     def _choose(self, encoder: Encoder) -> LoaderPlan:
         loader = self.config.loader

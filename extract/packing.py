@@ -16,6 +16,8 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
+PRODUCTS_FRAMES = 512  # on a CPU: up to here the scores stay in the cache
+
 
 class Packing:
     """Where each utterance's frames lie when packed (N, ...) and when padded (B, T, ...).
@@ -95,12 +97,25 @@ Attention = Callable[[Tensor, Tensor, Tensor, Packing], Tensor]  # (N, H, Dh) th
 
 
 def attend_each(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
-    """Attention one utterance at a time: nothing to mask, nothing wasted."""
+    """Attention one utterance at a time: nothing to mask, nothing wasted; scores in float32."""
     contexts = query.new_empty(query.shape)
     for rows in packing.slices():
-        q, k, v = (x[rows].float().transpose(0, 1)[None] for x in (query, key, value))
-        contexts[rows] = F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)
+        q, k = (x[rows].float().transpose(0, 1) for x in (query, key))
+        v = value[rows].transpose(0, 1)
+        attend = _by_products if q.shape[1] <= PRODUCTS_FRAMES else _in_one_kernel
+        contexts[rows] = attend(q, k, v).transpose(0, 1)
     return contexts
+
+
+def _by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(H, T, Dh) three times -> the same, through a (H, T, T) of scores."""
+    scores = torch.baddbmm(q.new_zeros(1, 1, 1), q, k.mT, beta=0, alpha=q.shape[2] ** -0.5)
+    return torch.bmm(scores.softmax(-1).to(v.dtype), v)
+
+
+def _in_one_kernel(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same in memory that does not grow with T squared."""
+    return F.scaled_dot_product_attention(q[None], k[None], v.float()[None])[0]
 
 
 def attend_padded(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:

@@ -17,16 +17,18 @@ _onednn = torch.ops.mkldnn._linear_pointwise
 
 
 class Linear:
-    """`x @ weight.T + bias`, (N, I) -> (N, O); `weight` (O, I), `bias` (O,) or none."""
+    """`x @ weight.T + bias`, (N, I) -> (N, O); `weight` (O, I), `bias` (O,) or none.
+
+    For oneDNN the weight is copied into its own layout: 5 % of the encoder's time in float32, 12 %
+    in bfloat16.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.weight, self.bias = weight, bias
         self.fused = (
             weight.is_cpu and weight.dtype in FUSED_DTYPES and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         )
-        if self.fused and weight.dtype != torch.float32:
-            # A copy of the checkpoint's weight in any case, so one in oneDNN's own layout: 12 % of
-            # the encoder's time. In float32 the weight stays where it lies: 5 %, for 380 MB more.
+        if self.fused:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
 
     def __call__(self, x: Tensor) -> Tensor:

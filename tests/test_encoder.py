@@ -7,6 +7,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,19 @@ def test_a_redo_that_does_not_fit_float16_stays_float32(
     assert one.values.dtype == torch.float32
     assert one.finite
     assert one.values.abs().max() > 65_504
+
+
+@pytest.mark.parametrize(("precision", "kept"), [("fp32", False), ("bf16", True)])
+def test_weights_as_loaded_stay_only_where_a_redo_needs_them(
+    precision: str, kept: bool, half_arithmetic: None
+) -> None:
+    checkpoint = load_model("tiny_random")
+    weight = checkpoint.weights["encoder.layers.0.feed_forward.output_dense.weight"]
+    loaded = weakref.ref(weight)
+    encoder = Encoder(checkpoint, precision=precision)
+    del checkpoint, weight
+    assert (loaded() is not None) == kept
+    assert encoder.encode(torch.ones(1, 400), [400])[0].finite
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import HubertConfig, HubertModel
 
 from extract import convolutions, first_layer, hubert
+from extract import packing as attention
+from extract.convolutions import ConvLayer
 from extract.frames import num_frames
 from extract.hubert import ExactHubert
 from extract.packing import Packing, attend_each, attend_padded
@@ -155,16 +157,20 @@ def test_the_conv_stack_gives_the_same_bits_alone_and_in_a_batch(norm: str) -> N
 def test_equal_slots_in_chunks_of_any_size_give_the_same(
     norm: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The way of a CUDA batch: all rows at once, garbage in the padding."""
+    """The way of a CUDA batch: all rows at once, taps where they lie, garbage in the padding."""
     monkeypatch.setattr(convolutions, "CPU_CHUNK_FRAMES", chunk)
     monkeypatch.setattr(first_layer, "STATISTICS_WINDOWS", 1_000)
-    exact = ExactHubert(small_model(norm), CPU, torch.float32)
+    model = small_model(norm)
+    stack = ExactHubert(model, CPU, torch.float32).convolutions
     batch, lengths = padded(noise([400, 16_000, 5_000, 719]))
     frames = [num_frames(length) for length in lengths]
     batch[0, 400:] = torch.nan  # past an utterance's end nothing may be read
+    packed = stack.features(batch, lengths, Packing(frames, CPU))
+    stack.later = [
+        ConvLayer(model.state_dict(), number, CPU, torch.float32) for number in range(1, 7)
+    ]
     out = torch.empty(len(lengths), max(frames), 32)
-    exact.convolutions.fill(batch, lengths, out)
-    packed = exact.convolutions.features(batch, lengths, Packing(frames, CPU))
+    stack.fill(batch, lengths, out)
     valid = torch.cat([rows[:size] for rows, size in zip(out, frames, strict=True)])
     assert (valid - packed).abs().max() <= 1e-5
 
@@ -179,8 +185,12 @@ def test_a_nan_stays_in_its_own_utterance() -> None:
     assert found[1].isnan().all()
 
 
+@pytest.mark.parametrize("by_products", [512, 7, 0])
 @pytest.mark.parametrize("lengths", [[5], [1, 30, 7], [6, 6, 6]])
-def test_every_attention_gives_the_same(lengths: list[int]) -> None:
+def test_every_attention_gives_the_same(
+    lengths: list[int], by_products: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "PRODUCTS_FRAMES", by_products)
     packing = Packing(lengths, CPU)
     generator = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, sum(lengths), 2, 8, generator=generator)
@@ -190,6 +200,20 @@ def test_every_attention_gives_the_same(lengths: list[int]) -> None:
     scores = torch.einsum("qhd,khd->hqk", query[rows], key[rows]) / math.sqrt(8)
     context = torch.einsum("hqk,khd->qhd", scores.softmax(-1), value[rows])
     assert (each[rows] - context).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("by_products", [512, 0])
+def test_scores_are_float32_also_of_half_precision(
+    by_products: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two keys with scores of 1,024 and 1,026: bfloat16 has no number between 1,024 and 1,032."""
+    monkeypatch.setattr(attention, "PRODUCTS_FRAMES", by_products)
+    query = torch.full((2, 1, 4), 512.0, dtype=torch.bfloat16)
+    key, value = torch.ones_like(query), torch.zeros_like(query)
+    key[1, 0, 0] += 2**-7
+    value[1] = 1
+    context = attend_each(query, key, value, Packing([2], CPU))
+    assert (context.float() - 1 / (1 + math.exp(-2))).abs().max() <= 4e-3
 
 
 def test_packing_pads_with_zeros_and_unpads() -> None:
