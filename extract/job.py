@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ class _Job:
 
     def run(self) -> int:
         encoder, weights = load_encoder(self.config)
+        gc.enable()  # `__main__` put it off
         if encoder.device.type == "cpu":
             keep_freed_memory()
         plan = self._choose(encoder)

@@ -36,6 +36,7 @@ REASONS = {
     "bad_id": FAILED,  # a name that cannot be a file of the store
     "unreadable_folder": FAILED,  # a folder below the dataset's that cannot be listed
 }
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 OF_A_SOURCE = {"bad_line", "bad_id", "unreadable_folder"}  # said anew by each run that reads it
 
 
@@ -62,8 +63,7 @@ class Record:
 
     def line(self) -> bytes:
         """The record as a line of JSON."""
-        text = json.dumps(vars(self), ensure_ascii=False, separators=(",", ":"))
-        return text.encode("utf8", "backslashreplace") + b"\n"
+        return _JSON.encode(vars(self)).encode("utf8", "backslashreplace") + b"\n"
 
 
 def dtype_name(dtype: object) -> str:

@@ -28,6 +28,8 @@ from extract.ids import TEMPORARY_PREFIX
 LAYOUT = "gpt_sovits"
 FEATURES, WAVS = "4-cnhubert", "5-wav32k"
 
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
 # One file's trouble, not the disk's: a name the file system refuses, a folder where a file goes.
 _OF_ONE_FILE = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EINVAL}
 
@@ -174,17 +176,16 @@ class _Temporary:
 
     def __init__(self, store: Store, final: str, name: str) -> None:
         self.store, self.final = store, final
-        self.path = os.path.join(os.path.dirname(final), name)  # noqa: PTH118, PTH120
+        self.path = f"{final[: final.rindex('/')]}/{name}"
 
     def __enter__(self) -> _Temporary:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
-            self.descriptor = os.open(self.path, flags, 0o666)
+            self.descriptor = os.open(self.path, _NEW_FILE, 0o666)
         except FileNotFoundError:
             if not self.store.directory.exists():
                 raise
             os.makedirs(os.path.dirname(self.final), exist_ok=True)  # noqa: PTH103, PTH120
-            self.descriptor = os.open(self.path, flags, 0o666)
+            self.descriptor = os.open(self.path, _NEW_FILE, 0o666)
         return self
 
     def write(self, parts: list[Buffer]) -> None:
