@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import TINY, audit, contents, ids_of, ledger, start, write_wav
 
+from extract import writing
 from extract.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -69,7 +70,10 @@ def num_lines(store: Path) -> int:
 
 @pytest.fixture
 def slow_saves(monkeypatch):
-    """Saves that take long enough for a signal to fall between them; called, longer ones."""
+    """Saves that take long enough for a signal to fall between them; called, longer ones.
+
+    And a queue that holds little, or all 24 utterances are in flight, and saved, whatever comes.
+    """
 
     def slow_down(seconds: float) -> None:
         def slow(self, *args):
@@ -79,6 +83,7 @@ def slow_saves(monkeypatch):
         monkeypatch.setattr(Store, "publish", slow)
 
     publish = Store.publish
+    monkeypatch.setattr(writing, "MAX_QUEUED_PER_WRITER", 1)
     slow_down(0.02)
     return slow_down
 
@@ -115,6 +120,7 @@ def test_sigkill_at_random_moments_then_the_same_command_equals_one_run(
     "the batch in flight is saved; exit 130 or 143; the same command goes on",
 )
 def test_a_signal_finishes_what_is_under_way(recordings, tmp_path, slow_saves, name, code):
+    slow_saves(0.1)  # a busy machine may be late with the signal
     store = tmp_path / "out"
     process = start(argv(recordings, store), tmp_path)
     wait_for(lambda: num_lines(store) >= 1)
