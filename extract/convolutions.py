@@ -61,7 +61,8 @@ class ConvLayer:
         width = rows.shape[1]
         step = self.stride * width  # from one window to the next
 
-        def taps(number: int) -> Tensor:
+        def read_by(number: int) -> Tensor:
+            """What a product reads of each window."""
             wide = min(self.taps, self.kernel - number * self.taps) * width
             start = rows.storage_offset() + number * self.taps * width
             windows = rows.as_strided((count, wide), (step, 1), start)
@@ -71,10 +72,10 @@ class ConvLayer:
 
         first, *others = self.parts
         if not others and self.norm is None:
-            return first.gelu(taps(0))
-        out = first(taps(0))
+            return first.gelu(read_by(0))
+        out = first(read_by(0))
         for number, part in enumerate(others, 1):
-            out = part.plus(taps(number), out)
+            out = part.plus(read_by(number), out)
         if self.norm is not None:
             out = F.layer_norm(out, out.shape[-1:], *self.norm)
         activated: Tensor = torch.ops.aten.gelu_(out)

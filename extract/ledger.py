@@ -36,8 +36,9 @@ REASONS = {
     "bad_id": FAILED,  # a name that cannot be a file of the store
     "unreadable_folder": FAILED,  # a folder below the dataset's that cannot be listed
 }
-_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 OF_A_SOURCE = {"bad_line", "bad_id", "unreadable_folder"}  # said anew by each run that reads it
+
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True)

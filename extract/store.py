@@ -176,7 +176,8 @@ class _Temporary:
 
     def __init__(self, store: Store, final: str, name: str) -> None:
         self.store, self.final = store, final
-        self.path = f"{final[: final.rindex('/')]}/{name}"
+        self.folder = final[: final.rindex("/")]
+        self.path = f"{self.folder}/{name}"
 
     def __enter__(self) -> _Temporary:
         try:
@@ -184,7 +185,7 @@ class _Temporary:
         except FileNotFoundError:
             if not self.store.directory.exists():
                 raise
-            os.makedirs(os.path.dirname(self.final), exist_ok=True)  # noqa: PTH103, PTH120
+            os.makedirs(self.folder, exist_ok=True)  # noqa: PTH103
             self.descriptor = os.open(self.path, _NEW_FILE, 0o666)
         return self
 
