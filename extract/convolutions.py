@@ -20,6 +20,7 @@ from extract.packing import Packing
 from extract.products import Linear
 
 CPU_CHUNK_FRAMES = 300  # 39 MB of its widest rows; a product wants many (benchmarks/README.md)
+CPU_STEP_FRAMES = 8  # of which frames are a multiple: oneDNN takes 0.7 ms to make each new size
 CUDA_CHUNK_FRAMES = 3000  # over the whole batch: about 0.6 GB
 
 
@@ -98,10 +99,12 @@ class Convolutions:
     def features(self, waveforms: Tensor, lengths: Sequence[int], packing: Packing) -> Tensor:
         """Packed (N, C) features of the last convolution."""
         if waveforms.is_cpu:  # one by one: no padding computed, bitwise the same in any batch
-            out = torch.empty(packing.offsets[-1], self.channels, dtype=self.dtype)
+            total = packing.offsets[-1]
+            out = torch.empty(total + CPU_STEP_FRAMES - 1, self.channels, dtype=self.dtype)
             for waveform, length, rows in zip(waveforms, lengths, packing.slices(), strict=True):
-                self.fill(waveform[None, :length], [length], out[rows][None])
-            return out
+                stop = rows.start + _in_steps(rows.stop - rows.start)  # the next one's are later
+                self.fill(waveform[None, :length], [length], out[None, rows.start : stop])
+            return out[:total]
         shape = len(lengths), packing.longest, self.channels
         padded = torch.empty(shape, dtype=self.dtype, device=waveforms.device)
         self.fill(waveforms, lengths, padded)
@@ -119,6 +122,7 @@ class Convolutions:
         batch, frames, channels = out.shape
         most = CPU_CHUNK_FRAMES if out.is_cpu else max(1, CUDA_CHUNK_FRAMES // batch)
         chunk = -(-frames // -(-frames // most))  # all about equal: a short last one costs as much
+        chunk = _in_steps(chunk) if out.is_cpu else chunk
         folded = self.first.fold(waveforms, lengths, frames)
         for start in range(0, frames, chunk):
             stop = min(start + chunk, frames)
@@ -129,6 +133,11 @@ class Convolutions:
                 rows = layer(rows, (batch - 1) * slot + needed)
             shape, strides = (batch, stop - start, channels), (slot * channels, channels, 1)
             out[:, start:stop] = rows.as_strided(shape, strides)
+
+
+def _in_steps(frames: int) -> int:
+    """A few frames more, so that few different sizes occur."""
+    return -(-frames // CPU_STEP_FRAMES) * CPU_STEP_FRAMES
 
 
 def rows_needed(frames: int) -> list[int]:

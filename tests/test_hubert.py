@@ -14,6 +14,7 @@ from extract.convolutions import ConvLayer
 from extract.frames import num_frames
 from extract.hubert import ExactHubert
 from extract.packing import Packing, attend_each, attend_padded
+from extract.products import Linear
 
 CPU = torch.device("cpu")
 REFERENCE_GAIN = 1145.14  # what the reference multiplies a waveform of full scale with
@@ -152,13 +153,33 @@ def test_the_conv_stack_gives_the_same_bits_alone_and_in_a_batch(norm: str) -> N
     assert torch.equal(together, torch.cat([conv_features([waveform]) for waveform in waveforms]))
 
 
+def test_utterances_of_many_lengths_need_products_of_few_sizes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """oneDNN keeps what it made for a size, takes its time to make it, and forgets after 1,024."""
+    stack = ExactHubert(small_model("group"), CPU, torch.float32).convolutions
+    sizes = set()
+    product = Linear.gelu
+
+    def gelu(self: Linear, x: Tensor) -> Tensor:
+        sizes.add((id(self), len(x)))
+        return product(self, x)
+
+    monkeypatch.setattr(Linear, "gelu", gelu)
+    for frames in range(1, 400):
+        samples = 320 * frames + 80
+        stack.features(torch.zeros(1, samples), [samples], Packing([frames], CPU))
+    assert len(sizes) <= 256
+
+
 @pytest.mark.parametrize("norm", ["group", "layer"])
-@pytest.mark.parametrize("chunk", [1, 7, 50])
+@pytest.mark.parametrize(("chunk", "step"), [(1, 1), (7, 1), (7, 8), (50, 8)])
 def test_equal_slots_in_chunks_of_any_size_give_the_same(
-    norm: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+    norm: str, chunk: int, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The way of a CUDA batch: all rows at once, taps where they lie, garbage in the padding."""
     monkeypatch.setattr(convolutions, "CPU_CHUNK_FRAMES", chunk)
+    monkeypatch.setattr(convolutions, "CPU_STEP_FRAMES", step)
     monkeypatch.setattr(first_layer, "STATISTICS_WINDOWS", 1_000)
     model = small_model(norm)
     stack = ExactHubert(model, CPU, torch.float32).convolutions
