@@ -10,6 +10,7 @@ Shapes: B utterances, S samples, R rows (windows), C channels.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -112,21 +113,23 @@ class FirstLayer:
     def in_steps(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """(B, R, kernel) windows, (B, kernel, C) weights, (B, 1, C) bias -> (B R, C)."""
         if not windows.is_cpu:
-            return self._activated(windows, weight, bias).flatten(0, 1)
+            rows = self._normed(windows, weight, bias).flatten(0, 1)
+            activated: Tensor = torch.ops.aten.gelu_(rows)
+            return activated
         batch, num_rows, _ = windows.shape
         out = self.scratch.take((batch, num_rows, weight.shape[2]), self.dtype)
-        for start in range(0, num_rows, CPU_ROWS):
-            part = slice(start, start + CPU_ROWS)
-            out[:, part] = self._activated(windows[:, part], weight, bias)
+        for index, start in product(range(batch), range(0, num_rows, CPU_ROWS)):
+            one, part = slice(index, index + 1), slice(start, start + CPU_ROWS)
+            rows = self._normed(windows[one, part], weight[one], bias[one])
+            torch.ops.aten.gelu.out(rows, out=out[one, part])  # contiguous: others come out wrong
         return out.flatten(0, 1)
 
-    def _activated(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """(B, R, C) of (B, R, kernel) windows: float32 up to the norm."""
+    def _normed(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(B, R, C) of (B, R, kernel) windows: float32 up to the norm, no overflow after it."""
         rows = torch.baddbmm(bias, windows, weight)
         if not self.group_norm:
             rows = F.layer_norm(rows, rows.shape[-1:], *self.norm, EPS)
-        activated: Tensor = torch.ops.aten.gelu_(rows.to(self.dtype))  # normalised: no overflow
-        return activated
+        return rows.to(self.dtype)
 
     def in_one(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The same in one kernel, on a card."""
@@ -168,7 +171,7 @@ def window_statistics(samples: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     step = max(1, STATISTICS_WINDOWS // len(samples))
     for start in range(0, windows.shape[1], step):
         past = numbers[start : start + step] >= counts
-        part = windows[:, start : start + step].double().masked_fill(past[..., None], 0)
+        part = windows[:, start : start + step].double().masked_fill_(past[..., None], 0)
         total += part.sum(1)
         products += part.transpose(1, 2) @ part
     mean = total / counts
