@@ -31,10 +31,10 @@ class PositionalConvolution:
         self.groups, self.device = groups, device
         self.size = 2 * self.kernel
         self.step = self.size - self.kernel + 1
-        spectrum = torch.fft.rfft(weight.detach().double(), n=self.size).conj()
-        spectrum = spectrum.view(groups, channels // groups, inner, -1).permute(3, 0, 2, 1)
+        spectrum = torch.fft.rfft(weight.detach().double(), n=self.size).to(torch.complex64)
+        spectrum = spectrum.conj().view(groups, channels // groups, inner, -1).permute(3, 0, 2, 1)
         spectrum = spectrum.flatten(0, 1).contiguous()  # (F G, C, C), from input to output
-        self.spectrum = spectrum.to(device, torch.complex64)
+        self.spectrum = spectrum.to(device)
         self.bias = bias.detach().to(device, torch.float32)
 
     def __call__(self, hidden: Tensor, packing: Packing) -> Tensor:

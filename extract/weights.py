@@ -136,10 +136,10 @@ def random_checkpoint(config: Any, seed: int) -> Checkpoint:
 
 def folded_positions(weights: Mapping[str, Tensor]) -> Tensor:
     """The positional convolution's weight (D, D / groups, kernel), its weight norm folded in."""
-    norm, direction = weights[NORM].double(), weights[DIRECTION].double()
-    lengths: Tensor = torch.linalg.vector_norm(direction, dim=(0, 1), keepdim=True)
-    folded: Tensor = direction * (norm / lengths)
-    return folded.float()
+    norm, direction = weights[NORM].double(), weights[DIRECTION].float()
+    lengths = torch.linalg.vector_norm(direction, dim=(0, 1), keepdim=True, dtype=torch.float64)
+    folded: Tensor = direction * (norm / lengths).float()
+    return folded
 
 
 def fingerprint(model: Model) -> str:
