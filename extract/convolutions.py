@@ -20,7 +20,7 @@ from extract.packing import Packing
 from extract.products import Linear
 
 CPU_CHUNK_FRAMES = 300  # 39 MB of its widest rows; a product wants many (benchmarks/README.md)
-CPU_STEP_FRAMES = 8  # of which frames are a multiple: oneDNN takes 0.7 ms to make each new size
+CPU_STEP_FRAMES = 4  # of which frames are a multiple: oneDNN takes 0.7 ms to make each new size
 CUDA_CHUNK_FRAMES = 3000  # over the whole batch: about 0.6 GB
 
 

@@ -169,11 +169,11 @@ def test_utterances_of_many_lengths_need_products_of_few_sizes(
     for frames in range(1, 400):
         samples = 320 * frames + 80
         stack.features(torch.zeros(1, samples), [samples], Packing([frames], CPU))
-    assert len(sizes) <= 256
+    assert len(sizes) <= 512
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
-@pytest.mark.parametrize(("chunk", "step"), [(1, 1), (7, 1), (7, 8), (50, 8)])
+@pytest.mark.parametrize(("chunk", "step"), [(1, 1), (7, 1), (7, 4), (50, 4)])
 def test_equal_slots_in_chunks_of_any_size_give_the_same(
     norm: str, chunk: int, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
