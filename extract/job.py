@@ -32,17 +32,18 @@ from extract.config import Config, Verify
 from extract.dataset import AudioDataset, Failure, Recording
 from extract.encoder import Encoder
 from extract.encoding import Encoding
-from extract.ledger import FAILED, Ledger, dtype_name, ledger_name, ledger_paths, read
+from extract.ledger import FAILED, Ledger, dtype_name, ledger_name, read
 from extract.lengths import durations
 from extract.loading import ResilientLoader, raise_open_file_limit
-from extract.lock import PRIVATE, door, locked
+from extract.lock import PRIVATE, locked
 from extract.machine import LoaderPlan, choose, keep_freed_memory
 from extract.manifest import Manifest
+from extract.opening import open_store
 from extract.pipeline import Clock, run
 from extract.plan import Indices, padding_share, plan_batches, unfinished
 from extract.plan import fingerprint as plan_fingerprint
 from extract.progress import Progress, Tally, closing_lines, summary
-from extract.resume import Remaining, Trust, judge_again, remaining, reshard
+from extract.resume import Remaining, Trust, remaining
 from extract.stopping import Stop
 from extract.store import Store, StoreUnusable, bytes_per_second
 from extract.writing import Writers, failure_record
@@ -127,7 +128,6 @@ class _Job:
 
     def _settle(self, encoder: Encoder, weights: str, plan: LoaderPlan) -> _Work:
         """Makes sure of what is in the store, and plans what is not."""
-        directory = self.store.directory
         identity = metadata.identity(
             self.audio,
             weights=weights,
@@ -135,13 +135,14 @@ class _Job:
             precision=dtype_name(encoder.dtype),
             source=self.manifest.source,
         )
-        with door(directory) as alone:
-            known = metadata.read(directory)
-            self._accept(metadata.compare(known and known["identity"], identity), alone)
-            if alone:
-                reshard(directory, self.config.shard.count)
-                self.store.sweep()
-            metadata.write(directory, identity, self._made_with())
+        open_store(
+            self.store,
+            identity,
+            self._made_with(),
+            gates=self.audio,
+            shard_count=self.config.shard.count,
+            overwrite=self.config.overwrite,
+        )
         trust = Trust(self.config.retry_failed, self.config.store.verify is Verify.checksum)
         rest = remaining(self.manifest, self.store, self.ledger_path, trust)
         seconds = self._durations()
@@ -166,26 +167,6 @@ class _Job:
         """A file of this shard's that only saves a later run time."""
         shard = self.config.shard
         return self.store.directory / PRIVATE / f"{name}-{shard.index}-of-{shard.count}"
-
-    def _accept(self, comparison: metadata.Comparison, alone: bool) -> None:
-        """Goes on in a store of the same identity, replaces another if told to.
-
-        Where only the gates changed, nothing that passes them is redone.
-
-        Raises:
-            ValueError: the store holds other numbers.
-        """
-        if not comparison.differing:
-            return
-        if not self.config.overwrite or not alone:
-            raise ValueError(comparison.message(self.store.directory))
-        if comparison.only_gates:
-            judge_again(self.store.directory, self.audio)
-            return
-        for record in read(self.store.directory):
-            self.store.discard(record["id"])
-        for path in ledger_paths(self.store.directory):
-            path.unlink()
 
     def _extract(
         self, work: _Work, encoder: Encoder, plan: LoaderPlan, tally: Tally, clock: Clock

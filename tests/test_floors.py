@@ -12,7 +12,7 @@ FLOORS = (
     "dataset",
     "plan batching lengths machine workers",
     "packing products positions weights first_layer_kernel first_layer convolutions hubert models "  # noqa: ISC004
-    "encoder encoding formats store ledger metadata resume lock loading writing",
+    "encoder encoding formats store ledger metadata resume lock opening loading writing",
     "pipeline progress",
     "stopping build job app __main__ __init__",
 )
