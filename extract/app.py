@@ -27,13 +27,19 @@ def conf_dir() -> str:
     return str(installed if installed.is_dir() else PACKAGE.parent / "conf")
 
 
+def stem(path: str) -> str:
+    """What a folder or a file is called; a file without its ending, a `v1.0` with all of it."""
+    found = Path(str(path)).resolve()
+    return found.name if found.is_dir() else found.stem
+
+
 def register() -> None:
     """Tells Hydra the schemas and the names that `conf/` makes use of."""
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name, schema, group="schema")
     resolvers: dict[str, Any] = {
-        "stem": lambda path: Path(str(path)).resolve().stem,
+        "stem": stem,
         "demo_dir": lambda: str(PACKAGE / "demo"),
         "run_name": lambda *, _root_: run_name(_root_),
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEMO, audit, contents, ids_of, ledger, write_wav
+from conftest import DEMO, TINY, audit, contents, ids_of, ledger, write_wav
 
 from extract import job
 from extract.app import conf_dir
@@ -44,6 +44,16 @@ def test_every_option_composes(command, path, capsys):
     argv = [f"{key}={value}" for key, value in settings.items()]
     assert command(*argv, "--cfg", "job", "--resolve") == 0
     assert "maxx: 0.95" in capsys.readouterr().out
+
+
+def test_folders_that_differ_behind_a_dot_get_outputs_of_their_own(command, tmp_path):
+    for name in ("speaker.a", "speaker.b"):
+        write_wav(tmp_path / name / "a.wav")
+        assert command("dataset=folder", f"dataset.path={tmp_path / name}", *TINY) == 0
+    (tmp_path / "some.list").write_text("speaker.a/a.wav|a|en|Hello.\n")
+    assert command("dataset=gpt_sovits", f"dataset.path={tmp_path / 'some.list'}", *TINY) == 0
+    outputs = {path.name for path in (tmp_path / "outputs").iterdir()}
+    assert outputs == {"speaker.a", "speaker.b", "some"}
 
 
 def test_a_sweep_gives_a_folder_for_each_setting(command, tmp_path):
