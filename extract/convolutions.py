@@ -20,7 +20,7 @@ from extract.packing import Packing
 from extract.products import Linear
 
 CPU_CHUNK_FRAMES = 300  # 39 MB of its widest rows; a product wants many (benchmarks/README.md)
-CPU_STEP_FRAMES = 4  # of which frames are a multiple: oneDNN takes 0.7 ms to make each new size
+CPU_STEP_FRAMES = 4  # computed is a multiple: oneDNN takes 0.7 ms to make each new size
 CUDA_CHUNK_FRAMES = 3000  # over the whole batch: about 0.6 GB
 
 
@@ -102,7 +102,7 @@ class Convolutions:
             total = packing.offsets[-1]
             out = torch.empty(total + CPU_STEP_FRAMES - 1, self.channels, dtype=self.dtype)
             for waveform, length, rows in zip(waveforms, lengths, packing.slices(), strict=True):
-                stop = rows.start + _in_steps(rows.stop - rows.start)  # the next one's are later
+                stop = rows.start + _in_steps(rows.stop - rows.start)  # the next one overwrites
                 self.fill(waveform[None, :length], [length], out[None, rows.start : stop])
             return out[:total]
         shape = len(lengths), packing.longest, self.channels

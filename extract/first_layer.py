@@ -121,7 +121,8 @@ class FirstLayer:
         for index, start in product(range(batch), range(0, num_rows, CPU_ROWS)):
             one, part = slice(index, index + 1), slice(start, start + CPU_ROWS)
             rows = self._normed(windows[one, part], weight[one], bias[one])
-            torch.ops.aten.gelu.out(rows, out=out[one, part])  # contiguous: others come out wrong
+            # One utterance at a time, contiguous: into strides torch 2.11 writes wrong numbers.
+            torch.ops.aten.gelu.out(rows, out=out[one, part])
         return out.flatten(0, 1)
 
     def _normed(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

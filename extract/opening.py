@@ -40,7 +40,7 @@ def open_store(
 
 
 def _replace(store: Store, comparison: Comparison, gates: AudioSettings) -> None:
-    """Where only the gates changed, nothing that passes them is redone."""
+    """Drops what is there; where only the gates changed, nothing that passes them."""
     if comparison.only_gates:
         judge_again(store.directory, gates)
         return
