@@ -13,9 +13,9 @@ def command() -> int:
     """Runs the command line; returns the exit code, or ends the process with it."""
     gc.disable()  # until all is imported and loaded: 0.3 s of searching where there is no garbage
     code = main()
-    gc.freeze()  # or Python looks through all of torch for garbage once more: half a second
     if _all_done():
         _leave(code)
+    gc.freeze()  # or Python looks through all of torch for garbage once more: half a second
     return code
 
 

@@ -20,7 +20,7 @@ from extract.packing import Packing
 from extract.products import Linear
 
 CPU_CHUNK_FRAMES = 300  # 39 MB of its widest rows; a product wants many (benchmarks/README.md)
-CPU_STEP_FRAMES = 4  # computed is a multiple: oneDNN takes 0.7 ms to make each new size
+CPU_STEP_FRAMES = 4  # few sizes, all multiples: oneDNN takes 0.7 ms to make each new one
 CUDA_CHUNK_FRAMES = 3000  # over the whole batch: about 0.6 GB
 
 
@@ -102,7 +102,8 @@ class Convolutions:
             total = packing.offsets[-1]
             out = torch.empty(total + CPU_STEP_FRAMES - 1, self.channels, dtype=self.dtype)
             for waveform, length, rows in zip(waveforms, lengths, packing.slices(), strict=True):
-                stop = rows.start + _in_steps(rows.stop - rows.start)  # the next one overwrites
+                count = multiple(rows.stop - rows.start, CPU_STEP_FRAMES)
+                stop = rows.start + count  # the next one overwrites what is too much
                 self.fill(waveform[None, :length], [length], out[None, rows.start : stop])
             return out[:total]
         shape = len(lengths), packing.longest, self.channels
@@ -120,9 +121,11 @@ class Convolutions:
         the last slot only what its valid frames need is computed.
         """
         batch, frames, channels = out.shape
-        most = CPU_CHUNK_FRAMES if out.is_cpu else max(1, CUDA_CHUNK_FRAMES // batch)
-        chunk = -(-frames // -(-frames // most))  # all about equal: a short last one costs as much
-        chunk = _in_steps(chunk) if out.is_cpu else chunk
+        most, step = max(1, CUDA_CHUNK_FRAMES // batch), 1
+        if out.is_cpu:
+            most, step = CPU_CHUNK_FRAMES, CPU_STEP_FRAMES
+        equal = -(-frames // -(-frames // most))  # about: a short last one costs as much
+        chunk = multiple(equal, step)
         folded = self.first.fold(waveforms, lengths, frames)
         for start in range(0, frames, chunk):
             stop = min(start + chunk, frames)
@@ -135,9 +138,9 @@ class Convolutions:
             out[:, start:stop] = rows.as_strided(shape, strides)
 
 
-def _in_steps(frames: int) -> int:
-    """A few frames more, so that few different sizes occur."""
-    return -(-frames // CPU_STEP_FRAMES) * CPU_STEP_FRAMES
+def multiple(count: int, step: int) -> int:
+    """The first multiple of `step` from `count` on."""
+    return -(-count // step) * step
 
 
 def rows_needed(frames: int) -> list[int]:
