@@ -25,7 +25,9 @@ Buffer = bytes | bytearray | memoryview
 @functools.lru_cache(maxsize=1024)  # 2 kB each; a corpus has about a thousand lengths
 def _surroundings(dtype: torch.dtype, shape: tuple[int, ...]) -> tuple[bytes, bytes, list[int]]:
     """What stands before and after the tensor's bytes, and where in the latter their CRC does."""
-    tensor = torch.zeros(shape, dtype=dtype)
+    # By numpy: torch would call up threads of its own for this writer's, and with more of them than
+    # cores OpenMP sends the encoder's to sleep at every barrier, from then on.
+    tensor = torch.from_numpy(np.zeros(shape, f"i{dtype.itemsize}")).view(dtype)
     buffer = io.BytesIO()
     torch.save(tensor, buffer)
     whole, data = buffer.getvalue(), bytes(tensor.nbytes)

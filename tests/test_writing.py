@@ -1,7 +1,10 @@
 """Writers: each utterance's outcome is saved and told once; a slow or full disk holds them up."""
 
+import dataclasses
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ import torch
 from extract.dataset import Failure, Recording
 from extract.encoder import Features
 from extract.encoding import Encoded
+from extract.formats import _surroundings
 from extract.ledger import Ledger, read
 from extract.store import Store, StoreUnusable, WriteFailed
 from extract.writing import MAX_QUEUED_PER_WRITER, Writers
@@ -215,3 +219,24 @@ def test_abandoning_finishes_only_what_is_under_way(parts, held):
     parts.writers.close(abandon=True)
     assert len(parts.lines()) == 2
     assert set(parts.lines()) == parts.stored()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_writing_calls_up_none_of_torchs_threads(parts, channels_first):
+    """With more of them than cores, OpenMP sends the encoder's to sleep at every barrier."""
+    _surroundings.cache_clear()
+    many = torch.zeros(768, 250).T if channels_first else torch.zeros(250, 768)
+    item = encoded("a.wav")
+    item = dataclasses.replace(item, features=dataclasses.replace(item.features, values=many))
+    written = threading.Event()
+    parts.writers.done = lambda record: written.set()
+    threads = Path("/proc/self/task")
+    cores, before = torch.get_num_threads(), set(threads.iterdir())
+    torch.set_num_threads(4)
+    try:
+        parts.writers.put(item)
+        assert written.wait(10)
+        assert not set(threads.iterdir()) - before
+    finally:
+        torch.set_num_threads(cores)
