@@ -150,8 +150,8 @@ def _decode_wav(file: BinaryIO, header: WavHeader, gate: _Gate) -> Samples:
             to_float(block[0], out=samples[num_samples:end])
             num_samples = end
         return samples[:num_samples]
-    resampler = Resampler()
     layout = LAYOUTS[header.num_channels]
+    resampler = Resampler(header.sample_format, layout, header.rate_hz)
     parts: list[Samples] = []
     for block in read_blocks(file, header, BLOCK_SAMPLES):
         frame = av.AudioFrame.from_ndarray(block, header.sample_format, layout)

@@ -6,6 +6,7 @@ make it open another.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from itertools import groupby
 from typing import Any, BinaryIO
 
@@ -13,6 +14,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError, PatchWelcomeError
+from av.filter import Graph
 from av.stream import Disposition
 from numpy.typing import NDArray
 
@@ -103,18 +105,43 @@ class Frames:
 
 
 class Resampler:
-    """FFmpeg's swresample, to 32 kHz mono float32, as the ffmpeg program sets it up."""
+    """FFmpeg's swresample, to 32 kHz mono float32, as the ffmpeg program sets it up.
 
-    def __init__(self) -> None:
-        self._resampler = av.AudioResampler("flt", "mono", RECORDING_RATE_HZ)
+    It resamples blocks that fit the processor's cache, whatever the size of the frames. A filter
+    graph of its own, since that of PyAV's `AudioResampler` starts a thread for every core.
+    """
+
+    def __init__(self, sample_format: str, layout: str, rate_hz: int) -> None:
+        self.graph = graph = Graph()  # kept: its filters die with it
+        graph.threads = 1
+        self.source = graph.add_abuffer(
+            format=sample_format, layout=layout, sample_rate=rate_hz, time_base=Fraction(1, rate_hz)
+        )
+        blocks = graph.add("asetnsamples", f"nb_out_samples={BLOCK_SAMPLES}:pad=0")
+        wanted = f"sample_fmts=flt:channel_layouts=mono:sample_rates={RECORDING_RATE_HZ}"
+        self.sink = graph.add("abuffersink")
+        graph.link_nodes(self.source, blocks, graph.add("aformat", wanted), self.sink)
+        graph.configure(auto_buffer=False)
+        self.num_waiting = 0
 
     def __call__(self, frame: av.AudioFrame | None) -> list[Samples]:
         """What `frame` lets out, in pieces; None for the rest."""
-        return [
-            np.frombuffer(memoryview(piece.planes[0]), np.float32, piece.samples)
-            for piece in self._resampler.resample(frame)
-            if piece is not None
-        ]
+        self.source.push(frame)
+        if frame is not None:
+            self.num_waiting += frame.samples
+            if self.num_waiting < BLOCK_SAMPLES:
+                return []
+            self.num_waiting %= BLOCK_SAMPLES
+        return list(self._pulled())
+
+    def _pulled(self) -> Iterator[Samples]:
+        while True:
+            try:
+                piece = self.sink.pull()
+            except (BlockingIOError, EOFError):  # no more for now, and no more at all
+                return
+            assert isinstance(piece, av.AudioFrame)
+            yield np.frombuffer(memoryview(piece.planes[0]), np.float32, piece.samples)
 
 
 def resample(frames: Iterable[av.AudioFrame], check: Callable[[float, int], None]) -> Samples:
@@ -129,18 +156,13 @@ def resample(frames: Iterable[av.AudioFrame], check: Callable[[float, int], None
     """
     parts: list[Samples] = []
     duration_s = 0.0
-    for _, run in groupby(frames, key=_kind):
-        resampler = Resampler()
-        fifo = av.AudioFifo()
+    for kind, run in groupby(frames, key=_kind):
+        check(duration_s, kind[-1])
+        resampler = Resampler(*kind)
         for frame in run:
-            duration_s += frame.samples / max(1, frame.sample_rate)
+            duration_s += frame.samples / frame.sample_rate
             check(duration_s, frame.sample_rate)
-            frame.pts = None  # else the queue insists on timestamps without gaps
-            fifo.write(frame)
-            if fifo.samples >= BLOCK_SAMPLES:
-                parts += resampler(fifo.read())
-        if fifo.samples:
-            parts += resampler(fifo.read())
+            parts += resampler(frame)
         parts += resampler(None)
     return joined(parts)
 
