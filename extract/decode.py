@@ -22,8 +22,10 @@ from extract.ffmpeg import (
     Frames,
     Resampler,
     Samples,
+    at_once,
     best_stream,
     counted_duration_s,
+    goes_at_once,
     joined,
     likely_duration_s,
     open_container,
@@ -34,6 +36,7 @@ from extract.ids import printable
 from extract.wav import LAYOUTS, WavHeader, read_blocks, read_header, to_float
 
 READ_SAMPLES = 262_144  # at once where nothing is resampled: 8 s
+SLACK_S = 0.5  # a header may count whole packets, and priming that is cut off
 MAX_RATE_HZ = 3_072_000  # a header may claim 2 GHz, for which the filter alone takes gigabytes
 
 
@@ -166,11 +169,36 @@ def _decode_any(file: BinaryIO, gate: _Gate) -> Samples:
         counted_s = counted_duration_s(container, stream)
         if counted_s is not None:
             gate.check(counted_s, stream.sample_rate, "the header declares")
+        samples = _at_once(file, container, stream, counted_s or 0, gate.max_duration_s)
+        if samples is not None:
+            return samples
         frames = Frames(container, stream)
         samples = resample(frames, gate.check)
     if not len(samples) and frames.problem:
         raise _undecodable(gate.where, frames.problem)
     return samples
+
+
+def _at_once(
+    file: BinaryIO, container: InputContainer, stream: av.AudioStream, least_s: float, most_s: float
+) -> Samples | None:
+    """All of a stream's samples where nothing is unusual; else None: a look at each frame decides.
+
+    Nothing damaged, not less than the `least_s` that a header counted, no limit `most_s` near.
+    """
+    if not goes_at_once(container, stream):
+        return None
+    parts: list[Samples] = []
+    duration_s = 0.0
+    try:
+        for part in at_once(file, stream):
+            parts.append(part)
+            duration_s += len(part) / RECORDING_RATE_HZ
+            if duration_s > most_s - SLACK_S:
+                return None
+    except (FFmpegError, OSError, ValueError):
+        return None
+    return joined(parts) if duration_s > max(0, least_s - SLACK_S) else None
 
 
 def _audio_stream(container: InputContainer, where: str) -> av.AudioStream:

@@ -5,7 +5,9 @@ name, out of which it would read protocols, patterns and formats, and nothing th
 make it open another.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import groupby
 from typing import Any, BinaryIO
@@ -15,6 +17,7 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError, PatchWelcomeError
 from av.filter import Graph
+from av.filter.context import FilterContext
 from av.stream import Disposition
 from numpy.typing import NDArray
 
@@ -28,6 +31,12 @@ UNKNOWN_BIT_RATE = 128_000  # assumed for a duration where a file names none
 COUNTED_CONTAINERS = frozenset(
     {"aiff", "au", "caf", "flac", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "w64", "wav", "wv"}
 )
+
+# Container and codec where a packet holds one frame, for FFmpeg's movie source asks for no second.
+AT_ONCE = frozenset(
+    {("aac", "aac"), ("mov,mp4,m4a,3gp,3g2,mj2", "aac"), ("mp3", "mp3"), ("mp3", "mp3float")}
+)
+AT_ONCE_BYTES = 64_000_000  # of a copy in memory: an hour
 
 Samples = NDArray[np.float32]
 
@@ -49,9 +58,12 @@ def open_container(file: BinaryIO) -> InputContainer:
 
 
 def best_stream(container: InputContainer) -> av.AudioStream | None:
-    """The ffmpeg program's choice: the default stream, then the most channels, then the first."""
+    """The ffmpeg program's choice: the default stream, then the most channels, then the first.
+
+    Of those that FFmpeg has a decoder for; None if there are none.
+    """
     return max(
-        container.streams.audio,
+        (stream for stream in container.streams.audio if stream.codec_context is not None),
         key=lambda stream: (bool(stream.disposition & Disposition.default), stream.channels),
         default=None,
     )
@@ -105,23 +117,14 @@ class Frames:
 
 
 class Resampler:
-    """FFmpeg's swresample, to 32 kHz mono float32, as the ffmpeg program sets it up.
-
-    It resamples blocks that fit the processor's cache, whatever the size of the frames. A filter
-    graph of its own, since that of PyAV's `AudioResampler` starts a thread for every core.
-    """
+    """FFmpeg's swresample, to 32 kHz mono float32, as the ffmpeg program sets it up."""
 
     def __init__(self, sample_format: str, layout: str, rate_hz: int) -> None:
-        self.graph = graph = Graph()  # kept: its filters die with it
-        graph.threads = 1
-        self.source = graph.add_abuffer(
+        self.graph = _graph()
+        self.source = self.graph.add_abuffer(
             format=sample_format, layout=layout, sample_rate=rate_hz, time_base=Fraction(1, rate_hz)
         )
-        blocks = graph.add("asetnsamples", f"nb_out_samples={BLOCK_SAMPLES}:pad=0")
-        wanted = f"sample_fmts=flt:channel_layouts=mono:sample_rates={RECORDING_RATE_HZ}"
-        self.sink = graph.add("abuffersink")
-        graph.link_nodes(self.source, blocks, graph.add("aformat", wanted), self.sink)
-        graph.configure(auto_buffer=False)
+        self.sink = _resampling(self.graph, self.source)
         self.num_waiting = 0
 
     def __call__(self, frame: av.AudioFrame | None) -> list[Samples]:
@@ -132,16 +135,87 @@ class Resampler:
             if self.num_waiting < BLOCK_SAMPLES:
                 return []
             self.num_waiting %= BLOCK_SAMPLES
-        return list(self._pulled())
+        pieces: list[Samples] = []
+        with suppress(BlockingIOError):  # no more for now
+            pieces.extend(_pulled(self.sink))
+        return pieces
 
-    def _pulled(self) -> Iterator[Samples]:
-        while True:
-            try:
-                piece = self.sink.pull()
-            except (BlockingIOError, EOFError):  # no more for now, and no more at all
-                return
-            assert isinstance(piece, av.AudioFrame)
-            yield np.frombuffer(memoryview(piece.planes[0]), np.float32, piece.samples)
+
+def at_once(file: BinaryIO, stream: av.AudioStream) -> Iterator[Samples]:
+    """A stream at 32 kHz mono, in pieces; read, decoded and resampled in one filter graph.
+
+    As `resample` gives it, and 1.2 times as fast, but only for what `goes_at_once`. From a copy in
+    memory, since to FFmpeg's movie source a failing disk is the end of the file.
+    Raises FFmpegError at the first damage and where the format changes on the way, OSError where
+    there can be no copy.
+    """
+    graph = _graph()
+    with _copy(file) as descriptor:
+        options = f"fd={descriptor}:protocol_whitelist=fd"
+        source = graph.add(
+            "amovie",
+            filename="fd:",
+            format_opts=options,
+            stream_index=str(stream.index),
+            dec_threads="1",
+        )
+        yield from _pulled(_resampling(graph, source))
+
+
+def goes_at_once(container: InputContainer, stream: av.AudioStream) -> bool:
+    """Whether `at_once` is for such a stream: its packets hold one frame each."""
+    kind = container.format.name, stream.codec_context.codec.name
+    return kind in AT_ONCE and hasattr(os, "memfd_create")
+
+
+@contextmanager
+def _copy(file: BinaryIO) -> Iterator[int]:
+    """A descriptor of the file's content in memory; raises OSError where it cannot be read."""
+    descriptor = os.memfd_create("recording")
+    try:
+        size, done = os.fstat(file.fileno()).st_size, 0
+        if size > AT_ONCE_BYTES:
+            raise OSError(f"{size} bytes are too many for a copy")
+        while done < size:
+            sent = os.sendfile(descriptor, file.fileno(), done, size - done)
+            if not sent:
+                raise OSError("cut short while it was read")
+            done += sent
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _graph() -> Graph:
+    """An empty filter graph; its filters die with it. Left alone it starts a thread a core."""
+    graph = Graph()
+    graph.threads = 1
+    return graph
+
+
+def _resampling(graph: Graph, source: FilterContext) -> FilterContext:
+    """The sink behind `source`, for 32 kHz mono float32.
+
+    The frames between are as large as fits the processor's cache, whatever the codec's size.
+    """
+    blocks = graph.add("asetnsamples", f"nb_out_samples={BLOCK_SAMPLES}:pad=0")
+    wanted = f"sample_fmts=flt:channel_layouts=mono:sample_rates={RECORDING_RATE_HZ}"
+    sink = graph.add("abuffersink")
+    graph.link_nodes(source, blocks, graph.add("aformat", wanted), sink)
+    graph.configure(auto_buffer=False)
+    return sink
+
+
+def _pulled(sink: FilterContext) -> Iterator[Samples]:
+    """What comes out, in pieces, to the end; raises BlockingIOError where more must go in first."""
+    while True:
+        try:
+            piece = sink.pull()
+        except EOFError:
+            return
+        assert isinstance(piece, av.AudioFrame)
+        yield np.frombuffer(memoryview(piece.planes[0]), np.float32, piece.samples)
 
 
 def resample(frames: Iterable[av.AudioFrame], check: Callable[[float, int], None]) -> Samples:

@@ -1,0 +1,209 @@
+"""Recordings that go through one filter graph: the same samples, and the same said of faults."""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from recordings import signal
+
+from extract import decode as decode_module
+from extract import ffmpeg
+from extract.decode import AudioError, decode
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "memfd_create"), reason="no copies in memory: all goes frame by frame"
+)
+
+KINDS = {"a.mp3": "libmp3lame", "a.m4a": "aac", "a.aac": "aac"}
+DURATION_S = 3.1
+
+
+def write_coded(
+    path: Path, *, rate_hz: int = 44100, layout: str = "stereo", duration_s: float = DURATION_S
+) -> Path:
+    """A recording in the format of its ending, by the encoders that PyAV carries."""
+    samples = signal(round(rate_hz * duration_s)).astype(np.float32)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(KINDS["a" + path.suffix], rate=rate_hz, layout=layout)
+        frame = av.AudioFrame.from_ndarray(0.5 * samples[None], "fltp", "mono")
+        frame.sample_rate = rate_hz
+        codec = stream.codec_context
+        fit = av.AudioResampler(codec.format, layout, rate_hz, codec.frame_size)
+        for piece in (*fit.resample(frame), *fit.resample(None), None):
+            container.mux(stream.encode(piece))
+    return path
+
+
+@pytest.fixture
+def frame_by_frame(monkeypatch):
+    """`decode`, but never at once."""
+
+    def slowly(path: Path, *limit: float) -> np.ndarray:
+        with monkeypatch.context() as patch:
+            patch.setattr(decode_module, "goes_at_once", lambda *_: False)
+            return decode(path, *limit)
+
+    return slowly
+
+
+@pytest.fixture
+def only_at_once(monkeypatch):
+    """`decode`, but never frame by frame."""
+
+    def fast(path: Path) -> np.ndarray:
+        with monkeypatch.context() as patch:
+            patch.delattr(decode_module, "resample")
+            return decode(path)
+
+    return fast
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("rate_hz", [16000, 32000, 44100, 48000])
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+def test_the_samples_are_those_frame_by_frame(
+    tmp_path, name, rate_hz, layout, frame_by_frame, only_at_once
+):
+    path = write_coded(tmp_path / name, rate_hz=rate_hz, layout=layout)
+    samples = only_at_once(path)
+    assert len(samples) == pytest.approx(DURATION_S * 32000, abs=4096)
+    assert np.array_equal(samples, frame_by_frame(path))
+
+
+def test_the_stream_chosen_is_the_one_decoded(tmp_path, monkeypatch, only_at_once, frame_by_frame):
+    """Behind a video, and behind the one that FFmpeg's movie source would take."""
+    with av.open(str(tmp_path / "a.m4a"), "w", format="mp4") as container:
+        video = container.add_stream("mpeg4", rate=10, width=32, height=32)
+        streams = [container.add_stream("aac", rate=44100, layout=x) for x in ("mono", "stereo")]
+        picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+        container.mux([*video.encode(picture), *video.encode(None)])
+        for stream, level in zip(streams, (0.1, 0.5), strict=True):
+            sound = level * signal(44100).astype(np.float32)[None]
+            frame = av.AudioFrame.from_ndarray(sound, "fltp", "mono")
+            frame.sample_rate = 44100
+            fit = av.AudioResampler("fltp", stream.layout, 44100, stream.codec_context.frame_size)
+            for piece in (*fit.resample(frame), *fit.resample(None), None):
+                container.mux(stream.encode(piece))
+    monkeypatch.setattr(decode_module, "best_stream", lambda found: found.streams.audio[1])
+    samples = only_at_once(tmp_path / "a.m4a")
+    assert np.array_equal(samples, frame_by_frame(tmp_path / "a.m4a"))
+    assert np.abs(samples).max() > 0.3
+
+
+def verdict(work, *arguments) -> bytes | str:
+    try:
+        return work(*arguments).tobytes()
+    except AudioError as error:
+        return str(error)
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """The content with something wrong in its last four fifths."""
+    at = chance.randrange(len(content) // 5, len(content))
+    some = chance.randrange(1, 2000)
+    return chance.choice(
+        [
+            content[:at],
+            content[:at] + content[at + some :],
+            content[:at] + bytes(some) + content[at + some :],
+            content[:at] + chance.randbytes(some) + content[at:],
+            content[:at] + chance.randbytes(3) + content[at + 3 :],
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("seed", range(25))
+def test_damage_costs_the_same_and_is_told_the_same(tmp_path, name, seed, frame_by_frame):
+    content = write_coded(tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(damaged(content, random.Random(seed)))
+    assert verdict(decode, tmp_path / name) == verdict(frame_by_frame, tmp_path / name)
+
+
+def test_a_change_on_the_way_loses_nothing(tmp_path, frame_by_frame):
+    first = write_coded(tmp_path / "a.mp3").read_bytes()
+    second = write_coded(tmp_path / "b.mp3", rate_hz=48000, layout="mono").read_bytes()
+    (tmp_path / "joined.mp3").write_bytes(first + second)
+    samples = decode(tmp_path / "joined.mp3")
+    assert len(samples) == pytest.approx(2 * DURATION_S * 32000, abs=9000)
+    assert np.array_equal(samples, frame_by_frame(tmp_path / "joined.mp3"))
+
+
+@pytest.mark.parametrize("limit_s", [1.0, 3.0, 3.05, 3.1, 3.15, 3.2, 9.0])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_limit_rejects_the_same(tmp_path, name, limit_s, frame_by_frame):
+    path = write_coded(tmp_path / name)
+    assert verdict(decode, path, limit_s) == verdict(frame_by_frame, path, limit_s)
+
+
+@pytest.mark.parametrize("fault", ["no memory", "cut short", "too large"])
+def test_without_a_copy_it_goes_frame_by_frame(tmp_path, monkeypatch, fault, frame_by_frame):
+    path = write_coded(tmp_path / "a.mp3")
+
+    def fail(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    if fault == "no memory":
+        monkeypatch.setattr(os, "memfd_create", fail)
+    elif fault == "cut short":
+        monkeypatch.setattr(os, "sendfile", lambda *_: 0)
+    else:
+        monkeypatch.setattr(ffmpeg, "AT_ONCE_BYTES", 10_000)
+        monkeypatch.delattr(os, "sendfile")
+    assert np.array_equal(decode(path), frame_by_frame(path))
+
+
+def test_less_than_the_header_counts_is_not_taken_for_the_whole(
+    tmp_path, monkeypatch, frame_by_frame
+):
+    path = write_coded(tmp_path / "a.m4a")
+
+    def half(*arguments):
+        pieces = list(ffmpeg.at_once(*arguments))
+        yield from pieces[: len(pieces) // 2]
+
+    monkeypatch.setattr(decode_module, "at_once", half)
+    assert np.array_equal(decode(path), frame_by_frame(path))
+
+
+def test_a_packet_of_several_frames_is_an_error_and_not_an_end(tmp_path):
+    """FFmpeg's movie source says 'again' where a decoder has more to give than it asks for."""
+
+    class Sink:
+        def pull(self) -> None:
+            raise av.error.BlockingIOError(11, "Resource temporarily unavailable")
+
+    with pytest.raises(av.error.FFmpegError):
+        list(ffmpeg._pulled(Sink()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.parametrize("name", KINDS)
+def test_a_graph_starts_no_thread(tmp_path, name):
+    """Workers share the cores already, and a thread for each of them would be a recording's."""
+    threads = Path("/proc/self/task")
+    path = write_coded(tmp_path / name)
+    before = set(threads.iterdir())
+    resampler = ffmpeg.Resampler("fltp", "stereo", 44100)
+    with path.open("rb") as file, ffmpeg.open_container(file) as container:
+        stream = ffmpeg.best_stream(container)
+        assert stream is not None
+        seen = [set(threads.iterdir()) - before for _ in ffmpeg.at_once(file, stream)]
+    assert resampler.graph.threads == 1
+    assert not set().union(*seen)
+
+
+def test_a_stream_that_ffmpeg_cannot_decode_is_no_audio_stream(tmp_path):
+    path = write_coded(tmp_path / "a.m4a")
+    content = bytearray(path.read_bytes())
+    kind = content.index(b"esds") + 21  # MPEG-4's word for AAC
+    assert content[kind] == 0x40
+    content[kind] = 0xFF
+    path.write_bytes(content.replace(b"mp4a", b"zzzz"))
+    with pytest.raises(AudioError, match="no audio stream") as caught:
+        decode(path)
+    assert caught.value.reason == "undecodable"
