@@ -211,7 +211,7 @@ def test_a_nan_stays_in_its_own_utterance() -> None:
 def test_every_attention_gives_the_same(
     lengths: list[int], by_products: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "PRODUCTS_FRAMES", by_products)
+    monkeypatch.setattr(attention, "PRODUCTS_FRAMES", {2: by_products, 4: by_products})
     packing = Packing(lengths, CPU)
     generator = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, sum(lengths), 2, 8, generator=generator)
@@ -228,7 +228,7 @@ def test_scores_are_float32_also_of_half_precision(
     by_products: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two keys with scores of 1,024 and 1,026: bfloat16 has no number between 1,024 and 1,032."""
-    monkeypatch.setattr(attention, "PRODUCTS_FRAMES", by_products)
+    monkeypatch.setattr(attention, "PRODUCTS_FRAMES", {2: by_products, 4: by_products})
     query = torch.full((2, 1, 4), 512.0, dtype=torch.bfloat16)
     key, value = torch.ones_like(query), torch.zeros_like(query)
     key[1, 0, 0] += 2**-7
