@@ -48,10 +48,11 @@ def plan_batches(duration_s: Durations, batch_seconds: float) -> list[Indices]:
 
 
 def padding_share(duration_s: Durations, batches: Sequence[Indices]) -> float:
-    """Share of the padded seconds that is padding, 0 to 1."""
+    """Share of the batches' padded seconds that is padding, 0 to 1."""
     durations = np.asarray(duration_s, dtype=np.float64)
-    padded = sum(len(batch) * durations[batch].max() for batch in batches)
-    return 1 - float(durations.sum() / padded) if padded else 0.0
+    valid = sum(float(durations[batch].sum()) for batch in batches)
+    padded = sum(len(batch) * float(durations[batch].max()) for batch in batches)
+    return 1 - valid / padded if padded else 0.0
 
 
 def fingerprint(batches: Sequence[Indices], ids: Sequence[str]) -> str:

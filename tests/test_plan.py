@@ -69,6 +69,11 @@ def test_an_empty_manifest_has_an_empty_plan():
     assert padding_share([], []) == 0.0
 
 
+def test_only_what_is_left_counts_as_padded_or_not():
+    left = [np.array([1, 2])]
+    assert padding_share([60.0, 4.0, 3.0], left) == pytest.approx(1 / 8)
+
+
 def test_a_plan_is_known_by_who_shares_a_batch():
     ids = [f"{n}" for n in range(6)]
     plan = [np.array([0, 1]), np.array([2, 3, 4, 5])]
