@@ -1,4 +1,4 @@
-"""FFmpeg through PyAV: containers, their best audio stream, its frames, and swresample.
+"""FFmpeg through PyAV: containers, their best audio stream, its frames, and filter graphs.
 
 Like the ffmpeg program, but in this process, and closed to the world: FFmpeg never sees a file's
 name, out of which it would read protocols, patterns and formats, and nothing that a file says can
@@ -230,12 +230,12 @@ def resample(frames: Iterable[av.AudioFrame], check: Callable[[float, int], None
     """
     parts: list[Samples] = []
     duration_s = 0.0
-    for kind, run in groupby(frames, key=_kind):
-        check(duration_s, kind[-1])
-        resampler = Resampler(*kind)
+    for (sample_format, layout, rate_hz), run in groupby(frames, key=_kind):
+        check(duration_s, rate_hz)
+        resampler = Resampler(sample_format, layout, rate_hz)
         for frame in run:
-            duration_s += frame.samples / frame.sample_rate
-            check(duration_s, frame.sample_rate)
+            duration_s += frame.samples / rate_hz
+            check(duration_s, rate_hz)
             parts += resampler(frame)
         parts += resampler(None)
     return joined(parts)
