@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import Row, run_alone, seconds, work_dir, write_clips
+from benchmarks.run import environment
 from extract.audio import AudioSettings
 from extract.batching import collate
 from extract.dataset import AudioDataset, size_and_time
@@ -138,7 +139,8 @@ def help_row() -> Row:
     """The fastest of three: what is imported, not what else the machine does."""
     command = [sys.executable, "-m", "extract", "--help"]
     taken = min(
-        seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(3)
+        seconds(lambda: subprocess.run(command, check=True, capture_output=True, env=environment()))
+        for _ in range(3)
     )
     return Row.at_most("python -m extract --help", taken, 2, " s")
 

@@ -33,9 +33,8 @@ COUNTED_CONTAINERS = frozenset(
 )
 
 # Container and codec where a packet holds one frame, for FFmpeg's movie source asks for no second.
-AT_ONCE = frozenset(
-    {("aac", "aac"), ("mov,mp4,m4a,3gp,3g2,mj2", "aac"), ("mp3", "mp3"), ("mp3", "mp3float")}
-)
+AT_ONCE = frozenset({("aac", "aac"), ("mov,mp4,m4a,3gp,3g2,mj2", "aac"), ("mp3", "mp3")})
+AT_ONCE_FROM_S = 2.5  # shorter ones lose by it: their file is opened twice
 AT_ONCE_BYTES = 64_000_000  # of a copy in memory: an hour
 
 Samples = NDArray[np.float32]
@@ -153,19 +152,16 @@ def at_once(file: BinaryIO, stream: av.AudioStream) -> Iterator[Samples]:
     with _copy(file) as descriptor:
         options = f"fd={descriptor}:protocol_whitelist=fd"
         source = graph.add(
-            "amovie",
-            filename="fd:",
-            format_opts=options,
-            stream_index=str(stream.index),
-            dec_threads="1",
+            "amovie", filename="fd:", format_opts=options, stream_index=str(stream.index)
         )
         yield from _pulled(_resampling(graph, source))
 
 
 def goes_at_once(container: InputContainer, stream: av.AudioStream) -> bool:
-    """Whether `at_once` is for such a stream: its packets hold one frame each."""
-    kind = container.format.name, stream.codec_context.codec.name
-    return kind in AT_ONCE and hasattr(os, "memfd_create")
+    """Whether `at_once` is for such a stream: its packets hold one frame each, and it is faster."""
+    kind = container.format.name, stream.codec_context.codec.canonical_name
+    long_enough = likely_duration_s(container, stream) >= AT_ONCE_FROM_S
+    return kind in AT_ONCE and long_enough and hasattr(os, "memfd_create")
 
 
 @contextmanager

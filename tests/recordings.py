@@ -5,6 +5,7 @@ import struct
 import subprocess
 from pathlib import Path
 
+import av
 import numpy as np
 
 DEMO = Path(__file__).parent.parent / "extract" / "demo"
@@ -18,6 +19,7 @@ PCM = {  # name: (format tag, bits, numpy type of one sample before packing)
     "f32": (3, 32, "<f4"),
     "f64": (3, 64, "<f8"),
 }
+ENCODERS = {".mp3": "libmp3lame", ".m4a": "aac", ".aac": "aac"}  # that PyAV carries
 RATES_HZ = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
@@ -73,6 +75,36 @@ def write_wav(
 
 def write_floats(path: Path, samples: list[float] | np.ndarray, rate_hz: int = 32000) -> Path:
     path.write_bytes(wav_bytes(np.asarray(samples, "<f4").tobytes(), "f32", rate_hz))
+    return path
+
+
+def write_coded(
+    path: Path,
+    *,
+    rate_hz: int = 44100,
+    layouts: tuple[str, ...] = ("stereo",),
+    duration_s: float = 3.1,
+    video: bool = False,
+) -> Path:
+    """A recording in the format of its ending; each of several streams is louder than the last."""
+    samples = signal(round(rate_hz * duration_s)).astype(np.float32)
+    with av.open(str(path), "w", format="mp4" if video else None) as container:
+        picture = container.add_stream("mpeg4", rate=10, width=32, height=32) if video else None
+        streams = [
+            container.add_stream(ENCODERS[path.suffix], rate=rate_hz, layout=layout)
+            for layout in layouts
+        ]
+        if picture is not None:
+            black = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            container.mux([*picture.encode(black), *picture.encode(None)])
+        for number, stream in enumerate(streams, 1):
+            loudness = number / (1 + len(streams))
+            frame = av.AudioFrame.from_ndarray(loudness * samples[None], "fltp", "mono")
+            frame.sample_rate = rate_hz
+            codec = stream.codec_context
+            fit = av.AudioResampler(codec.format, stream.layout, rate_hz, codec.frame_size)
+            for piece in (*fit.resample(frame), *fit.resample(None), None):
+                container.mux(stream.encode(piece))
     return path
 
 

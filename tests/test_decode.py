@@ -23,6 +23,7 @@ from recordings import (
     pack,
     signal,
     wav_bytes,
+    write_coded,
     write_floats,
     write_wav,
 )
@@ -350,6 +351,18 @@ def test_a_file_that_holds_no_audio_stream_says_so(tmp_path):
         container.mux([*stream.encode(frame), *stream.encode(None)])
     with pytest.raises(AudioError, match="no audio stream") as caught:
         decode(tmp_path / "a.mp4")
+    assert caught.value.reason == "undecodable"
+
+
+def test_a_stream_that_ffmpeg_cannot_decode_is_no_audio_stream(tmp_path):
+    path = write_coded(tmp_path / "a.m4a")
+    content = bytearray(path.read_bytes())
+    kind = content.index(b"esds") + 21  # MPEG-4's word for AAC
+    assert content[kind] == 0x40
+    content[kind] = 0xFF
+    path.write_bytes(content.replace(b"mp4a", b"zzzz"))
+    with pytest.raises(AudioError, match="no audio stream") as caught:
+        decode(path)
     assert caught.value.reason == "undecodable"
 
 
