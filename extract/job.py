@@ -32,6 +32,7 @@ from extract.config import Config, Verify
 from extract.dataset import AudioDataset, Failure, Recording
 from extract.encoder import Encoder
 from extract.encoding import Encoding
+from extract.internal import InternalErrors
 from extract.ledger import FAILED, Ledger, dtype_name, ledger_name, read
 from extract.lengths import durations
 from extract.loading import ResilientLoader, raise_open_file_limit
@@ -50,7 +51,7 @@ from extract.writing import Writers, failure_record
 
 log = logging.getLogger(__name__)
 
-EXIT_DONE, EXIT_SOME_FAILED = 0, 1  # the others are app.py's and stopping.py's
+EXIT_DONE, EXIT_SOME_FAILED, EXIT_INTERNAL = 0, 1, 70  # others are app.py's and stopping.py's
 
 SLACK = 1.1  # a header's duration may be off by a little; a batch is not split for that
 HOW_TO_GO_ON = "the same command goes on from here"
@@ -97,6 +98,7 @@ class _Job:
     ) -> None:
         self.config, self.audio, self.manifest, self.store = config, audio, manifest, store
         self.console, self.stop = console, stop
+        self.internal = InternalErrors()
         shard = config.shard
         self.ledger_path = store.directory / ledger_name(shard.index, shard.count)
         raise_open_file_limit()
@@ -184,7 +186,7 @@ class _Job:
                     progress.add(record)
                 batches = _pinned(loader) if encoder.device.type == "cuda" else loader
                 encoding = Encoding(encoder, SLACK * plan.batch_seconds, self._fallback(encoder))
-                run(batches, encoding, writers, work.rest.todo, clock)
+                run(batches, encoding, writers, work.rest.todo, clock, self.internal)
                 writers.close()
             except BaseException:
                 writers.close(abandon=True)
@@ -203,7 +205,8 @@ class _Job:
                 status.update(f"reading headers: {num_read:,} of {len(self.manifest):,}")
 
             scan = partial(scan_headers, self.config, self.stop)
-            return durations(self.manifest, self._private("lengths"), scan, progress)
+            path = self._private("lengths")
+            return durations(self.manifest, path, scan, progress, self.internal)
 
     def _faults(self) -> list[Failure]:
         return [
@@ -240,6 +243,12 @@ class _Job:
             left = tally.total - tally.done
             self._say(f"interrupted with {left:,} recordings left; {HOW_TO_GO_ON}")
             return self.stop.exit_code
+        if self.internal.num:
+            self._say(
+                f"{self.internal.num:,} faults of this program (internal_error in the ledger); "
+                "the same command tries those recordings again"
+            )
+            return EXIT_INTERNAL
         failed_before = (
             sum(record.get("status") == FAILED for record in read(self.store.directory))
             if not self.config.retry_failed

@@ -32,6 +32,7 @@ REASONS = {
     "out_of_memory": FAILED,
     "worker_crashed": FAILED,
     "write_failed": FAILED,
+    "internal_error": FAILED,  # a fault of this program
     "bad_line": FAILED,  # a line of a list that names no recording
     "bad_id": FAILED,  # a name that cannot be a file of the store
     "unreadable_folder": FAILED,  # a folder below the dataset's that cannot be listed

@@ -16,19 +16,20 @@ from numpy.typing import NDArray
 
 from extract.audio import AudioError, probe_duration_s
 from extract.dataset import size_and_time
+from extract.internal import InternalErrors, last_line
 from extract.manifest import Manifest
 from extract.plan import Indices
 
 CHUNK = 64  # headers a worker reads before it reports
 UNKNOWN_S = 0.0  # what the plan takes for a recording whose header says nothing
 
-Scanned = list[tuple[int, float]]  # (index, duration in seconds)
+Scanned = list[tuple[int, float | str]]  # (index, seconds), or a fault of this program in words
 Scan = Callable[["Durations", list[Indices]], Iterator[Scanned]]
 
 _ROW = np.dtype([("key", np.uint64), ("duration_s", np.float32)])
 
 
-class Durations(Sequence[tuple[int, float]]):
+class Durations(Sequence[tuple[int, float | str]]):
     """The headers of a manifest, read one by one; a map-style dataset for the loader's workers."""
 
     def __init__(self, manifest: Manifest) -> None:
@@ -37,15 +38,22 @@ class Durations(Sequence[tuple[int, float]]):
     def __len__(self) -> int:
         return len(self.manifest)
 
-    def __getitem__(self, index: int) -> tuple[int, float]:  # type: ignore[override]
+    def __getitem__(self, index: int) -> tuple[int, float | str]:  # type: ignore[override]
+        path = self.manifest[index].path
         try:
-            return index, probe_duration_s(self.manifest[index].path)
-        except (AudioError, Exception):  # the loader meets it again and says what is wrong
+            return index, probe_duration_s(path)
+        except (AudioError, OSError, MemoryError):  # decoding meets it again and says what is wrong
             return index, UNKNOWN_S
+        except Exception as error:
+            return index, f"{path}: {last_line(error)}"
 
 
 def durations(
-    manifest: Manifest, path: Path, scan: Scan, progress: Callable[[int], None]
+    manifest: Manifest,
+    path: Path,
+    scan: Scan,
+    progress: Callable[[int], None],
+    internal: InternalErrors | None = None,
 ) -> NDArray[np.float64]:
     """Seconds of each recording, (len(manifest),); 0 where the header does not tell.
 
@@ -54,7 +62,9 @@ def durations(
         path: the index's file. An entry holds for one path, size and time.
         scan: runs `Durations` over chunks of indices, in workers.
         progress: told how many headers were read.
+        internal: told of faults of this program. Such a header is read again by the next run.
     """
+    internal = internal or InternalErrors()
     keys = np.frombuffer(b"".join(map(_key, manifest.paths)), "<u8")
     known = _read(path)
     at = np.searchsorted(known["key"], keys).clip(max=max(0, len(known) - 1))
@@ -63,13 +73,18 @@ def durations(
     seconds = seconds.astype(np.float64)
     missing = np.flatnonzero(~found)
     if len(missing):
+        internal.begin()
         chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
         known_now = found.copy()  # an interrupted scan leaves the rest for the next one
         for scanned in scan(Durations(manifest), chunks):
-            for index, duration_s in scanned:
+            read = [(index, found) for index, found in scanned if not isinstance(found, str)]
+            for index, duration_s in read:
                 seconds[index] = np.float32(duration_s)  # as the index will give it next time
                 known_now[index] = True
             progress(len(scanned))
+            internal.note([found for _, found in scanned if isinstance(found, str)], len(read))
+            if internal.hopeless:
+                break
         _write(path, keys[known_now], seconds[known_now])
     return seconds
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import DEMO, TINY, audit, contents, ids_of, ledger, write_wav
 
-from extract import job
+from extract import dataset, internal, job
 from extract.app import conf_dir
 
 
@@ -290,3 +290,72 @@ def test_a_changed_gate_cut_short_leaves_nothing_stale(
     assert extract_folder(recordings) == 0
     audit(tmp_path / "out", ids_of(recordings))
     assert all(record["status"] == "saved" for record in ledger(tmp_path / "out"))
+
+
+def one_line(said: str) -> str:
+    """What a terminal of any width says, as it was before it was wrapped."""
+    return " ".join(said.split())
+
+
+def raise_for(monkeypatch, ending: str) -> None:
+    """Lets our own code raise for every recording whose path ends so."""
+    prepare = dataset.prepare
+
+    def wrong(path, settings):
+        if path.endswith(ending):
+            raise TypeError(f"a mistake of ours at {path}")
+        return prepare(path, settings)
+
+    monkeypatch.setattr(dataset, "prepare", wrong)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_fault_of_ours_on_one_recording_exits_with_70_and_saves_the_others(
+    extract_folder, recordings, tmp_path, monkeypatch, capfd, num_workers
+):
+    with monkeypatch.context() as patch:
+        raise_for(patch, "7.wav")  # 07.wav and 17.wav
+        assert extract_folder(recordings, f"loader.num_workers={num_workers}") == 70
+    said = one_line(capfd.readouterr().err)
+    assert said.count("a mistake of ours") == 1
+    assert "please report it" in said
+    assert "Traceback" not in said
+    audit(tmp_path / "out", ids_of(recordings))
+    faulty = {record["id"]: record for record in ledger(tmp_path / "out") if record["reason"]}
+    assert sorted(faulty) == ["07.wav", "17.wav"]
+    for record in faulty.values():
+        assert (record["status"], record["reason"]) == ("failed", "internal_error")
+        assert "TypeError: a mistake of ours at" in record["detail"]
+        assert "(dataset.py:" in record["detail"]
+    assert extract_folder(recordings) == 0  # tried again, as all that failed
+    audit(tmp_path / "out", ids_of(recordings))
+
+
+def test_a_fault_of_ours_on_every_recording_stops_the_run_early(
+    extract_folder, recordings, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(internal, "GIVE_UP_AFTER", 6)
+    raise_for(monkeypatch, ".wav")
+    monkeypatch.setattr("extract.plan.MAX_BATCH", 3)
+    assert extract_folder(recordings) == 70
+    said = one_line(capfd.readouterr().err)
+    assert said.count("a mistake of ours") == 1
+    assert "not one recording was read: stopping" in said
+    assert len(ledger(tmp_path / "out")) == 6
+
+
+def test_a_fault_of_ours_in_reading_headers_exits_with_70_and_saves_what_can_be(
+    extract_folder, recordings, tmp_path, monkeypatch, capfd
+):
+    def wrong(path):
+        raise TypeError("a mistake of ours")
+
+    monkeypatch.setattr("extract.lengths.probe_duration_s", wrong)
+    with monkeypatch.context() as patch:
+        patch.setattr(internal, "GIVE_UP_AFTER", 25)  # of 24: it goes on
+        assert extract_folder(recordings) == 70
+    audit(tmp_path / "out", ids_of(recordings))
+    assert one_line(capfd.readouterr().err).count("a mistake of ours") == 1
+    assert extract_folder(recordings, "audio.alpha=0.3", "overwrite=true") == 70
+    assert "not one recording was read: stopping" in one_line(capfd.readouterr().err)
+    assert ledger(tmp_path / "out") == []

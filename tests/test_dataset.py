@@ -1,12 +1,16 @@
 """`AudioDataset`: every index gives a value, and a bad recording costs itself alone."""
 
+import errno
 import pickle
+import re
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from conftest import write_wav
 
+from extract import audio
 from extract import dataset as module
 from extract.audio import AudioSettings, prepare
 from extract.dataset import AudioDataset, Failure, Utterance
@@ -52,11 +56,12 @@ def test_a_recording_that_cannot_be_used_is_a_value_too(recordings_of_all_kinds)
     ("error", "reason"),
     [
         (MemoryError(), "out_of_memory"),
-        (ZeroDivisionError("rate"), "undecodable"),
-        (RuntimeError("a decoder's surprise"), "undecodable"),
+        (OSError(errno.EIO, "Input/output error"), "undecodable"),
+        (TypeError("open() got an unexpected keyword argument"), "internal_error"),
+        (ZeroDivisionError("rate"), "internal_error"),
     ],
 )
-def test_a_decoders_surprise_is_this_files_and_not_the_runs(
+def test_whatever_is_raised_is_a_value_and_a_fault_of_ours_is_never_the_files(
     recordings_of_all_kinds, monkeypatch, error, reason
 ):
     def surprise(path, settings):
@@ -67,6 +72,17 @@ def test_a_decoders_surprise_is_this_files_and_not_the_runs(
     assert isinstance(item, Failure)
     assert item.reason == reason
     assert item.detail.startswith(str(recordings_of_all_kinds))
+
+
+def test_an_internal_error_names_exception_and_line(recordings_of_all_kinds, monkeypatch):
+    """Of this package, though numpy raised it: as `2 * None` deep in a library would be."""
+    monkeypatch.setattr(audio, "ENCODER_SCALE", "no number")
+    item = AudioDataset(read_folder(recordings_of_all_kinds))[0]
+    file = Path(audio.__file__)
+    [number] = re.fullmatch(
+        rf"{recordings_of_all_kinds}/a\.wav: \w+Error: .* \(audio\.py:(\d+)\)", item.detail
+    ).groups()
+    assert "scale" in file.read_text().splitlines()[int(number) - 1]
 
 
 def test_an_index_past_the_end_raises_index_error(recordings_of_all_kinds):

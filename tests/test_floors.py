@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "extract"
 
 FLOORS = (
-    "frames wav ffmpeg decode audio strings ids lists manifest config",
+    "frames wav ffmpeg decode audio strings ids lists manifest config internal",
     "dataset",
     "plan batching lengths machine workers",
     "packing products positions weights first_layer_kernel first_layer convolutions hubert models "  # noqa: ISC004

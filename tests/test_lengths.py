@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from conftest import write_wav
 
-from extract import lengths
+from extract import internal, lengths
+from extract.internal import InternalErrors
 from extract.lengths import CHUNK, durations
 from extract.manifest import Manifest, read_folder
 
@@ -21,6 +22,7 @@ class Reader:
 
     def __init__(self, folder, index) -> None:
         self.folder, self.index, self.read = folder, index, []
+        self.internal = InternalErrors()
 
     def __call__(self, manifest: Manifest | None = None) -> np.ndarray:
         self.read.clear()
@@ -32,7 +34,9 @@ class Reader:
                 yield [items[int(index)] for index in chunk]
 
         told = []
-        found = durations(manifest or read_folder(self.folder), self.index, scan, told.append)
+        found = durations(
+            manifest or read_folder(self.folder), self.index, scan, told.append, self.internal
+        )
         assert sum(told) == len(self.read)
         return found
 
@@ -111,3 +115,32 @@ def test_an_interrupted_scan_keeps_what_it_has_read(reader, monkeypatch):
 def test_nothing_is_left_beside_the_index(reader, tmp_path):
     reader()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "lengths.npy"]
+
+
+def wrong_call(path):
+    raise TypeError("open() got an unexpected keyword argument")
+
+
+def test_a_fault_of_ours_is_neither_silent_nor_remembered(reader, monkeypatch):
+    probe = lengths.probe_duration_s
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            lengths,
+            "probe_duration_s",
+            lambda path: wrong_call(path) if path.endswith("5.wav") else probe(path),
+        )
+        found = reader()
+    assert reader.internal.num == 1
+    assert not reader.internal.hopeless
+    assert found[5] == lengths.UNKNOWN_S
+    np.testing.assert_allclose(reader(), EXPECTED, atol=1e-4)
+    assert reader.read == [5]
+
+
+def test_headers_are_not_read_to_the_end_where_each_meets_a_fault_of_ours(reader, monkeypatch):
+    monkeypatch.setattr(lengths, "CHUNK", 1)
+    monkeypatch.setattr(lengths, "probe_duration_s", wrong_call)
+    monkeypatch.setattr(internal, "GIVE_UP_AFTER", 4)
+    reader()
+    assert reader.internal.hopeless
+    assert len(reader.read) == 4
