@@ -74,15 +74,18 @@ def test_whatever_is_raised_is_a_value_and_a_fault_of_ours_is_never_the_files(
     assert item.detail.startswith(str(recordings_of_all_kinds))
 
 
-def test_an_internal_error_names_exception_and_line(recordings_of_all_kinds, monkeypatch):
-    """Of this package, though numpy raised it: as `2 * None` deep in a library would be."""
-    monkeypatch.setattr(audio, "ENCODER_SCALE", "no number")
+def test_an_internal_error_names_the_line_of_ours_that_led_to_it(
+    recordings_of_all_kinds, monkeypatch
+):
+    def resample(*args, **options):
+        raise TypeError("no such quality")
+
+    monkeypatch.setattr(audio.soxr, "resample", resample)
     item = AudioDataset(read_folder(recordings_of_all_kinds))[0]
-    file = Path(audio.__file__)
-    [number] = re.fullmatch(
-        rf"{recordings_of_all_kinds}/a\.wav: \w+Error: .* \(audio\.py:(\d+)\)", item.detail
-    ).groups()
-    assert "scale" in file.read_text().splitlines()[int(number) - 1]
+    path = recordings_of_all_kinds / "a.wav"
+    said = re.fullmatch(rf"{path}: TypeError: no such quality \(audio\.py:(\d+)\)", item.detail)
+    line = Path(audio.__file__).read_text().splitlines()[int(said[1]) - 1]
+    assert "soxr.resample(" in line
 
 
 def test_an_index_past_the_end_raises_index_error(recordings_of_all_kinds):
