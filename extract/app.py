@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from extract.config import SCHEMAS, Config, run_name
 
 PACKAGE = Path(__file__).resolve().parent
+# Hydra 1.4 and its OmegaConf 2.4 warn of arguments and names that 1.3 and 2.3 need.
+HYDRA_1_3 = hydra.__version__.startswith("1.3.")
 EXIT_USAGE, EXIT_CRASHED, EXIT_INTERRUPTED = 2, 70, 130
 EXITS_INTERRUPTED = (130, 143)
 
@@ -33,6 +36,7 @@ def stem(path: str) -> str:
     return found.name if found.is_dir() else found.stem
 
 
+@functools.cache  # Hydra 1.4 warns of a name that is stored twice
 def register() -> None:
     """Tells Hydra the schemas and the names that `conf/` makes use of."""
     store = ConfigStore.instance()
@@ -43,8 +47,9 @@ def register() -> None:
         "demo_dir": lambda: str(PACKAGE / "demo"),
         "run_name": lambda *, _root_: run_name(_root_),
     }
+    add: Any = OmegaConf.register_new_resolver if HYDRA_1_3 else OmegaConf.register_resolver
     for name, resolver in resolvers.items():
-        OmegaConf.register_new_resolver(name, resolver, replace=True)
+        add(name, resolver, replace=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     register()
     codes: list[int] = []
 
-    @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
+    base = {"version_base": "1.3"} if HYDRA_1_3 else {}
+
+    @hydra.main(**base, config_path=conf_dir(), config_name="config")
     def job(config: DictConfig) -> None:
         codes.append(EXIT_CRASHED)  # until it is known better
         codes[-1] = _job(config)
