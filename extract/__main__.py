@@ -6,12 +6,17 @@ import os
 import sys
 import threading
 
-from extract.app import main
+from extract.stopping import end_on_signals
+from extract.streams import make_safe
 
 
 def command() -> int:
     """Runs the command line; returns the exit code, or ends the process with it."""
+    end_on_signals()
+    make_safe()
     gc.disable()  # until all is imported and loaded: 0.3 s of searching where there is no garbage
+    from extract.app import main  # Hydra and what it needs: once signals are heard
+
     code = main()
     if _all_done():
         _leave(code)

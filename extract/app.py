@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from extract.config import SCHEMAS, Config, run_name
+from extract.config import SCHEMAS, Config
+from extract.options import check, expand_home, run_name
+from extract.words import is_sweep, prepared, quoted
 
 PACKAGE = Path(__file__).resolve().parent
 # Hydra 1.4 and its OmegaConf 2.4 warn of arguments and names that 1.3 and 2.3 need.
@@ -32,7 +40,7 @@ def conf_dir() -> str:
 
 def stem(path: str) -> str:
     """What a folder or a file is called; a file without its ending, a `v1.0` with all of it."""
-    found = Path(str(path)).resolve()
+    found = Path(os.path.expanduser(str(path))).resolve()  # noqa: PTH111 - pathlib's may raise
     return found.name if found.is_dir() else found.stem
 
 
@@ -66,17 +74,49 @@ def main(argv: list[str] | None = None) -> int:
         if codes[-1] in EXITS_INTERRUPTED:
             raise KeyboardInterrupt  # or Hydra would go on with the next job of a sweep
 
-    if argv is not None:
-        sys.argv[1:] = argv
-    if {"--help", "-h"} & set(sys.argv) and not any(a.startswith("dataset=") for a in sys.argv):
-        sys.argv.append("dataset=demo")  # help shows a config, and a config needs a dataset
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not _has_working_folder():
+        return _usage("the working folder is gone; go to another one (cd) and run this again")
+    if {"--help", "-h"} & set(words) and not any(word.startswith("dataset=") for word in words):
+        words.append("dataset=demo")  # help shows a config, and a config needs a dataset
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print, and we say it
     try:
-        job()
-    except SystemExit as error:  # Hydra has said what is wrong with the command line
+        with _sweep_folder(prepared(words)) as sys.argv[1:]:
+            job()
+    except SystemExit as error:  # argparse has said what is wrong with the command line
         return max(codes, default=EXIT_USAGE if error.code else 0)
     except KeyboardInterrupt:
         return max(codes, default=EXIT_INTERRUPTED)
+    except (HydraException, OmegaConfBaseException) as error:
+        if not codes:  # the config could not be composed
+            return _usage(_message(error))
+        traceback.print_exc()
+    except Exception:
+        traceback.print_exc()
+        return max(codes, default=EXIT_CRASHED)
     return max(codes, default=0)
+
+
+def _has_working_folder() -> bool:
+    try:
+        return Path.cwd().is_dir()
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _sweep_folder(words: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The words, and for a sweep a temporary folder in which Hydra leaves its `multirun.yaml`.
+
+    A store's own metadata holds its settings, and the working folder need not be writable. A
+    launcher that starts jobs elsewhere works in its sweep folder, so it keeps the one of `conf/`.
+    """
+    its_own = ("hydra.sweep.dir=", "hydra/launcher=")
+    if not is_sweep(words) or any(word.lstrip("+").startswith(its_own) for word in words):
+        yield words
+        return
+    with TemporaryDirectory(prefix="extract-", ignore_cleanup_errors=True) as folder:
+        yield [f"hydra.sweep.dir={quoted(folder)}", *words]
 
 
 def _job(config: DictConfig) -> int:
@@ -88,9 +128,11 @@ def _job(config: DictConfig) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
     try:
         settings = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        return _usage(console, str(error))
-    assert isinstance(settings, Config)
+        assert isinstance(settings, Config)
+        expand_home(settings)
+        check(settings)
+    except (OmegaConfBaseException, ValueError) as error:
+        return _usage(str(error))
 
     from extract.job import run_job  # torch: after the options are known to be right
     from extract.stopping import stop_on_signals
@@ -101,12 +143,21 @@ def _job(config: DictConfig) -> int:
             in_a_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
             return stop.exit_code if stop() and in_a_sweep else code
         except ValueError as error:
-            return _usage(console, str(error))
+            return _usage(str(error))
         except KeyboardInterrupt:
             console.print("stopped at once; the same command goes on from here")
             return EXIT_INTERRUPTED
 
 
-def _usage(console: Any, message: str) -> int:
+def _message(error: Exception) -> str:
+    """What an error of Hydra's says, and what OmegaConf had against the value."""
+    cause = error.__cause__
+    return f"{error}\n{cause}" if isinstance(cause, OmegaConfBaseException) else str(error)
+
+
+def _usage(message: str) -> int:
+    from rich.console import Console
+
+    console = Console(stderr=True)
     console.print(message, style="red", soft_wrap=True, markup=False, highlight=False)
     return EXIT_USAGE

@@ -114,20 +114,3 @@ def start_method(config: Config, device: torch.device) -> str:
     if method is not StartMethod.auto:
         return method.name
     return "forkserver" if device.type == "cuda" else "fork"
-
-
-def check(config: Config) -> None:
-    """Refuses numbers that no run can have.
-
-    Raises:
-        ValueError: which one, and what was needed.
-    """
-    shard = config.shard
-    if not 0 <= shard.index < shard.count:
-        raise ValueError(
-            f"shard.index={shard.index} shard.count={shard.count}; needed 0 <= index < count"
-        )
-    if config.store.num_writers < 1:
-        raise ValueError(f"store.num_writers={config.store.num_writers}; needed at least 1")
-    if not config.loader.timeout_s > 0:
-        raise ValueError(f"loader.timeout_s={config.loader.timeout_s}; needed more than 0")

@@ -21,7 +21,6 @@ from extract.audio import AudioSettings
 from extract.batching import Batch
 from extract.build import (
     audio_settings,
-    check,
     load_batches,
     load_encoder,
     read_manifest,
@@ -64,13 +63,13 @@ def run_job(config: Config, console: Console, stop: Stop) -> int:
         ValueError: the config asks for what cannot be; nothing was done.
     """
     audio = audio_settings(config)
-    check(config)
     manifest = shard_of_manifest(read_manifest(config), config)
+    encoder, weights = load_encoder(config)
     store = Store(config.store.dir, fsync=config.store.fsync)
     try:
         store.create()
         with locked(store.directory, config.shard.index, config.shard.count):
-            return _Job(config, audio, manifest, store, console, stop).run()
+            return _Job(config, audio, manifest, store, console, stop).run(encoder, weights)
     except StoreUnusable as error:
         console.print(f"stopped: {error}", style="bold red", soft_wrap=True, markup=False)
         console.print(f"Once that is mended, {HOW_TO_GO_ON}.")
@@ -103,8 +102,7 @@ class _Job:
         self.ledger_path = store.directory / ledger_name(shard.index, shard.count)
         raise_open_file_limit()
 
-    def run(self) -> int:
-        encoder, weights = load_encoder(self.config)
+    def run(self, encoder: Encoder, weights: str) -> int:
         if not gc.isenabled():  # `__main__` put it off
             gc.freeze()  # no search through all of torch: 0.13 s
             gc.enable()

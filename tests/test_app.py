@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import DEMO, TINY, audit, contents, ids_of, ledger, write_wav
 
-from extract import dataset, internal, job
+from extract import build, dataset, internal, job
 from extract.app import conf_dir
 
 
@@ -60,6 +61,36 @@ def test_a_sweep_gives_a_folder_for_each_setting(command, tmp_path):
     assert command("-m", "dataset=demo", "audio.alpha=0.3,0.7", "loader.num_workers=1") == 0
     names = {store.name for store in (tmp_path / "outputs" / "demo").iterdir()}
     assert names == {"tiny_random-maxx0.95-alpha0.3", "tiny_random-maxx0.95-alpha0.7"}
+    assert not list(tmp_path.rglob("multirun.yaml"))
+
+
+def test_a_sweep_writes_where_its_stores_are_and_nowhere_else(command, tmp_path, monkeypatch):
+    """So its working folder need not be writable."""
+    for name in ("here", "tmp"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.chdir(tmp_path / "here")
+    write_wav(tmp_path / "in" / "a.wav")
+    store = f"store.dir={tmp_path}/out-${{audio.alpha}}"
+    argv = ["dataset=folder", f"dataset.path={tmp_path / 'in'}", store, *TINY]
+    assert command("-m", *argv, "audio.alpha=0.3,0.7") == 0
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert made == ["here", "in", "out-0.3", "out-0.7", "tmp"]
+    assert list((tmp_path / "here").iterdir()) == list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_sweep_loads_the_model_once(command, monkeypatch):
+    loads = []
+
+    def counted(*args, **kwargs):
+        loads.append(args)
+        return load_model(*args, **kwargs)
+
+    load_model = build.load_model
+    build._encoder.cache_clear()
+    monkeypatch.setattr(build, "load_model", counted)
+    assert command("dataset=demo", "-m", "audio.alpha=0.3,0.7", "loader.num_workers=1") == 0
+    assert len(loads) == 1
 
 
 @pytest.mark.parametrize(
@@ -79,13 +110,41 @@ def test_a_sweep_gives_a_folder_for_each_setting(command, tmp_path):
         (["dataset=demo", "model=local", "model.path=nowhere"], "model.path=DIR"),
         (["dataset=demo", "model.layer=9"], "layers 1 to 2"),
         (["dataset=demo", "audio.resampler=linear"], "expected one of [soxr, torchaudio]"),
+        (["dataset=demo", "audio.alpha=2"], "audio.alpha: 2.0; needed 0 to 1"),
+        (["dataset=demo", "audio.max_peak=-1"], "audio.max_peak: -1.0; needed more than 0"),
+        (["dataset=demo", "audio.max_duration_s=inf"], "audio.max_duration_s: inf; needed more"),
+        (["dataset=demo", "store.num_writers=0"], "store.num_writers: 0; needed 1 to 1024"),
+        (
+            ["dataset=demo", "audio.min_duration_s=10", "audio.max_duration_s=1"],
+            "audio.min_duration_s=10.0 audio.max_duration_s=1.0; needed min <= max",
+        ),
+        (["dataset=demo", "device=cuda:99"], "device=cuda:99"),
     ],
 )
-def test_a_mistake_is_said_clearly_and_exits_with_2(command, capfd, argv, said):
-    assert command(*argv) == 2
+@pytest.mark.parametrize("flags", [[], ["-m"]], ids=["run", "sweep"])
+def test_a_mistake_is_said_clearly_exits_with_2_and_leaves_nothing(
+    command, capfd, tmp_path, argv, said, flags
+):
+    assert command(*argv, *flags) == 2
     output = "".join(capfd.readouterr()).replace("\n", " ")
     assert said in output
     assert "Traceback" not in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_of_ours_shows_its_traceback_and_exits_with_70(command, capfd, monkeypatch):
+    monkeypatch.setattr(job, "run_job", lambda *_: 1 / 0)
+    for flags in ([], ["-m"]):
+        assert command("dataset=demo", *flags) == 70
+        assert "ZeroDivisionError: division by zero" in capfd.readouterr().err
+
+
+def test_a_working_folder_that_is_gone_is_said(command, capfd, tmp_path):
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert command("dataset=demo") == 2
+    assert capfd.readouterr().err.startswith("the working folder is gone; go to another one (cd)")
 
 
 def test_two_recordings_of_one_name_are_found_before_any_work(command, tmp_path, capfd):
