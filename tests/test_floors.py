@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "extract"
 
 FLOORS = (
-    "frames wav ffmpeg decode audio strings ids lists folders manifest config",
-    "dataset",
+    "frames wav ffmpeg decode audio strings ids lists folders manifest config architecture",
+    "dataset model_files",
     "plan batching lengths machine workers",
     "packing products positions weights first_layer_kernel first_layer convolutions hubert models "  # noqa: ISC004
     "encoder encoding formats store ledger metadata resume lock opening loading writing",
