@@ -17,7 +17,7 @@ from extract.ledger import shard_of
 from extract.lengths import UNKNOWN_S, Durations, Scanned
 from extract.loading import ResilientLoader
 from extract.machine import LoaderPlan, cores
-from extract.manifest import Manifest, read_folder, read_gpt_sovits_list
+from extract.manifest import AUDIO_EXTENSIONS, Manifest, read_folder, read_gpt_sovits_list
 from extract.models import load_model
 from extract.plan import Indices
 from extract.weights import fingerprint
@@ -38,9 +38,8 @@ def read_manifest(config: Config) -> Manifest:
     dataset = config.dataset
     if dataset.kind == Kind.gpt_sovits:
         return read_gpt_sovits_list(dataset.path, dataset.audio_dir)
-    if dataset.extensions is None:
-        return read_folder(dataset.path)
-    return read_folder(dataset.path, tuple(dataset.extensions))
+    taken = AUDIO_EXTENSIONS if dataset.extensions is None else tuple(dataset.extensions)
+    return read_folder(dataset.path, taken, store=config.store.dir)
 
 
 @functools.lru_cache(maxsize=1)

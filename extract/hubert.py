@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from extract.architecture import require_supported
 from extract.convolutions import Convolutions
-from extract.frames import CONV_LAYERS, num_frames
+from extract.frames import num_frames
 from extract.packing import Packing, choose_attention
 from extract.positions import PositionalConvolution
 from extract.products import Linear
@@ -150,18 +151,3 @@ class ExactHubert:
         x = self._norm(hidden, layer.feed_forward_norm) if self.pre_norm else hidden
         hidden = layer.down.plus(layer.up.gelu(x), hidden)
         return hidden if self.pre_norm else self._norm(hidden, layer.feed_forward_norm)
-
-
-def require_supported(config: Any) -> None:
-    """Raise ValueError, naming setting and value, where a model is not the HuBERT computed here."""
-    convolutions = tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
-    expected = {
-        "conv_kernel and conv_stride": (convolutions, CONV_LAYERS),
-        "feat_extract_activation": (config.feat_extract_activation, "gelu"),
-        "hidden_act": (config.hidden_act, "gelu"),
-        "conv_pos_batch_norm": (getattr(config, "conv_pos_batch_norm", False), False),
-        "adapter_attn_dim": (getattr(config, "adapter_attn_dim", None), None),
-    }
-    for name, (found, needed) in expected.items():
-        if found != needed:
-            raise ValueError(f"model: {name} is {found}; this encoder computes {needed}")

@@ -23,11 +23,12 @@ SUFFIXES = ("", ".pt")  # what the store adds to an id
 MAX_NAME_BYTES = 255  # ext4, xfs, NTFS and APFS allow that much for one part of a path
 MAX_PART_BYTES = MAX_NAME_BYTES - max(map(len, SUFFIXES))
 MAX_SHOWN = 10
+MAX_SHOWN_CHARACTERS = 200
+MAX_PATH_BYTES = 4095  # Linux opens no longer one
 MAX_ID_BYTES = 4000  # Linux allows 4096 for a path; the store's own folder needs some
 
-_UNUSUAL = re.compile(r"[\x00-\x1f\x7f-\x9f\\:\ud800-\udfff]|(?:\A|/)(?:[./]|\Z)")
+_UNUSUAL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]|(?:\A|/)(?:[./]|\Z)")
 _UNSAFE_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
-_ABSOLUTE = re.compile(r"/|[A-Za-z]:")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def check_id(text: str) -> str | None:
         return None  # nearly every id, at a third of the time
     if unsafe := _UNSAFE_CHARACTER.search(text):
         return f"the character {unsafe[0]!a} is not safe in a file's name"
-    if _ABSOLUTE.match(text):
+    if text.startswith("/"):
         return "an absolute path"
     if (num_bytes := len(text.encode())) > MAX_ID_BYTES:
         return f"{num_bytes} bytes; at most {MAX_ID_BYTES} are possible"
@@ -81,6 +82,13 @@ def printable(text: str) -> str:
     if text.isprintable() and "\\" not in text:
         return text
     return "".join(c if c.isprintable() and c != "\\" else ascii(c)[1:-1] for c in text)
+
+
+def shortened(text: str) -> str:
+    """`text` printable and of a length that a message can hold; says how much is left out."""
+    more = len(text) - MAX_SHOWN_CHARACTERS
+    shown = printable(text[:MAX_SHOWN_CHARACTERS])
+    return f"{shown}... and {more:,} characters more" if more > 0 else shown
 
 
 class Clash(NamedTuple):

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from extract.audio import AudioSettings
+from extract.folders import same_place
+from extract.ids import printable
 from extract.store import LAYOUT
 
 NAME = "metadata.json"
@@ -34,7 +36,7 @@ def identity(
     """Everything that changes the numbers, flat, in the config's words."""
     settings = {f"audio.{key}": value for key, value in asdict(audio).items()}
     return {
-        "dataset.path": source,
+        "dataset.path": printable(source),  # a path need not be Unicode; JSON must be
         "model.weights": weights,
         "model.layer": layer,
         "precision": precision,
@@ -76,6 +78,8 @@ def compare(store: Identity | None, run: Identity) -> Comparison:
     """Keys whose values differ; none where the store is new."""
     if store is None:
         return Comparison({})
+    if same_place(store.get("dataset.path"), run.get("dataset.path")):
+        store = {**store, "dataset.path": run["dataset.path"]}
     keys = [*run, *(key for key in store if key not in run)]
     return Comparison(
         {key: (store.get(key), run.get(key)) for key in keys if store.get(key) != run.get(key)}

@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "extract"
 
 FLOORS = (
-    "frames wav ffmpeg decode audio strings ids lists manifest config options internal",
-    "dataset",
+    "frames wav ffmpeg decode audio strings ids lists folders manifest config options internal architecture",
+    "dataset model_files",
     "plan batching lengths machine workers",
     "packing products positions weights first_layer_kernel first_layer convolutions hubert models "  # noqa: ISC004
     "encoder encoding formats store ledger metadata resume lock opening loading writing",
@@ -91,7 +91,7 @@ def test_a_right_import_is_not(name, source):
 
 
 def test_workers_import_neither_torch_nor_hydra_for_the_manifest():
-    names = ("strings", "ids", "lists", "manifest", "frames", "plan")
+    names = ("strings", "ids", "lists", "folders", "manifest", "frames", "plan")
     sources = {name: (PACKAGE / f"{name}.py").read_text(encoding="utf-8") for name in names}
     heavy = {"torch", "hydra", "omegaconf", "transformers"}
     for name, source in sources.items():
