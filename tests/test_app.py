@@ -320,6 +320,15 @@ def test_the_table_has_the_hours_of_earlier_runs(extract_folder, tmp_path, capfd
     assert "hours saved 0.000 0.005" in said(capfd)
 
 
+def test_what_earlier_runs_clipped_stays_in_the_table(extract_folder, tmp_path, capfd):
+    path = write_wav(tmp_path / "in" / "a.wav")
+    soundfile.write(path, 4 * soundfile.read(path)[0], 16_000, subtype="FLOAT")
+    assert extract_folder(tmp_path / "in") == 0
+    assert "saved with samples held at full scale 1 0" in said(capfd)
+    assert extract_folder(tmp_path / "in") == 0
+    assert "saved with samples held at full scale 0 1" in said(capfd)
+
+
 def test_a_run_is_a_value(recordings, tmp_path, monkeypatch):
     """For whoever calls it: what became of the recordings, this time and before."""
     (recordings / "broken.wav").write_bytes(b"RIFF but not really")
@@ -380,14 +389,14 @@ def test_a_single_run_has_no_table_of_jobs(command, capfd):
     assert not [line for line in said(capfd) if "exit" in line]
 
 
-def test_the_first_word_may_be_a_command(extract_folder, recordings, tmp_path, monkeypatch, capsys):
-    from extract.__main__ import command
-
+def test_the_first_word_may_be_a_command(extract_folder, recordings, tmp_path):
+    """As the script `extract` that pip makes calls it."""
     extract_folder(recordings)
-    capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["extract", "show", str(tmp_path / "out")])
-    assert command() == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("24 utterances: 24 saved")
+    code = "import sys; from extract.__main__ import command; sys.exit(command())"
+    command = [sys.executable, "-c", code, "show", tmp_path / "out"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("24 utterances: 24 saved")
 
 
 @pytest.mark.parametrize(
