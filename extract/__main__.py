@@ -3,17 +3,26 @@
 import atexit
 import gc
 import os
+import pkgutil
 import sys
 import threading
+from importlib import import_module
 
+from extract import commands
 from extract.stopping import end_on_signals
 from extract.streams import make_safe
 
 
 def command() -> int:
-    """Runs the command line; returns the exit code, or ends the process with it."""
+    """Runs the command line; returns the exit code, or ends the process with it.
+
+    The first argument may name a module in `extract/commands/`; all else is Hydra's.
+    """
     end_on_signals()
     make_safe()
+    name, arguments = "".join(sys.argv[1:2]), sys.argv[2:]
+    if name in {module.name for module in pkgutil.iter_modules(commands.__path__)}:
+        return int(import_module(f"extract.commands.{name}").main(arguments))
     gc.disable()  # until all is imported and loaded: 0.3 s of searching where there is no garbage
     from extract.app import main  # Hydra and what it needs: once signals are heard
 

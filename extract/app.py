@@ -9,9 +9,10 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -24,6 +25,11 @@ from omegaconf.errors import OmegaConfBaseException
 from extract.config import SCHEMAS, Config
 from extract.options import check, expand_home, run_name
 from extract.words import is_sweep, prepared, quoted
+
+if TYPE_CHECKING:  # what `--help` does not wait for
+    from rich.console import Console
+
+    from extract.summary import Job, Summary
 
 PACKAGE = Path(__file__).resolve().parent
 # Hydra 1.4 and its OmegaConf 2.4 warn of arguments and names that 1.3 and 2.3 need.
@@ -63,15 +69,18 @@ def register() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code (README, `Exit codes`)."""
     register()
-    codes: list[int] = []
+    jobs: list[Job] = []
 
     base = {"version_base": "1.3"} if HYDRA_1_3 else {}
 
     @hydra.main(**base, config_path=conf_dir(), config_name="config")
     def job(config: DictConfig) -> None:
-        codes.append(EXIT_CRASHED)  # until it is known better
-        codes[-1] = _job(config)
-        if codes[-1] in EXITS_INTERRUPTED:
+        from extract.summary import Summary  # rich, for which `--help` does not wait
+
+        overrides = HydraConfig.get().overrides.task
+        jobs.append((overrides, Summary(exit_code=EXIT_CRASHED)))  # until it is known better
+        jobs[-1] = overrides, _job(config)
+        if jobs[-1][1].exit_code in EXITS_INTERRUPTED:
             raise KeyboardInterrupt  # or Hydra would go on with the next job of a sweep
 
     words = list(sys.argv[1:] if argv is None else argv)
@@ -80,21 +89,29 @@ def main(argv: list[str] | None = None) -> int:
     if {"--help", "-h"} & set(words) and not any(word.startswith("dataset=") for word in words):
         words.append("dataset=demo")  # help shows a config, and a config needs a dataset
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print, and we say it
+    without_a_job = 0
     try:
         with _sweep_folder(prepared(words)) as sys.argv[1:]:
             job()
     except SystemExit as error:  # argparse has said what is wrong with the command line
-        return max(codes, default=EXIT_USAGE if error.code else 0)
+        without_a_job = EXIT_USAGE if error.code else 0
     except KeyboardInterrupt:
-        return max(codes, default=EXIT_INTERRUPTED)
-    except (HydraException, OmegaConfBaseException) as error:
-        if not codes:  # the config could not be composed
-            return _usage(_message(error))
-        traceback.print_exc()
-    except Exception:
-        traceback.print_exc()
-        return max(codes, default=EXIT_CRASHED)
-    return max(codes, default=0)
+        without_a_job = EXIT_INTERRUPTED
+    except Exception as error:
+        without_a_job = _failed(error, composed=bool(jobs))
+    if len(jobs) > 1:
+        from extract.summary import sweep_table
+
+        sweep_table(_console(), jobs)
+    return max((summary.exit_code for _overrides, summary in jobs), default=without_a_job)
+
+
+def _failed(error: Exception, *, composed: bool) -> int:
+    """Says what ended the command line; returns the exit code, should no job have one."""
+    if isinstance(error, HydraException | OmegaConfBaseException) and not composed:
+        return _usage(_message(error))
+    traceback.print_exception(error)
+    return EXIT_CRASHED
 
 
 def _has_working_folder() -> bool:
@@ -119,11 +136,18 @@ def _sweep_folder(words: Sequence[str]) -> Iterator[Sequence[str]]:
         yield [f"hydra.sweep.dir={quoted(folder)}", *words]
 
 
-def _job(config: DictConfig) -> int:
+def _console() -> Console:
     from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _job(config: DictConfig) -> Summary:
     from rich.logging import RichHandler
 
-    console = Console(stderr=True)
+    from extract.summary import Summary
+
+    console = _console()
     handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
     try:
@@ -132,21 +156,21 @@ def _job(config: DictConfig) -> int:
         expand_home(settings)
         check(settings)
     except (OmegaConfBaseException, ValueError) as error:
-        return _usage(str(error))
+        return Summary(exit_code=_usage(str(error)))
 
     from extract.job import run_job  # torch: after the options are known to be right
     from extract.stopping import stop_on_signals
 
     with stop_on_signals() as stop:
         try:
-            code = run_job(settings, console, stop)
+            summary = run_job(settings, console, stop)
             in_a_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-            return stop.exit_code if stop() and in_a_sweep else code
+            return replace(summary, exit_code=stop.exit_code) if stop() and in_a_sweep else summary
         except ValueError as error:
-            return _usage(str(error))
+            return Summary(exit_code=_usage(str(error)))
         except KeyboardInterrupt:
             console.print("stopped at once; the same command goes on from here")
-            return EXIT_INTERRUPTED
+            return Summary(exit_code=EXIT_INTERRUPTED)
 
 
 def _message(error: Exception) -> str:
@@ -156,8 +180,6 @@ def _message(error: Exception) -> str:
 
 
 def _usage(message: str) -> int:
-    from rich.console import Console
-
-    console = Console(stderr=True)
+    console = _console()
     console.print(message, style="red", soft_wrap=True, markup=False, highlight=False)
     return EXIT_USAGE

@@ -6,7 +6,7 @@ import functools
 import gc
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -42,10 +42,12 @@ from extract.opening import open_store
 from extract.pipeline import Clock, run
 from extract.plan import Indices, padding_share, plan_batches, unfinished
 from extract.plan import fingerprint as plan_fingerprint
-from extract.progress import Progress, Tally, closing_lines, summary
+from extract.progress import Progress, Tally
 from extract.resume import Remaining, Trust, remaining
 from extract.stopping import Stop
 from extract.store import Store, StoreUnusable, bytes_per_second
+from extract.summary import Summary, report, summarize
+from extract.text import count
 from extract.writing import Writers, failure_record
 
 log = logging.getLogger(__name__)
@@ -56,8 +58,8 @@ SLACK = 1.1  # a header's duration may be off by a little; a batch is not split 
 HOW_TO_GO_ON = "the same command goes on from here"
 
 
-def run_job(config: Config, console: Console, stop: Stop) -> int:
-    """Extracts a dataset; returns the exit code.
+def run_job(config: Config, console: Console, stop: Stop) -> Summary:
+    """Extracts a dataset; returns what became of it, with the exit code.
 
     Raises:
         ValueError: the config asks for what cannot be; nothing was done.
@@ -66,14 +68,16 @@ def run_job(config: Config, console: Console, stop: Stop) -> int:
     manifest = shard_of_manifest(read_manifest(config), config)
     encoder, weights = load_encoder(config)
     store = Store(config.store.dir, fsync=config.store.fsync)
+    job = _Job(config, audio, manifest, store, console, stop)
     try:
         store.create()
         with locked(store.directory, config.shard.index, config.shard.count):
-            return _Job(config, audio, manifest, store, console, stop).run(encoder, weights)
+            exit_code = job.run(encoder, weights)
     except StoreUnusable as error:
         console.print(f"stopped: {error}", style="bold red", soft_wrap=True, markup=False)
         console.print(f"Once that is mended, {HOW_TO_GO_ON}.")
-        return EXIT_SOME_FAILED
+        exit_code = EXIT_SOME_FAILED
+    return replace(job.summary, exit_code=exit_code)
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ class _Job:
         self.config, self.audio, self.manifest, self.store = config, audio, manifest, store
         self.console, self.stop = console, stop
         self.internal = InternalErrors()
+        self.summary = Summary(store.directory)  # until there is more to say
         shard = config.shard
         self.ledger_path = store.directory / ledger_name(shard.index, shard.count)
         raise_open_file_limit()
@@ -110,7 +115,8 @@ class _Job:
             keep_freed_memory()
         plan = self._choose(encoder)
         work = self._settle(encoder, weights, plan)
-        self._say(f"{work.rest.todo.sum():,} of {len(self.manifest):,} recordings to do")
+        recordings = count(len(self.manifest), "recording")
+        self._say(f"{work.rest.todo.sum():,} of {recordings} to do")
         clock = Clock()
         tally = Tally(int(work.rest.todo.sum()) + len(self._faults()), work.seconds)
         try:
@@ -121,9 +127,8 @@ class _Job:
             self._say(f"about {needed / 1e6:,.1f} MB are needed for what is left")
             raise
         finally:
-            self.console.print(summary(tally, clock, work.rest.kept, work.rest.kept_s))
-            for line in closing_lines(tally, clock, self.store.directory):
-                self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+            self.summary = summarize(self.store.directory, tally, clock, work.rest)
+            report(self.console, self.summary)
         return self._exit_code(tally)
 
     def _settle(self, encoder: Encoder, weights: str, plan: LoaderPlan) -> _Work:
@@ -151,7 +156,7 @@ class _Job:
         batches = unfinished(batches, rest.todo, companions)
         if batches:
             share = padding_share(seconds, batches)
-            log.info("%s batches, %.1f %% padding", f"{len(batches):,}", 100 * share)
+            log.info("%s, %.1f %% padding", count(len(batches), "batch"), 100 * share)
         return _Work(rest, batches, float(seconds[rest.todo].sum()))
 
     def _same_plan(self, batches: list[Indices]) -> bool:
@@ -228,7 +233,7 @@ class _Job:
         self._say(
             f"{dtype_name(encoder.dtype)} on {encoder.device}{how}; "
             f"loader.num_workers={plan.num_workers} loader.batch_seconds={plan.batch_seconds:g} "
-            f"loader.prefetch={plan.prefetch}, {torch.get_num_threads()} threads"
+            f"loader.prefetch={plan.prefetch}, {count(torch.get_num_threads(), 'thread')}"
         )
         return plan
 
@@ -238,8 +243,8 @@ class _Job:
 
     def _exit_code(self, tally: Tally) -> int:
         if self.stop() and tally.done < tally.total:
-            left = tally.total - tally.done
-            self._say(f"interrupted with {left:,} recordings left; {HOW_TO_GO_ON}")
+            left = count(tally.total - tally.done, "recording")
+            self._say(f"interrupted with {left} left; {HOW_TO_GO_ON}")
             return self.stop.exit_code
         if self.internal.num:
             self._say(

@@ -37,6 +37,7 @@ class Remaining:
     unseen: NDArray[np.bool_]  # no run got as far as a record of it
     kept: Counter[tuple[str, str]]  # (status, reason) of what stays as it is
     kept_s: float  # seconds of audio saved earlier
+    kept_clipped: int = 0  # of them, utterances with samples held at full scale
 
 
 def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Remaining:
@@ -57,7 +58,7 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
     todo = np.ones(len(manifest), dtype=bool)
     unseen = todo.copy()
     kept: Counter[tuple[str, str]] = Counter()
-    kept_s = 0.0
+    kept_s, kept_clipped = 0.0, 0
     holding = bytearray()  # for every whole line, 1 or 0
     num_bytes = 0
     for line, record in ledger.read_lines(path):
@@ -70,6 +71,7 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
             todo[index] = False
             kept[record["status"], record.get("reason") or ""] += 1
             kept_s += (record.get("duration_s") or 0.0) if record["status"] == SAVED else 0.0
+            kept_clipped += bool(record.get("clipped_samples"))
         elif record.get("reason") in OF_A_SOURCE:
             continue  # this run says it again
         holding[-1] = 1
@@ -77,7 +79,7 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
     if path.exists() and num_bytes != path.stat().st_size:
         lines = (line for line, _record in ledger.read_lines(path))
         ledger.rewrite(path, compress(lines, holding))
-    return Remaining(todo, unseen, kept, kept_s)
+    return Remaining(todo, unseen, kept, kept_s, kept_clipped)
 
 
 def _holds(

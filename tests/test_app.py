@@ -9,11 +9,16 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from conftest import DEMO, TINY, audit, contents, ids_of, ledger, write_wav
+from rich.console import Console
 
 from extract import build, dataset, internal, job
 from extract.app import conf_dir
+from extract.config import Config, DatasetConfig, ModelConfig, StoreConfig
+from extract.stopping import Stop
+from extract.store import Store, StoreUnusable
 
 
 def test_a_folder_becomes_features_and_training_audio(extract_folder, recordings, tmp_path):
@@ -278,6 +283,7 @@ def test_help_answers_without_torch():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "dataset=mydata" in result.stdout
+    assert "python -m extract show STORE" in result.stdout
 
 
 def test_a_run_leaves_nothing_in_the_temporary_folder(tmp_path):
@@ -332,6 +338,135 @@ def test_the_quick_end_of_the_process_waits_for_all_that_asked_for_it(tmp_path, 
     result = subprocess.run(command, env=buffered, capture_output=True, text=True)
     assert result.returncode == 1, result.stderr
     assert result.stdout.splitlines() == said
+
+
+def said(capfd: pytest.CaptureFixture) -> list[str]:
+    """What the command printed, with single blanks."""
+    return [" ".join(line.split()) for line in capfd.readouterr().err.splitlines()]
+
+
+def test_the_end_names_what_failed_and_the_command_that_lists_it(
+    extract_folder, recordings, tmp_path, capfd
+):
+    for number in range(7):
+        (recordings / f"broken{number}.wav").write_bytes(b"RIFF but not really")
+    assert extract_folder(recordings) == 1
+    lines = said(capfd)
+    named = [line for line in lines if line.startswith("failed: broken")]
+    assert len(named) == 5
+    assert all(": undecodable: " in line for line in named)
+    more = f"failed: and 2 more: python -m extract show {tmp_path / 'out'} --status failed"
+    assert lines[-2:] == [more, f"output: {tmp_path / 'out'}"]
+    assert extract_folder(recordings, "retry_failed=false") == 1
+    assert more.replace("and 2 more", "7 in earlier runs") in said(capfd)
+
+
+def test_one_is_not_said_in_the_plural(extract_folder, tmp_path, capfd):
+    write_wav(tmp_path / "in" / "a.wav")
+    assert extract_folder(tmp_path / "in") == 0
+    lines = said(capfd)
+    assert "1 of 1 recording to do" in lines
+    assert any("1 batch, " in line for line in lines)
+    assert any(line.endswith(", 1 thread") for line in lines)
+
+
+def test_the_table_has_the_hours_of_earlier_runs(extract_folder, tmp_path, capfd):
+    for number in range(2):
+        write_wav(tmp_path / "in" / f"{number}.wav", 9.0, number)
+    assert extract_folder(tmp_path / "in") == 0
+    assert "hours saved 0.005 0.000" in said(capfd)
+    assert extract_folder(tmp_path / "in") == 0
+    assert "hours saved 0.000 0.005" in said(capfd)
+
+
+def test_what_earlier_runs_clipped_stays_in_the_table(extract_folder, tmp_path, capfd):
+    path = write_wav(tmp_path / "in" / "a.wav")
+    soundfile.write(path, 4 * soundfile.read(path)[0], 16_000, subtype="FLOAT")
+    assert extract_folder(tmp_path / "in") == 0
+    assert "saved with samples held at full scale 1 0" in said(capfd)
+    assert extract_folder(tmp_path / "in") == 0
+    assert "saved with samples held at full scale 0 1" in said(capfd)
+
+
+def test_a_run_is_a_value(recordings, tmp_path, monkeypatch):
+    """For whoever calls it: what became of the recordings, this time and before."""
+    (recordings / "broken.wav").write_bytes(b"RIFF but not really")
+    seconds = sum(soundfile.info(path).duration for path in recordings.rglob("[0-9]*.wav"))
+    config = Config(device="cpu")
+    config.dataset = DatasetConfig("in", path=str(recordings))
+    config.model = ModelConfig("tiny_random", "tiny_random")
+    config.store = StoreConfig(str(tmp_path / "out"))
+    console = Console(file=io.StringIO())
+    summary = job.run_job(config, console, Stop())
+    assert summary.directory == tmp_path / "out"
+    assert summary.outcomes == {("saved", ""): 24, ("failed", "undecodable"): 1}
+    assert (summary.earlier, summary.earlier_s, summary.exit_code) == ({}, 0, 1)
+    assert summary.saved_s == pytest.approx(seconds)
+    assert summary.times_real_time > 0
+    assert [record.id for record in summary.failures] == ["broken.wav"]
+    summary = job.run_job(config, console, Stop())
+    assert summary.outcomes == {("failed", "undecodable"): 1}
+    assert summary.earlier == {("saved", ""): 24}
+    assert summary.earlier_s == pytest.approx(seconds)
+
+    def full(*_args, **_more):
+        raise StoreUnusable("no room")
+
+    monkeypatch.setattr(Store, "publish", full)
+    config.overwrite, config.audio.alpha = True, 0.25
+    summary = job.run_job(config, console, Stop())
+    assert (summary.exit_code, summary.num("saved")) == (1, 0)
+
+
+def test_a_sweep_ends_with_one_table(command, capfd, monkeypatch):
+    """A job that cannot start has its row, and the others go on."""
+    monkeypatch.setenv("COLUMNS", "100")
+    assert command("-m", "dataset=demo", *TINY, "audio.alpha=0.3,0.7", "model.layer=9,1") == 2
+    lines = said(capfd)
+    start = lines.index("saved rejected failed clipped hours exit")
+    folder = "outputs/demo/tiny_random-layer1-maxx0.95-alpha"
+    assert lines[start + 1 :] == [
+        "audio.alpha=0.3 model.layer=9 0 0 0 0 0.000 2 not started",
+        "audio.alpha=0.3 model.layer=1 12 0 0 0 0.009 0 done",
+        "audio.alpha=0.7 model.layer=9 0 0 0 0 0.000 2 not started",
+        "audio.alpha=0.7 model.layer=1 12 0 0 0 0.009 0 done",
+        f"audio.alpha=0.3 model.layer=1: {folder}0.3",
+        f"audio.alpha=0.7 model.layer=1: {folder}0.7",
+    ]
+
+
+def test_a_job_that_crashed_has_a_row_too(command, monkeypatch, capfd):
+    monkeypatch.setattr(job, "remaining", lambda *_: 1 / 0)
+    assert command("-m", "dataset=demo", *TINY, "audio.alpha=0.3,0.7") == 70
+    assert [line for line in said(capfd) if line.endswith("70 crashed")] == [
+        f"audio.alpha={alpha} 0 0 0 0 0.000 70 crashed" for alpha in (0.3, 0.7)
+    ]
+
+
+def test_a_single_run_has_no_table_of_jobs(command, capfd):
+    assert command("dataset=demo", *TINY) == 0
+    assert not [line for line in said(capfd) if "exit" in line]
+
+
+def test_the_first_word_may_be_a_command(extract_folder, recordings, tmp_path):
+    """As the script `extract` that pip makes calls it."""
+    extract_folder(recordings)
+    code = "import sys; from extract.__main__ import command; sys.exit(command())"
+    command = [sys.executable, "-c", code, "show", tmp_path / "out"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("24 utterances: 24 saved")
+
+
+@pytest.mark.parametrize(
+    "words", [["__init__"], ["nosuch"], ["dataset=demo", "show"], ["dataset=demo", "show=1"]]
+)
+def test_every_other_word_is_hydras(tmp_path, words):
+    command = [sys.executable, "-m", "extract", *words]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert words[-1].partition("=")[0] in result.stderr
 
 
 def test_a_copy_of_the_demo_may_be_moved_and_still_be_read(extract_folder, tmp_path):

@@ -8,13 +8,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "extract"
 
 FLOORS = (
-    "frames wav ffmpeg decode audio strings ids lists folders manifest config options internal architecture",
+    "frames wav ffmpeg decode audio strings ids text lists folders manifest config options "  # noqa: ISC004
+    "internal architecture",
     "dataset model_files",
     "plan batching lengths machine workers",
     "packing products positions weights first_layer_kernel first_layer convolutions hubert models "  # noqa: ISC004
     "encoder encoding formats store ledger metadata resume lock opening loading writing",
-    "pipeline progress",
-    "stopping streams words build job app __main__ __init__",
+    "pipeline progress summary",
+    "stopping streams words build job app commands __main__ __init__",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 DOORS = {
