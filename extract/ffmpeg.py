@@ -5,6 +5,7 @@ name, out of which it would read protocols, patterns and formats, and nothing th
 make it open another.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -58,10 +59,16 @@ class _Unnamed:
         return content
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """The new position; like a seek of FFmpeg's own, negative where there can be none."""
         origin = {os.SEEK_SET: self.start, os.SEEK_CUR: self.position}.get(whence)
-        if origin is None:
-            origin = self.file.seek(0, os.SEEK_END)
-        self.position = origin + offset
+        try:
+            if origin is None:
+                origin = self.file.seek(0, os.SEEK_END)
+            if origin + offset < self.start:
+                return -errno.EINVAL
+            self.position = self.file.seek(origin + offset)
+        except (OSError, OverflowError):
+            return -errno.EINVAL
         return self.tell()
 
     def tell(self) -> int:
@@ -219,13 +226,15 @@ class Frames:
 
     def __iter__(self) -> Iterator[av.AudioFrame]:
         try:
+            self.stream.codec_context.open(strict=False)
             for packet in self.container.demux(self.stream):
                 yield from self._decoded(packet)
         except (MemoryError, PatchWelcomeError):  # of a joined Ogg whose parts differ, half is lost
             raise
         except FFmpegError as error:  # the file ends here; the decoder may still hold something
             self.problem = error
-            yield from self._decoded(None)
+            if self.stream.codec_context.is_open:
+                yield from self._decoded(None)
 
     def _decoded(self, packet: Any) -> list[av.AudioFrame]:
         try:
