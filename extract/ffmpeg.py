@@ -34,6 +34,7 @@ COUNTED_CONTAINERS = frozenset(
 PROBE_BYTES = 5_000_000
 PROBE_S = 5.0
 
+MAX_POSITION = 2**63 - 1  # of a file
 MAX_TAGS = 16  # ID3v2 tags in a row; one is usual
 
 # Container and codec where a packet holds one frame, for FFmpeg's movie source asks for no second.
@@ -61,14 +62,15 @@ class _Unnamed:
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """The new position; like a seek of FFmpeg's own, negative where there can be none."""
         origin = {os.SEEK_SET: self.start, os.SEEK_CUR: self.position}.get(whence)
-        try:
-            if origin is None:
-                origin = self.file.seek(0, os.SEEK_END)
-            if origin + offset < self.start:
-                return -errno.EINVAL
-            self.position = self.file.seek(origin + offset)
-        except (OSError, OverflowError):
+        if origin is None:
+            origin = self.file.seek(0, os.SEEK_END)
+        position = origin + offset
+        if not self.start <= position <= MAX_POSITION:
             return -errno.EINVAL
+        try:
+            self.position = self.file.seek(position)
+        except OSError as error:  # more than the file system knows
+            return -(error.errno or errno.EINVAL)
         return self.tell()
 
     def tell(self) -> int:
