@@ -43,12 +43,23 @@ log = logging.getLogger(__name__)
 
 # fmt: off
 AUDIO_EXTENSIONS = (
-    ".aa", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".alac", ".amr", ".ape", ".asf", ".au",
-    ".avi", ".awb", ".caf", ".dsf", ".dts", ".eac3", ".flac", ".flv", ".gsm", ".m2ts", ".m4a",
-    ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp1", ".mp2", ".mp3", ".mp4", ".mpc", ".mpeg",
-    ".mpg", ".mpga", ".mts", ".nist", ".oga", ".ogg", ".ogv", ".opus", ".ra", ".rf64", ".rm",
-    ".sf", ".snd", ".sph", ".spx", ".tak", ".tta", ".vob", ".voc", ".vox", ".w64", ".wav", ".wave",
-    ".weba", ".webm", ".wma", ".wmv", ".wv", ".3ga", ".3gp",
+    ".3g2", ".3ga", ".3gp", ".3gp2", ".3gpp", ".8svx", ".aa", ".aa3", ".aac", ".aax", ".ac3",
+    ".ac4", ".acm", ".adp", ".ads", ".adts", ".adx", ".aea", ".afc", ".aif", ".aifc", ".aiff",
+    ".aix", ".alac", ".amr", ".amv", ".aob", ".apc", ".ape", ".asf", ".ast", ".au", ".avi", ".avr",
+    ".awb", ".bcstm", ".bfstm", ".binka", ".bmv", ".bonk", ".brstm", ".bwf", ".c2", ".caf", ".cdxl",
+    ".dav", ".dff", ".dif", ".divx", ".dsf", ".dss", ".dtk", ".dts", ".dtshd", ".dv", ".dvr-ms",
+    ".eac3", ".ec3", ".evo", ".f4a", ".f4v", ".fap", ".flac", ".flv", ".fsb", ".fwse", ".genh",
+    ".gsm", ".gxf", ".hca", ".iamf", ".ifv", ".imx", ".ircam", ".isma", ".ismv", ".ivr", ".kux",
+    ".laf", ".latm", ".lc3", ".loas", ".lvf", ".m2a", ".m2p", ".m2t", ".m2ts", ".m4a", ".m4b",
+    ".m4r", ".m4v", ".mac", ".mca", ".mj2", ".mk3d", ".mka", ".mkv", ".mlp", ".moflex", ".mov",
+    ".mp1", ".mp2", ".mp3", ".mp4", ".mpa", ".mpc", ".mpe", ".mpeg", ".mpg", ".mpga", ".msf",
+    ".mtaf", ".mts", ".musx", ".mvi", ".mxf", ".mxg", ".nist", ".nsp", ".nsv", ".nut", ".oga",
+    ".ogg", ".ogm", ".ogv", ".ogx", ".oma", ".omg", ".opus", ".osq", ".paf", ".pvf", ".qoa", ".qt",
+    ".qta", ".ra", ".rf64", ".rka", ".rm", ".rmvb", ".rsd", ".rso", ".sdns", ".sds", ".sdx", ".sf",
+    ".sga", ".shn", ".snd", ".son", ".sph", ".spx", ".svag", ".svs", ".tak", ".thd", ".tod", ".tp",
+    ".trp", ".ts", ".tta", ".ty", ".usm", ".vag", ".viv", ".vob", ".voc", ".vox", ".vpk", ".vqe",
+    ".vqf", ".vql", ".vro", ".w64", ".wav", ".wave", ".weba", ".webm", ".wma", ".wmv", ".wsd",
+    ".wtv", ".wv", ".xmv", ".xvag", ".xwma", ".yop",
 )
 # fmt: on
 
