@@ -8,11 +8,11 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "extract"
 
 FLOORS = (
-    "frames wav ffmpeg decode audio strings ids lists manifest config",
+    "frames wav ffmpeg decode audio strings ids files lists manifest config",
     "dataset",
     "plan batching lengths machine workers",
     "packing products positions weights first_layer_kernel first_layer convolutions hubert models "  # noqa: ISC004
-    "encoder encoding formats store ledger metadata resume lock opening loading writing",
+    "encoder encoding formats store ledger foreign metadata resume lock opening loading writing",
     "pipeline progress",
     "stopping build job app __main__ __init__",
 )

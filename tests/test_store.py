@@ -35,7 +35,7 @@ def files(store: Store) -> list[str]:
 
 def record(store: Store, id_: str) -> dict:
     written = store.publish(id_, FEATURES, WAV)
-    return {"id": id_, **vars(written)}
+    return {"id": id_, "status": "saved", "files": written}
 
 
 # --- what is written -----------------------------------------------------------------------------
