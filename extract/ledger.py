@@ -52,7 +52,6 @@ SYNC_EVERY_S = 5.0  # lines older than this survive a power cut
 MAX_LINE = 1 << 20  # bytes; a line takes about 500, its path and its detail at most some thousand
 
 _NAME = re.compile(r"ledger(?:\.(?:0|[1-9]\d*)-of-[1-9]\d*)?\.jsonl")
-_REASON = re.compile(r"[a-z0-9_]{1,60}")
 _NUMBERS = ("peak", "duration_s")
 _COUNTS = ("num_frames", "source_size", "source_mtime_ns")
 _ID = re.compile(rb'\{"id":("(?:[^"\\]|\\.)*")')  # how a line begins
@@ -119,17 +118,23 @@ def parse(line: bytes) -> dict[str, Any] | None:
 
 def _is_possible(record: Mapping[str, Any]) -> bool:
     id_, status, reason = record.get("id"), record.get("status"), record.get("reason")
-    if not isinstance(id_, str) or status not in (SAVED, REJECTED, FAILED):
+    if not isinstance(id_, str) or not isinstance(reason, str | None):
         return False
-    if reason is not None and not (isinstance(reason, str) and _REASON.fullmatch(reason)):
+    if status != (SAVED if reason is None else REASONS.get(reason)):
         return False
     numbers = [record.get(key) for key in _NUMBERS]
     if not all(n is None or (type(n) in (int, float) and math.isfinite(n)) for n in numbers):
         return False
     if not all(type(record.get(key, 0)) in (int, type(None)) for key in _COUNTS):
         return False
-    names_no_file = status == FAILED and reason in OF_A_SOURCE
-    return names_no_file or not check_id(id_)
+    if not all(isinstance(file, list) and id_ in str(file[:1]) for file in _files(record)):
+        return False
+    return reason in OF_A_SOURCE or not check_id(id_)
+
+
+def _files(record: Mapping[str, Any]) -> list[Any]:
+    files = record.get("files")
+    return files if isinstance(files, list) else []
 
 
 def all_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
