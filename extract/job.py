@@ -6,6 +6,7 @@ import functools
 import gc
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from extract import metadata
+from extract import foreign, metadata
 from extract.audio import AudioSettings
 from extract.batching import Batch
 from extract.build import (
@@ -31,6 +32,7 @@ from extract.config import Config, Verify
 from extract.dataset import AudioDataset, Failure, Recording
 from extract.encoder import Encoder
 from extract.encoding import Encoding
+from extract.files import explained, read_whole, replace_cache
 from extract.internal import InternalErrors
 from extract.ledger import FAILED, Ledger, dtype_name, ledger_name, read
 from extract.lengths import durations
@@ -38,7 +40,7 @@ from extract.loading import ResilientLoader, raise_open_file_limit
 from extract.lock import PRIVATE, locked
 from extract.machine import LoaderPlan, choose, keep_freed_memory
 from extract.manifest import Manifest
-from extract.opening import open_store
+from extract.opening import Opening, open_store
 from extract.pipeline import Clock, run
 from extract.plan import Indices, padding_share, plan_batches, unfinished
 from extract.plan import fingerprint as plan_fingerprint
@@ -68,11 +70,11 @@ def run_job(config: Config, console: Console, stop: Stop) -> Summary:
     manifest = shard_of_manifest(read_manifest(config), config)
     encoder, weights = load_encoder(config)
     store = Store(config.store.dir, fsync=config.store.fsync)
-    job = _Job(config, audio, manifest, store, console, stop)
+    job = _Job(config, audio, manifest, store, console, stop, encoder, weights)
     try:
         store.create()
-        with locked(store.directory, config.shard.index, config.shard.count):
-            exit_code = job.run(encoder, weights)
+        with locked(store.directory, config.shard.index, config.shard.count, job.open):
+            exit_code = job.run()
     except StoreUnusable as error:
         console.print(f"stopped: {error}", style="bold red", soft_wrap=True, markup=False)
         console.print(f"Once that is mended, {HOW_TO_GO_ON}.")
@@ -98,23 +100,49 @@ class _Job:
         store: Store,
         console: Console,
         stop: Stop,
+        encoder: Encoder,
+        weights: str,
     ) -> None:
         self.config, self.audio, self.manifest, self.store = config, audio, manifest, store
         self.console, self.stop = console, stop
+        self.encoder, self.weights = encoder, weights
+        self.foreign: frozenset[str] = frozenset()
         self.internal = InternalErrors()
         self.summary = Summary(store.directory)  # until there is more to say
         shard = config.shard
         self.ledger_path = store.directory / ledger_name(shard.index, shard.count)
         raise_open_file_limit()
 
-    def run(self, encoder: Encoder, weights: str) -> int:
+    def open(self, alone: bool) -> None:
+        """Opens the store, before any other process may start in it."""
+        config, encoder = self.config, self.encoder
+        identity = metadata.identity(
+            self.audio,
+            weights=self.weights,
+            layer=encoder.layer or encoder.num_layers,
+            precision=dtype_name(encoder.dtype),
+            source=self.manifest.source,
+        )
+        opening = Opening(
+            identity,
+            self._made_with(),
+            self.audio,
+            self.manifest.ids,
+            config.shard.index,
+            config.shard.count,
+            config.overwrite,
+        )
+        self.foreign = open_store(self.store, opening, alone)
+
+    def run(self) -> int:
+        encoder = self.encoder
         if not gc.isenabled():  # `__main__` put it off
             gc.freeze()  # no search through all of torch: 0.13 s
             gc.enable()
         if encoder.device.type == "cpu":
             keep_freed_memory()
         plan = self._choose(encoder)
-        work = self._settle(encoder, weights, plan)
+        work = self._settle(plan)
         recordings = count(len(self.manifest), "recording")
         self._say(f"{work.rest.todo.sum():,} of {recordings} to do")
         clock = Clock()
@@ -129,27 +157,16 @@ class _Job:
         finally:
             self.summary = summarize(self.store.directory, tally, clock, work.rest)
             report(self.console, self.summary)
+        if tally.done >= tally.total:
+            with explained(self.store.directory):
+                foreign.end(self.store.directory, self.config.shard.index, self.config.shard.count)
         return self._exit_code(tally)
 
-    def _settle(self, encoder: Encoder, weights: str, plan: LoaderPlan) -> _Work:
+    def _settle(self, plan: LoaderPlan) -> _Work:
         """Makes sure of what is in the store, and plans what is not."""
-        identity = metadata.identity(
-            self.audio,
-            weights=weights,
-            layer=encoder.layer or encoder.num_layers,
-            precision=dtype_name(encoder.dtype),
-            source=self.manifest.source,
-        )
-        open_store(
-            self.store,
-            identity,
-            self._made_with(),
-            gates=self.audio,
-            shard_count=self.config.shard.count,
-            overwrite=self.config.overwrite,
-        )
         trust = Trust(self.config.retry_failed, self.config.store.verify is Verify.checksum)
-        rest = remaining(self.manifest, self.store, self.ledger_path, trust)
+        with explained(self.store.directory):
+            rest = remaining(self.manifest, self.store, self.ledger_path, trust)
         seconds = self._durations()
         batches = plan_batches(seconds, plan.batch_seconds)
         companions = rest.unseen if self._same_plan(batches) else np.zeros_like(rest.unseen)
@@ -161,11 +178,13 @@ class _Job:
 
     def _same_plan(self, batches: list[Indices]) -> bool:
         """Whether an earlier run had this plan; notes it for a later one."""
-        path = self._private("plan")
-        plan = plan_fingerprint(batches, self.manifest.ids)
-        same = path.exists() and path.read_text() == plan
-        if not self.stop():
-            path.write_text(plan)
+        path, same = self._private("plan"), False
+        plan = plan_fingerprint(batches, self.manifest.ids).encode()
+        with suppress(OSError):  # none yet, or a damaged one: it is only a cache
+            same = read_whole(path, len(plan)) == plan
+        if not same and not self.stop():
+            with explained(self.store.directory):
+                replace_cache(path, plan)
         return same
 
     def _private(self, name: str) -> Path:
@@ -176,16 +195,19 @@ class _Job:
     def _extract(
         self, work: _Work, encoder: Encoder, plan: LoaderPlan, tally: Tally, clock: Clock
     ) -> None:
-        ledger = Ledger(self.ledger_path)
+        with explained(self.store.directory):
+            ledger = Ledger(self.ledger_path, fsync=self.store.fsync)
         with Progress(self.console, tally, clock) as progress:
             dataset = AudioDataset(self.manifest, self.audio)
             loader = load_batches(
                 dataset, work.batches, self.config, plan, encoder.device, self.stop
             )
-            writers = Writers(self.store, ledger, progress.add, self.config.store.num_writers)
+            threads = self.config.store.num_writers
+            writers = Writers(self.store, ledger, progress.add, threads, self.foreign)
             try:
                 for record in map(failure_record, self._faults()):
-                    ledger.append(record)
+                    with explained(self.store.directory):
+                        ledger.append(record)
                     progress.add(record)
                 batches = _pinned(loader) if encoder.device.type == "cuda" else loader
                 encoding = Encoding(encoder, SLACK * plan.batch_seconds, self._fallback(encoder))
@@ -196,7 +218,8 @@ class _Job:
                 raise
             finally:
                 loader.close()
-                ledger.close()
+                with explained(self.store.directory):
+                    ledger.close()
 
     def _durations(self) -> NDArray[np.float64]:
         with self.console.status("reading headers") as status:

@@ -2,19 +2,29 @@
 
 A line is written after the files it speaks of, in one call, so that a killed run leaves at most a
 torn last line; opening heals that. The ledger is a cache of the truth, which is the files.
+
+What is read from a ledger may be damaged, or written by somebody else: `parse` lets through only
+lines that a run could have written, whose ids stay below the store's folders.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import re
 import threading
+import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from extract.files import APPEND, open_regular, replace_whole
+from extract.ids import check_id
 
 SAVED, REJECTED, FAILED = "saved", "rejected", "failed"
 
@@ -39,6 +49,14 @@ REASONS = {
 }
 OF_A_SOURCE = {"bad_line", "bad_id", "unreadable_folder"}  # said anew by each run that reads it
 
+SYNC_EVERY_S = 5.0  # lines older than this survive a power cut
+MAX_LINE = 1 << 20  # bytes; a line takes about 500, its path and its detail at most some thousand
+
+_NAME = re.compile(r"ledger(?:\.(?:0|[1-9]\d*)-of-[1-9]\d*)?\.jsonl")
+_NUMBERS = ("peak", "duration_s")
+_COUNTS = ("num_frames", "source_size", "source_mtime_ns")
+_ID = re.compile(rb'\{"id":("(?:[^"\\]|\\.)*")')  # how a line begins
+
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -59,9 +77,7 @@ class Record:
     clipped_samples: int | None = None
     source_size: int = -1  # of the recording, bytes and nanoseconds; a change makes the line stale
     source_mtime_ns: int = -1
-    feature_bytes: int | None = None  # of the files, to tell a whole one from a torn one
-    wav_bytes: int | None = None
-    wav_crc32: int | None = None
+    files: tuple[tuple[str, int, int, int], ...] | None = None  # see `extract.store.KeptFile`
 
     def line(self) -> bytes:
         """The record as a line of JSON."""
@@ -79,8 +95,10 @@ def ledger_name(index: int = 0, count: int = 1) -> str:
 
 
 def ledger_paths(directory: Path) -> list[Path]:
-    """The ledgers of a store, of every shard that ever wrote there."""
-    return sorted(directory.glob("ledger*.jsonl"))
+    """The ledgers of a store, of every shard that ever wrote there; no file that we do not name."""
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
 
 
 def shard_of(id: str, count: int) -> int:  # noqa: A002 - the ledger's own word
@@ -88,20 +106,65 @@ def shard_of(id: str, count: int) -> int:  # noqa: A002 - the ledger's own word
     return zlib.crc32(id.encode("utf8", "surrogateescape")) % count
 
 
+def parse(line: bytes) -> dict[str, Any] | None:
+    """The record of a line; None where no run could have written it."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and _is_possible(record) else None
+
+
+def _is_possible(record: Mapping[str, Any]) -> bool:
+    id_, status, reason = record.get("id"), record.get("status"), record.get("reason")
+    if not isinstance(id_, str) or not isinstance(reason, str | None):
+        return False
+    if status != (SAVED if reason is None else REASONS.get(reason)):
+        return False
+    numbers = [record.get(key) for key in _NUMBERS]
+    if not all(n is None or (type(n) in (int, float) and math.isfinite(n)) for n in numbers):
+        return False
+    if not all(type(record.get(key, 0)) in (int, type(None)) for key in _COUNTS):
+        return False
+    if not all(isinstance(file, list) and id_ in str(file[:1]) for file in _files(record)):
+        return False
+    return reason in OF_A_SOURCE or not check_id(id_)
+
+
+def _files(record: Mapping[str, Any]) -> list[Any]:
+    files = record.get("files")
+    return files if isinstance(files, list) else []
+
+
+def all_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """A ledger's lines with their records; None beside a torn or damaged one.
+
+    A line that is too long to be ours comes in pieces.
+    """
+    try:
+        with open_regular(path) as file:
+            for line in iter(partial(file.readline, MAX_LINE), b""):
+                yield line, parse(line)
+    except FileNotFoundError:
+        return
+
+
 def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Whole lines of a ledger with their records; a torn or damaged line is left out."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("id"), str):
-                yield line, record
+    for line, record in all_lines(path):
+        if record is not None:
+            yield line, record
+
+
+def salvaged_id(line: bytes) -> str | None:
+    """The id at the beginning of a damaged line: its files, if there are any, are ours."""
+    found = _ID.match(line)
+    try:
+        return str(json.loads(found[1])) if found else None
+    except ValueError:
+        return None
 
 
 def read(directory: Path | str) -> Iterator[dict[str, Any]]:
@@ -113,24 +176,22 @@ def read(directory: Path | str) -> Iterator[dict[str, Any]]:
 
 def rewrite(path: Path, lines: Iterable[bytes]) -> None:
     """Replaces a ledger by these lines, or leaves it as it was."""
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_whole(path, lines)
 
 
 class Ledger:
-    """The ledger of one process, open for appending; safe to share among threads."""
+    """The ledger of one process, open for appending; safe to share among threads.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: the file; never one behind a symbolic link.
+        fsync: whether lines survive a power cut, those of the last `SYNC_EVERY_S` seconds aside.
+    """
+
+    def __init__(self, path: Path, *, fsync: bool = True) -> None:
+        self.path, self.fsync = path, fsync
         self._lock = threading.Lock()
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._descriptor = os.open(path, APPEND, 0o644)
+        self._synced = time.monotonic()
 
     def append(self, record: Record) -> None:
         """Adds one line.
@@ -145,11 +206,17 @@ class Ledger:
                 end = os.lseek(self._descriptor, 0, os.SEEK_END)
                 os.ftruncate(self._descriptor, end - written)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            if self.fsync and time.monotonic() - self._synced >= SYNC_EVERY_S:
+                os.fsync(self._descriptor)
+                self._synced = time.monotonic()
 
     def close(self) -> None:
         """Brings what was appended to the disk."""
         with self._lock:
             if self._descriptor >= 0:
-                os.fsync(self._descriptor)
-                os.close(self._descriptor)
-                self._descriptor = -1
+                descriptor, self._descriptor = self._descriptor, -1
+                try:
+                    if self.fsync:
+                        os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)

@@ -95,14 +95,17 @@ def _holds(
     return status != SAVED or store.intact(record, checksum=trust.checksum)
 
 
-def judge_again(directory: Path, gates: AudioSettings) -> None:
+def judge_again(store: Store, gates: AudioSettings) -> None:
     """Drops the lines that other gates might change: what was rejected, and what no longer passes.
 
-    In every ledger of the store, before its metadata says that these are its gates: whoever reads a
-    ledger after that finds only lines that are true of them. Only while no other process works
-    there.
+    With the files of the latter. In every ledger of the store, before its metadata says that these
+    are its gates: whoever reads a ledger after that finds only lines that are true of them. Only
+    while no other process works there.
     """
-    for path in ledger.ledger_paths(directory):
+    for path in ledger.ledger_paths(store.directory):
+        for _line, record in ledger.read_lines(path):
+            if not _passes(record, gates):
+                store.discard(record["id"])
         lines = (
             line
             for line, record in ledger.read_lines(path)
@@ -121,21 +124,62 @@ def _passes(record: Mapping[str, Any], gates: AudioSettings) -> bool:
     return bool(peak <= gates.max_peak and in_time)
 
 
-def reshard(directory: Path, count: int) -> None:
-    """Sorts the lines of ledgers that were kept under another sharding into this one's.
+def reshard(store: Store, count: int) -> set[str]:
+    """Sorts the lines of all ledgers into those of this sharding, each utterance's once.
 
-    Only while no process of another sharding works in the store.
+    Nothing is written where they are so already. Only while no other process works in the store.
+
+    Returns:
+        The ids of all utterances that a line says are saved, or said before it was damaged.
     """
-    names = {ledger_name(shard, count) for shard in range(count)}
-    strangers = [path for path in ledger.ledger_paths(directory) if path.name not in names]
-    if not strangers:
-        return
-    lines: dict[int, list[bytes]] = {shard: [] for shard in range(count)}
-    for path in [*(directory / name for name in sorted(names)), *strangers]:
+    directory = store.directory
+    shard_named = {ledger_name(shard, count): shard for shard in range(count)}
+    saved, seen, are_sorted = set[str](), set[str](), True
+    for path in ledger.ledger_paths(directory):
+        for line, record in ledger.all_lines(path):
+            if record is None:
+                saved.add(ledger.salvaged_id(line) or "")
+                continue
+            id_ = record["id"]
+            here = shard_named.get(path.name) == _shard(id_, count)
+            are_sorted = are_sorted and here and id_ not in seen
+            seen.add(id_)
+            if record["status"] == SAVED:
+                saved.add(id_)
+        are_sorted = are_sorted and path.name in shard_named
+    if not are_sorted:
+        _sort(store, shard_named)
+    return saved
+
+
+def _sort(store: Store, shard_named: Mapping[str, int]) -> None:
+    paths = ledger.ledger_paths(store.directory)
+    strangers = [path for path in paths if path.name not in shard_named]
+    lines: dict[int, dict[str, bytes]] = {shard: {} for shard in shard_named.values()}
+    for path in [*(path for path in paths if path.name in shard_named), *strangers]:
         for line, record in ledger.read_lines(path):
-            lines[shard_of(record["id"], count) if count > 1 else 0].append(line)
-    for shard, some in lines.items():
-        if some:
-            ledger.rewrite(directory / ledger_name(shard, count), some)
+            mine = lines[_shard(record["id"], len(shard_named))]
+            if _is_better(record, mine.get(record["id"]), store):
+                mine[record["id"]] = line
+    for name, shard in shard_named.items():
+        path = store.directory / name
+        if lines[shard] or path.exists():
+            ledger.rewrite(path, lines[shard].values())
     for path in strangers:
         os.unlink(path)  # noqa: PTH108
+
+
+def _shard(id_: str, count: int) -> int:
+    return shard_of(id_, count) if count > 1 else 0
+
+
+def _is_better(record: Mapping[str, Any], other: bytes | None, store: Store) -> bool:
+    """Whether an utterance's line holds rather than another one, read before it."""
+    earlier = other and ledger.parse(other)
+    if not earlier or record == earlier:
+        return True
+    return _is_kept(record, store) or not _is_kept(earlier, store)
+
+
+def _is_kept(record: Mapping[str, Any], store: Store) -> bool:
+    return record["status"] == SAVED and store.intact(record)

@@ -8,12 +8,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "extract"
 
 FLOORS = (
-    "frames wav ffmpeg decode audio strings ids text lists folders manifest config options "  # noqa: ISC004
+    "frames wav ffmpeg decode audio strings ids text files lists folders manifest config options "  # noqa: ISC004
     "internal architecture",
     "dataset model_files",
     "plan batching lengths machine workers",
     "packing products positions weights first_layer_kernel first_layer convolutions hubert models "  # noqa: ISC004
-    "encoder encoding formats store ledger metadata resume lock opening loading writing",
+    "encoder encoding formats store ledger foreign metadata resume lock opening loading writing",
     "pipeline progress summary",
     "stopping streams words build job app commands __main__ __init__",
 )
