@@ -9,6 +9,7 @@ import resource
 import shutil
 import socket
 import struct
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -688,10 +689,8 @@ def test_what_ffmpeg_holds_is_freed_without_the_garbage_collector(name, most_s):
     """It runs by the number of Python's objects: a few graphs, of megabytes each, are none."""
 
     def once() -> None:
-        if most_s == 1:
-            assert reason_of(DEMO / name, max_duration_s=most_s) == "too_long"
-        else:
-            decode(DEMO / name)
+        with suppress(AudioError):  # `pytest.raises` would keep the frames of its traceback
+            decode(DEMO / name, most_s)
 
     def held() -> tuple[int, int]:
         kinds = (av.filter.Graph, av.container.InputContainer)
