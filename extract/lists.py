@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from extract.ids import Entry, Fault, check_id, printable
+from extract.text import count
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def _parse(line: str, where: str, folders: list[str], names_only: bool) -> Entry
     written, cleaned = fields[0], clean_path(fields[0])
     if len(fields) < len(FIELDS):
         needed = f"{len(FIELDS)} are needed: {'|'.join(FIELDS)}"
-        return _fault(where, written, "bad_line", f"{len(fields)} fields; {needed}")
+        return _fault(where, written, "bad_line", f"{count(len(fields), 'field')}; {needed}")
     if not cleaned:
         return _fault(where, written, "bad_line", "no path before the first |")
     path = _locate(written, cleaned, folders, names_only)

@@ -19,6 +19,7 @@ import numpy as np
 from extract.ids import Entry, Fault, check_id, clash_message, find_clashes, printable
 from extract.lists import read_entries
 from extract.strings import PackedStrings, Packer
+from extract.text import count
 
 __all__ = [
     "AUDIO_EXTENSIONS",
@@ -116,7 +117,7 @@ class Manifest(Sequence[Entry]):
             raise ValueError(clash_message(self.source or "manifest", clashes))
         if not repeats:
             return self
-        log.info("%s: %d entries are listed again, kept once", self.source, len(repeats))
+        log.info("%s: %s listed again, kept once", self.source, count(len(repeats), "entry"))
         kept = np.delete(np.arange(len(self)), repeats)
         return replace(self.subset(kept), faults=self.faults)
 
@@ -157,10 +158,10 @@ def read_folder(path: StrPath, extensions: Sequence[str] | None = AUDIO_EXTENSIO
     if not manifest.ids and not manifest.faults:
         raise ValueError(
             f"{root}: no recordings: looked for {looked_for} here and in all sub-folders, found"
-            f" {num_others} others; dataset.extensions=[] takes every file"
+            f" {count(num_others, 'other')}; dataset.extensions=[] takes every file"
         )
     if num_others:
-        log.info("%s: %d files left out, their extension is none of ours", root, num_others)
+        log.info("%s: %s left out by extension", root, count(num_others, "file"))
     return replace(manifest, paths=manifest.ids.with_prefix(root))  # the same bytes serve both
 
 
