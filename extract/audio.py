@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from extract.decode import AudioError, channels_cancel, decode, probe_duration_s
 from extract.frames import ENCODER_RATE_HZ, RECORDING_RATE_HZ, min_samples
 from extract.ids import printable
+from extract.text import count
 
 __all__ = [
     "AudioError",
@@ -116,7 +117,7 @@ def _check_length(num_samples_32k: int, settings: AudioSettings, where: str) -> 
     if num_samples < min_samples():
         raise AudioError(
             "too_short",
-            f"{where}: {num_samples} samples; the encoder needs at least {min_samples()}",
+            f"{where}: {count(num_samples, 'sample')}; the encoder needs at least {min_samples()}",
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from extract.frames import min_samples, num_frames
 from extract.hubert import ExactHubert
+from extract.text import count
 from extract.weights import Model
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -204,11 +205,11 @@ def _usable_device(device: str | torch.device) -> torch.device:
     if found.type not in {"cpu", "cuda"}:
         raise ValueError(f"device={device}: only cpu, cuda and cuda:N are supported")
     if found.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (found.index or 0) >= count:
+        num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (found.index or 0) >= num_devices:
             raise ValueError(
-                f"device={device}: this torch sees {count} CUDA devices; use device=cpu, or "
-                f"install a torch built for this machine's driver"
+                f"device={device}: this torch sees {count(num_devices, 'CUDA device')}; use "
+                f"device=cpu, or install a torch built for this machine's driver"
             )
     return found
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from extract.ids import MAX_PATH_BYTES, Entry, Fault, check_id, printable, shortened
+from extract.text import count
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def _parse(line: str, where: str, folders: list[str], names_only: bool) -> Entry
     fields = line.split("|", len(FIELDS) - 1)  # the text may hold more of them
     written, cleaned = fields[0], clean_path(fields[0])
     if len(fields) < len(FIELDS):
-        found = f"{len(fields)} fields"
+        found = count(len(fields), "field")
         if len(line) == MAX_PIECE:
             found += f" in the first {MAX_PIECE:,} characters"
         needed = f"{len(FIELDS)} are needed: {'|'.join(FIELDS)}"

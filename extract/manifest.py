@@ -28,6 +28,7 @@ from extract.ids import (
 )
 from extract.lists import read_entries
 from extract.strings import PackedStrings, Packer
+from extract.text import count
 
 __all__ = [
     "AUDIO_EXTENSIONS",
@@ -136,7 +137,7 @@ class Manifest(Sequence[Entry]):
         if not repeats:
             return self
         shown = printable(self.source)
-        log.info("%s: %d entries are listed again, kept once", shown, len(repeats))
+        log.info("%s: %s listed again, kept once", shown, count(len(repeats), "entry"))
         kept = np.delete(np.arange(len(self)), repeats)
         return replace(self.subset(kept), faults=self.faults)
 
@@ -190,10 +191,10 @@ def read_folder(
     if not manifest.ids and not manifest.faults:
         raise ValueError(
             f"{shown}: no recordings: looked for {looked_for} here and in all sub-folders, found"
-            f" {num_others} others; dataset.extensions=[] takes every file"
+            f" {count(num_others, 'other')}; dataset.extensions=[] takes every file"
         )
     if num_others:
-        log.info("%s: %d files left out, their extension is none of ours", shown, num_others)
+        log.info("%s: %s left out by extension", shown, count(num_others, "file"))
     return replace(manifest, paths=manifest.ids.with_prefix(root))  # the same bytes serve both
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun: `1 batch`, `2,000 batches`."""
-    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
-    return f"{number:,} {noun}{ending}"
+    """A number with its noun: `1 batch`, `2,000 batches`, `2 entries`."""
+    if number == 1:
+        return f"1 {noun}"
+    plural = noun[:-1] + "ie" if noun.endswith("ry") else noun + "e" * noun.endswith("ch")
+    return f"{number:,} {plural}s"
 
 
 def shown(text: str, most: int) -> str:
@@ -15,6 +17,8 @@ def shown(text: str, most: int) -> str:
     A longer one keeps its start and its end, which tell paths apart, around an ellipsis. What is
     escaped already stays as it is.
     """
+    if len(text) <= most and text.isprintable():
+        return text  # nearly every text
     head, tail = _escaped(text[:most]), _escaped(text[-most:])  # never all of a text of megabytes
     if len(text) <= most and len(head) <= most:
         return head

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from extract.machine import cores
+from extract.text import count
 
 POSITIONS = "encoder.pos_conv_embed.conv"  # the positional convolution, under a weight norm
 NORM, DIRECTION = (f"{POSITIONS}.parametrizations.weight.original{part}" for part in (0, 1))
@@ -114,7 +115,8 @@ def checkpoint(config: Any, found: Mapping[str, Any]) -> Checkpoint:
     shapes = weight_shapes(config)
     missing = sorted(set(shapes) - set(renamed))
     if missing:
-        raise ValueError(f"{len(missing)} weights are missing, first {', '.join(missing[:3])}")
+        first = ", ".join(missing[:3])
+        raise ValueError(f"{count(len(missing), 'missing weight')}, first {first}")
     for name, shape in shapes.items():
         if renamed[name].shape != shape:
             raise ValueError(f"{name} is {tuple(renamed[name].shape)}; config.json says {shape}")

@@ -226,7 +226,7 @@ def test_a_recording_listed_twice_is_kept_once(tmp_path, caplog):
         manifest = Manifest.from_entries(entries)
     assert list(manifest) == entries[:2]
     assert len(manifest.faults) == 1
-    assert "3 entries are listed again" in caplog.text
+    assert "3 entries listed again" in caplog.text
 
 
 @given(st.lists(st.sampled_from(["a", "b", "a/b", "a/b/c", "a.pt", "a.pt/b", "b.pt", "c/d"])))
@@ -275,6 +275,15 @@ def test_other_files_and_hidden_ones_are_left_out_and_counted(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         assert list(read_folder(tmp_path).ids) == ["a.wav"]
     assert "4 files left out" in caplog.text
+
+
+def test_one_is_not_said_in_the_plural(tmp_path, caplog):
+    touch(tmp_path, "a.wav", "d.txt")
+    with caplog.at_level(logging.INFO):
+        read_folder(tmp_path)
+    assert "1 file left out" in caplog.text
+    [fault] = read_gpt_sovits_list(write_list(tmp_path, "/a.wav|s|zh|a", "/b.wav")).faults
+    assert "1 field;" in fault.detail
 
 
 @pytest.mark.parametrize(
@@ -355,7 +364,7 @@ def test_a_folder_that_is_none_is_the_users_mistake(tmp_path):
 
 def test_a_folder_without_recordings_says_what_was_looked_for(tmp_path):
     touch(tmp_path, "a.txt")
-    with pytest.raises(ValueError, match=r"\.flac.*\.wav.*found 1 others; dataset\.extensions"):
+    with pytest.raises(ValueError, match=r"\.flac.*\.wav.*found 1 other; dataset\.extensions"):
         read_folder(tmp_path)
 
 

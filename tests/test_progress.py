@@ -405,6 +405,7 @@ def test_a_sweep_over_two_options_names_both():
         (1, "recording", "1 recording"),
         (1, "batch", "1 batch"),
         (2_000, "batch", "2,000 batches"),
+        (3, "entry", "3 entries"),
     ],
 )
 def test_a_count_agrees_with_its_noun(number, noun, said):

@@ -41,7 +41,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_code_options_clips_and_licences(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {f"extract/{path.name}" for path in (ROOT / "extract").glob("*.py")}
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "extract").rglob("*.py")}
     options = {
         f"extract/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*") if path.is_file()
     }
