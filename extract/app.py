@@ -28,6 +28,8 @@ from extract.words import is_sweep, prepared, quoted
 PACKAGE = Path(__file__).resolve().parent
 EXIT_USAGE, EXIT_CRASHED, EXIT_INTERRUPTED = 2, 70, 130
 EXITS_INTERRUPTED = (130, 143)
+# Hydra 1.3 warns where this is missing, 1.4 where it is there.
+BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 
 
 def conf_dir() -> str:
@@ -64,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     register()
     codes: list[int] = []
 
-    @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
+    @hydra.main(config_path=conf_dir(), config_name="config", **BASE)
     def job(config: DictConfig) -> None:
         codes.append(EXIT_CRASHED)  # until it is known better
         codes[-1] = _job(config)
