@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import os
@@ -44,8 +45,9 @@ def stem(path: str) -> str:
     return found.name if found.is_dir() else found.stem
 
 
+@functools.cache
 def register() -> None:
-    """Tells Hydra the schemas and the names that `conf/` makes use of."""
+    """Tells Hydra the schemas and the names that `conf/` makes use of; once is enough."""
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name, schema, group="schema")
