@@ -36,6 +36,7 @@ PACKAGE = Path(__file__).resolve().parent
 HYDRA_1_3 = hydra.__version__.startswith("1.3.")
 EXIT_USAGE, EXIT_CRASHED, EXIT_INTERRUPTED = 2, 70, 130
 EXITS_INTERRUPTED = (130, 143)
+BASE = {"version_base": "1.3"} if HYDRA_1_3 else {}
 
 
 def conf_dir() -> str:
@@ -52,7 +53,7 @@ def stem(path: str) -> str:
 
 @functools.cache  # Hydra 1.4 warns of a name that is stored twice
 def register() -> None:
-    """Tells Hydra the schemas and the names that `conf/` makes use of."""
+    """Tells Hydra the schemas and the names that `conf/` makes use of; once is enough."""
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name, schema, group="schema")
@@ -71,9 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     register()
     jobs: list[Job] = []
 
-    base = {"version_base": "1.3"} if HYDRA_1_3 else {}
-
-    @hydra.main(**base, config_path=conf_dir(), config_name="config")
+    @hydra.main(config_path=conf_dir(), config_name="config", **BASE)
     def job(config: DictConfig) -> None:
         from extract.summary import Summary  # rich, for which `--help` does not wait
 

@@ -118,7 +118,6 @@ def test_a_sweep_loads_the_model_once(command, monkeypatch):
         (["dataset=demo", "audio.alpha=2"], "audio.alpha: 2.0; needed 0 to 1"),
         (["dataset=demo", "audio.max_peak=-1"], "audio.max_peak: -1.0; needed more than 0"),
         (["dataset=demo", "audio.max_duration_s=inf"], "audio.max_duration_s: inf; needed more"),
-        (["dataset=demo", "store.num_writers=0"], "store.num_writers: 0; needed 1 to 1024"),
         (
             ["dataset=demo", "audio.min_duration_s=10", "audio.max_duration_s=1"],
             "audio.min_duration_s=10.0 audio.max_duration_s=1.0; needed min <= max",

@@ -55,29 +55,33 @@ def test_a_number_outside_its_range_is_refused_with_name_value_and_range(name):
         assert str(refused.value).startswith(f"{name}: {value!r}; needed {allowed}")
 
 
-@pytest.mark.parametrize(
-    ("name", "least", "most"),
-    [
-        ("audio.alpha", 0, 1),
-        ("audio.maxx", 1e-6, 1),
-        ("audio.max_peak", 1e-6, 1e6),
-        ("audio.min_duration_s", 0, 600),
-        ("audio.max_duration_s", 1e-6, 1e6),
-        ("loader.num_workers", 0, 1024),
-        ("loader.batch_seconds", 0.1, 1e6),
-        ("loader.prefetch", 1, 1000),
-        ("loader.timeout_s", 1e-6, 1e6),
-        ("store.num_writers", 1, 1024),
-        ("shard.index", 0, 0),
-        ("shard.count", 1, 1_000_000),
-        ("model.layer", 1, 1000),
-        ("seed", 0, 2**64 - 1),
-    ],
-)
-def test_the_ends_of_a_range_are_taken(name, least, most):
-    assert name in NUMBERS
-    for value in (least, most):
+# What is taken, and what is not: written down, so that no range widens unseen.
+BOUNDS = {
+    "audio.alpha": ((0, 1), (-1e-9, 1 + 1e-9)),
+    "audio.maxx": ((1e-6, 1), (0, 1 + 1e-9)),
+    "audio.max_peak": ((1e-6, 1e6), (0, -1)),
+    "audio.min_duration_s": ((0, 600), (-1e-9,)),
+    "audio.max_duration_s": ((1e-6, 1e6), (0,)),
+    "loader.num_workers": ((0, 1024), (-1, 1025)),
+    "loader.batch_seconds": ((0.1, 1e6), (0, 0.099)),
+    "loader.prefetch": ((1, 1000), (0, 1001)),
+    "loader.timeout_s": ((1e-6, 1e6), (0,)),
+    "store.num_writers": ((1, 1024), (0, 1025)),
+    "shard.index": ((0,), (-1,)),
+    "shard.count": ((1, 1_000_000), (0, 1_000_001)),
+    "model.layer": ((1, 1000), (0, -1)),
+    "seed": ((0, 2**64 - 1), (-1, 2**64)),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_ends_of_a_range_are_taken_and_what_is_beyond_is_not(name):
+    taken, refused = BOUNDS[name]
+    for value in taken:
         check(config_with(name, value))
+    for value in refused:
+        with pytest.raises(ValueError, match=name):
+            check(config_with(name, value))
 
 
 @pytest.mark.parametrize(

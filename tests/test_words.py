@@ -118,8 +118,10 @@ def test_what_hydra_has_a_meaning_for_keeps_it(given_to_the_run):
     assert (config.dataset.audio_dir, config.dataset.extensions) == (None, ["wav", ".ogg"])
     (config,) = given_to_the_run(folder[0], '+dataset.path="it\'s"', "++model.revision=null")
     assert (config.dataset.path, config.model.revision) == ("it's", None)
-    configs = given_to_the_run(*folder, "-m", "store.dir=${stem:${dataset.path}}-1, '2,3'")
-    assert [config.store.dir for config in configs] == ["a,b-1", "2,3"]
+    configs = given_to_the_run(
+        *folder, "-m", "store.dir=${oc.env:NOT_SET,1}-${dataset.path}, '2,3'"
+    )
+    assert [config.store.dir for config in configs] == ["1-a,b", "2,3"]
     configs = given_to_the_run("-m", "dataset=folder,mydata", "dataset.path=x", "audio.alpha=0,1")
     assert [(c.dataset.name, c.audio.alpha) for c in configs] == [
         *[("x", 0.0), ("x", 1.0)],
