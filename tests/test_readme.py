@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import test_damage
 import test_faults
+import test_opening
 from conftest import fault_row
 
 from extract.config import Config
@@ -13,7 +15,8 @@ from extract.ledger import REASONS
 README = (Path(__file__).parents[1] / "README.md").read_text("utf8")
 FAULT_TESTS = [
     marker
-    for name, test in vars(test_faults).items()
+    for module in (test_faults, test_opening, test_damage)
+    for name, test in vars(module).items()
     if name.startswith("test_")
     for marker in getattr(test, "pytestmark", [])
     if marker.name == "fault"
