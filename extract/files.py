@@ -135,9 +135,11 @@ def replace_whole(path: Path, parts: bytes | Iterable[bytes], *, fsync: bool = T
             if fsync:
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # the one that a message names
         raise
     if fsync:
         sync_folder(path.parent)

@@ -155,22 +155,19 @@ def _drop(store: Store) -> None:
 
 
 def _foreign_message(directory: Path, named: Sequence[str]) -> str:
+    recordings = "1 recording" if len(named) == 1 else f"{len(named):,} recordings"
     return (
-        f"{printable(str(directory))}: {_files(len(named))} no ledger names, under names of this "
-        f"run's recordings: {_some(named)}. Ways out: another store.dir=DIR, move them away, or "
+        f"{printable(str(directory))}: files that no ledger names have the names of {recordings} "
+        f"of this run: {_some(named)}. Ways out: another store.dir=DIR, move these files away, or "
         "overwrite=true to replace them"
     )
 
 
 def _foreign_line(directory: Path, strange: int, named: int) -> str:
     return (
-        f"{printable(str(directory))}: {_files(strange)} no ledger names: {strange - named:,} are "
-        f"left as they are, {named:,} have names of this run's recordings and are replaced"
+        f"{printable(str(directory))}: files that no ledger names, of {strange:,} utterance(s): "
+        f"{strange - named:,} stay as they are, {named:,} are replaced by recordings of this run"
     )
-
-
-def _files(number: int) -> str:
-    return "the files of 1 utterance" if number == 1 else f"the files of {number:,} utterances"
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -76,7 +76,9 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
             continue  # this run says it again
         holding[-1] = 1
         num_bytes += len(line)
-    if path.exists() and num_bytes != path.stat().st_size:
+    status = path.stat() if path.exists() else None
+    # A ledger with a second name is a copy made of hard links: appending would change both.
+    if status and (num_bytes != status.st_size or status.st_nlink > 1):
         lines = (line for line, _record in ledger.read_lines(path))
         ledger.rewrite(path, compress(lines, holding))
     return Remaining(todo, unseen, kept, kept_s, kept_clipped)

@@ -131,6 +131,11 @@ DAMAGES = st.lists(
 )
 
 
+@pytest.mark.slow
+@pytest.mark.fault(
+    "any file of a store cut, flipped, zeroed, deleted, or replaced by another's, a link, a folder",
+    "mended by the same command, or refused with the way out; nothing outside is touched",
+)
 @given(damages=DAMAGES, folder=st.sampled_from([None] * 6 + list(FOLDERS)))
 @settings(
     max_examples=NUM_EXAMPLES,

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,10 @@ def said(capfd) -> str:
 # --- metadata ------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(
+    "`metadata.json` missing, empty, cut or null, then other settings",
+    "refused with the ways out; `overwrite=true` is one and replaces the store",
+)
 @pytest.mark.parametrize("text", [None, "", "{", "null", '{"format": 1, "identity": null}', "[]"])
 def test_a_store_whose_metadata_cannot_be_read_is_not_taken_for_a_new_one(run, out, capfd, text):
     assert run() == 0
@@ -114,18 +119,22 @@ def test_files_that_no_ledger_names_stop_a_run_that_would_replace_them(
     assert contents(out) == begun_by_another
 
 
+@pytest.mark.fault(
+    "files of another program in the store's folder",
+    "counted; replaced only with `overwrite=true` and where a recording has their name",
+)
 def test_they_are_replaced_where_a_recording_has_their_name_and_kept_elsewhere(
     run, out, begun_by_another, capfd
 ):
     assert run("overwrite=true") == 0
     output = said(capfd)
-    assert "the files of 3 utterances no ledger names: 1 are left" in output
+    assert "no ledger names, of 3 utterance(s): 1 stay as they are, 2 are replaced" in output
     after = contents(out)
     kept = {"4-cnhubert/z.wav.pt", "5-wav32k/z.wav"}
     assert {name for name in begun_by_another if after[name] == begun_by_another[name]} == kept
     assert {record["id"] for record in ledger(out)} == {"a.wav", "b.wav", "below/c.wav"}
     assert run() == 0, "what is in the ledger is no longer foreign"
-    assert "the files of 1 utterance no ledger names: 1 are left" in said(capfd)
+    assert "no ledger names, of 1 utterance(s): 1 stay as they are, 0 are" in said(capfd)
     assert contents(out) == after
 
 
@@ -207,6 +216,10 @@ def test_a_note_is_passed_on_to_all_shards_of_another_sharding(tmp_path):
     assert foreign.foreign_ids(store, {"ours.wav"}, is_new=False) == {"theirs.wav"}
 
 
+@pytest.mark.fault(
+    "files beside ours, such as `ledger.backup.jsonl`",
+    "left alone",
+)
 @pytest.mark.parametrize("text", ["mine\n", '{"id": "a.wav"}\n'])
 def test_ledgers_of_the_users_own_survive(run, out, text):
     assert run() == 0
@@ -239,6 +252,10 @@ def untouched(victim: Path) -> bool:
     return len(texts) == 6 and set(texts.values()) == {"mine"}
 
 
+@pytest.mark.fault(
+    "a ledger's line with an id that leads out of the store",
+    "not believed; nothing outside is touched",
+)
 def test_an_id_in_a_ledger_leads_nowhere(run, out, victim):
     assert run() == 0
     with (out / "ledger.jsonl").open("a") as file:
@@ -273,6 +290,10 @@ def test_a_link_in_the_place_of_a_speakers_folder_costs_that_speaker_alone(
         assert "symbolic link" in records["below/c.wav"]["detail"]
 
 
+@pytest.mark.fault(
+    "symbolic links in the place of the store's files",
+    "replaced or refused, never written through",
+)
 @pytest.mark.parametrize("name", ["plan-0-of-1", "lengths-0-of-1", "owner-0-of-1.json"])
 def test_links_among_the_stores_notes_are_not_written_through(run, out, victim, name):
     assert run() == 0
@@ -297,6 +318,24 @@ def test_a_file_that_is_a_link_is_replaced_and_what_it_leads_to_is_kept(run, out
     audit(out, {"a.wav", "b.wav", "below/c.wav"})
     assert not [path for path in out.rglob("*") if path.is_symlink()]
     assert {path: path.read_bytes() for path in copies} == copies
+
+
+def test_a_copy_made_of_hard_links_stays_as_it_is(run, out, recordings, tmp_path):
+    assert run() == 0
+    shutil.copytree(out, tmp_path / "copy", copy_function=os.link)
+    before = {p: p.read_bytes() for p in (tmp_path / "copy").rglob("*") if p.is_file()}
+    write_wav(recordings / "new.wav")
+    write_wav(recordings / "a.wav", 0.9)
+    assert run() == 0
+    audit(out, ids_of(recordings))
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_store_behind_a_link_is_a_store_as_any(run, out, recordings, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    out.symlink_to("elsewhere")
+    assert run() == 0
+    audit(tmp_path / "elsewhere", ids_of(recordings))
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
@@ -374,6 +413,10 @@ def test_nothing_is_swept_from_a_folder_that_is_no_store_of_ours(run, out):
 PLANS = ["", "0" * 64, "\0" * 64, "\udcff", "x" * 9999]
 
 
+@pytest.mark.fault(
+    "a damaged plan or index of durations",
+    "made anew",
+)
 @pytest.mark.parametrize("plan", [*PLANS, "folder", "full folder", "pipe"])
 def test_a_damaged_plan_is_made_anew(run, out, plan, recordings):
     assert run() == 0
@@ -400,6 +443,24 @@ def test_a_plan_is_written_whole_or_not_at_all(run, out, monkeypatch):
     )
     assert run() == 0
     assert replaced.count("plan-0-of-1") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors have names in /proc")
+def test_metadata_and_ledger_reach_the_disk_where_fsync_is_asked_for(run, out, monkeypatch):
+    synced, fsync = set(), os.fsync
+
+    def noted(descriptor):
+        synced.add(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    assert run("store.fsync=false") == 0
+    assert not synced & {"ledger.jsonl", "out"}
+    assert not any("metadata" in name for name in synced)
+    shutil.rmtree(out)
+    assert run("store.fsync=true") == 0
+    assert synced >= {"ledger.jsonl", "out"}
+    assert any("metadata" in name for name in synced)
 
 
 # --- what holds ----------------------------------------------------------------------------------
@@ -430,6 +491,10 @@ def test_hours_of_earlier_runs_are_told(run, out, recordings, capfd):
     assert f"0.000 {hours + 20 / 3600:.3f}" in said(capfd).split("hours saved ")[1]
 
 
+@pytest.mark.fault(
+    "any bit of a saved file flipped, `store.verify=checksum`",
+    "found, and the utterance saved again",
+)
 def test_every_flipped_bit_of_a_feature_file_is_found(tmp_path):
     """And with the lines of an earlier version, which held no checksum of it, none raises."""
     store = Store(tmp_path, fsync=False)

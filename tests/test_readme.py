@@ -5,7 +5,9 @@ from enum import Enum
 from pathlib import Path
 
 import pytest
+import test_damage
 import test_faults
+import test_opening
 from conftest import fault_row
 from omegaconf import MISSING
 
@@ -17,7 +19,8 @@ from extract.options import options
 README = (Path(__file__).parents[1] / "README.md").read_text("utf8")
 FAULT_TESTS = [
     marker
-    for name, test in vars(test_faults).items()
+    for module in (test_faults, test_opening, test_damage)
+    for name, test in vars(module).items()
     if name.startswith("test_")
     for marker in getattr(test, "pytestmark", [])
     if marker.name == "fault"
