@@ -79,6 +79,12 @@ def test_a_sweep_writes_where_its_stores_are_and_nowhere_else(command, tmp_path,
     assert list((tmp_path / "here").iterdir()) == list((tmp_path / "tmp").iterdir()) == []
 
 
+@pytest.mark.parametrize("own", ["hydra/launcher=basic", "hydra/sweeper=basic"])
+def test_a_launcher_or_sweeper_that_was_chosen_has_the_folder_of_the_config(command, tmp_path, own):
+    assert command("-m", "dataset=demo", "loader.num_workers=many", own) == 2
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["multirun.yaml"]
+
+
 def test_a_sweep_loads_the_model_once(command, monkeypatch):
     loads = []
 
