@@ -124,10 +124,10 @@ def _has_working_folder() -> bool:
 def _sweep_folder(words: Sequence[str]) -> Iterator[Sequence[str]]:
     """The words, and for a sweep a temporary folder in which Hydra leaves its `multirun.yaml`.
 
-    A store's own metadata holds its settings, and the working folder need not be writable. A
-    launcher that starts jobs elsewhere works in its sweep folder, so it keeps the one of `conf/`.
+    A store's own metadata holds its settings, and the working folder need not be writable. Other
+    launchers and sweepers than Hydra's own keep files there, so they get the folder of `conf/`.
     """
-    its_own = ("hydra.sweep.dir=", "hydra/launcher=")
+    its_own = ("hydra.sweep.dir=", "hydra/launcher=", "hydra/sweeper=")
     if not is_sweep(words) or any(word.lstrip("+").startswith(its_own) for word in words):
         yield words
         return

@@ -77,11 +77,18 @@ def test_a_sweep_writes_where_its_stores_are_and_nowhere_else(command, tmp_path,
     monkeypatch.chdir(tmp_path / "here")
     write_wav(tmp_path / "in" / "a.wav")
     store = f"store.dir={tmp_path}/out-${{audio.alpha}}"
-    argv = ["dataset=folder", f"dataset.path={tmp_path / 'in'}", store, *TINY]
+    argv = ["dataset=folder", f"dataset.path={tmp_path / 'in'}", store, "model=tiny_random"]
+    argv += ["device=cpu", "loader.num_workers=0"]  # workers keep a temporary folder for later ones
     assert command("-m", *argv, "audio.alpha=0.3,0.7") == 0
     made = sorted(path.name for path in tmp_path.iterdir())
     assert made == ["here", "in", "out-0.3", "out-0.7", "tmp"]
     assert list((tmp_path / "here").iterdir()) == list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("own", ["hydra/launcher=basic", "hydra/sweeper=basic"])
+def test_a_launcher_or_sweeper_that_was_chosen_has_the_folder_of_the_config(command, tmp_path, own):
+    assert command("-m", "dataset=demo", "loader.num_workers=many", own) == 2
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["multirun.yaml"]
 
 
 def test_a_sweep_loads_the_model_once(command, monkeypatch):
