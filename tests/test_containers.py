@@ -274,7 +274,7 @@ def test_of_a_file_cut_short_what_it_holds_decides(tmp_path, name):
     (tmp_path / name).write_bytes(content[: len(content) // 3])
     samples, expected = decode(tmp_path / name, max_duration_s=12), ffmpeg_decode(tmp_path / name)
     assert 5 < len(samples) / 32000 < 10
-    assert abs(len(samples) - len(expected)) <= 64
+    assert abs(len(samples) - len(expected)) <= 4096, "some FFmpegs drop the packet that was cut"
     length = min(len(samples), len(expected)) - 64
     np.testing.assert_allclose(samples[:length], expected[:length], rtol=0, atol=LOSSY_TOLERANCE)
     assert reason_of(tmp_path / name, max_duration_s=4) == "too_long"
