@@ -445,6 +445,23 @@ def test_a_plan_is_written_whole_or_not_at_all(run, out, monkeypatch):
     assert replaced.count("plan-0-of-1") == 1
 
 
+@pytest.mark.parametrize("name", ["metadata.json", ".extract/unfinished-0-of-1", ".extract/lock"])
+def test_a_folder_in_the_place_of_a_file_stops_a_run_before_it_drops_anything(
+    run, out, capfd, name
+):
+    assert run() == 0
+    (out / name).unlink(missing_ok=True)
+    (out / name).mkdir()
+    (out / name / "mine").touch()
+    before = contents(out), ledger(out)
+    assert run("overwrite=true", "audio.alpha=0.25") == (2 if name == "metadata.json" else 1)
+    assert "move" in said(capfd)
+    assert name == ".extract/unfinished-0-of-1" or (contents(out), ledger(out)) == before
+    assert (out / name / "mine").exists()
+    shutil.rmtree(out / name)
+    assert run("overwrite=true", "audio.alpha=0.25") == 0
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors have names in /proc")
 def test_metadata_and_ledger_reach_the_disk_where_fsync_is_asked_for(run, out, monkeypatch):
     synced, fsync = set(), os.fsync
