@@ -32,7 +32,7 @@ from extract.files import (
 )
 from extract.formats import crc32, encode_features, encode_wav, is_readable, num_bytes
 from extract.frames import ENCODER_RATE_HZ, HOP_SAMPLES, RECORDING_RATE_HZ
-from extract.ids import TEMPORARY_PREFIX, check_id
+from extract.ids import TEMPORARY_PREFIX
 
 __all__ = ["FEATURES", "LAYOUT", "WAVS", "KeptFile", "Store", "StoreUnusable", "WriteFailed"]
 
@@ -124,9 +124,7 @@ class Store:
         )
 
     def discard(self, id: str) -> None:  # noqa: A002
-        """Removes an utterance's files, if there are any; nothing behind a symbolic link."""
-        if check_id(id):
-            return
+        """Removes an utterance's files, if there are any; nothing outside the store's folders."""
         for path in self.paths(id):
             if not self._is_own_folder(path):
                 continue
