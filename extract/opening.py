@@ -63,9 +63,9 @@ def open_store(store: Store, run: Opening, alone: bool) -> frozenset[str]:
         raise ValueError(_foreign_message(directory, sorted(named)))
     if strange:
         log.info("%s", _foreign_line(directory, len(strange), len(named)))
+    foreign.begin(directory, run.index, run.count, strange, alone=alone)
     if alone or is_new:
         metadata.write(directory, run.identity, run.made_with, fsync=store.fsync)
-    foreign.begin(directory, run.index, run.count, strange, alone=alone)
     return named
 
 

@@ -174,8 +174,8 @@ class Store:
                         swept += 1
         return swept
 
-    def ids_of_files(self, folder: str = FEATURES) -> Iterator[str]:
-        """The ids whose feature files (or with `WAVS`, training audio) are here."""
+    def ids_of_files(self, folder: str) -> Iterator[str]:
+        """The ids that have a file in `FEATURES` or in `WAVS`."""
         top, ending = f"{self.directory}/{folder}", ".pt" if folder == FEATURES else ""
         for root, _folders, names in os.walk(top):
             prefix = f"{root}/"[len(top) + 1 :]
@@ -183,9 +183,9 @@ class Store:
                 if name.endswith(ending) and not name.startswith(TEMPORARY_PREFIX):
                     yield f"{prefix}{name}".removesuffix(ending)
 
-    def has_features(self, id: str) -> bool:  # noqa: A002
-        """Whether something stands where an utterance's features go."""
-        return os.path.lexists(self.paths(id)[0])
+    def has_files(self, id: str) -> bool:  # noqa: A002
+        """Whether something stands where an utterance's features or training audio go."""
+        return any(map(os.path.lexists, self.paths(id)))
 
     def free_bytes(self) -> int:
         """Room left on the store's disk."""

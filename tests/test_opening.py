@@ -161,6 +161,18 @@ def test_files_that_came_into_a_finished_store_are_foreign_too(run, out, recordi
     audit(out, ids_of(recordings))
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_training_audio_alone_is_foreign_too(run, out, recordings, capfd, finished):
+    if finished:
+        assert run() == 0
+    write_wav(recordings / "new.wav")
+    (out / "5-wav32k").mkdir(parents=True, exist_ok=True)
+    (out / "5-wav32k" / "new.wav").write_bytes(b"of another program")
+    assert run() == 2
+    assert "new.wav" in said(capfd)
+    assert (out / "5-wav32k" / "new.wav").read_bytes() == b"of another program"
+
+
 def test_a_ledger_that_is_gone_makes_all_its_files_foreign(run, out, recordings, capfd):
     assert run() == 0
     (out / "ledger.jsonl").unlink()
@@ -203,8 +215,8 @@ def test_a_note_is_passed_on_to_all_shards_of_another_sharding(tmp_path):
     (tmp_path / ".extract").mkdir()
     store = Store(tmp_path)
     store.create()
-    for name in ("theirs.wav", "ours.wav"):
-        (tmp_path / "4-cnhubert" / f"{name}.pt").touch()
+    (tmp_path / "5-wav32k" / "theirs.wav").touch()
+    (tmp_path / "4-cnhubert" / "ours.wav.pt").touch()
     foreign.begin(tmp_path, 0, 1, {"theirs.wav"}, alone=True)
     assert foreign.foreign_ids(store, set(), is_new=False) == {"theirs.wav"}
     foreign.begin(tmp_path, 1, 3, {"theirs.wav"}, alone=True)
