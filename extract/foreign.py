@@ -43,13 +43,17 @@ def begin(directory: Path, index: int, count: int, foreign: Set[str], *, alone: 
     A note that was left under another sharding is passed on to all shards of this one: each may be
     the one whose files have no lines.
     """
-    notes = list(_files(directory, _NOTE)) if alone else []
-    strangers = [note for note in notes if not note.name.endswith(f"-of-{count}")]
+    left = [*_files(directory, _NOTE), *_files(directory, _OWNER)] if alone else []
+    shards = {index}
+    for name in (path.name.removesuffix(".json") for path in left):
+        same = name.endswith(f"-of-{count}")
+        shards.update([int(name.split("-")[1])] if same else range(count))
     text = "\n".join(sorted(id_ for id_ in foreign if not check_id(id_))).encode()
-    for shard in range(count) if strangers else [index]:
+    for shard in shards:
         replace_whole(_note(directory, shard, count), text, fsync=shard == index)
-    for note in strangers:
-        note.unlink()
+    for path in left:
+        if path.name not in {_note(directory, shard, count).name for shard in shards}:
+            path.unlink()
 
 
 def end(directory: Path, index: int, count: int) -> None:

@@ -228,6 +228,21 @@ def test_a_note_is_passed_on_to_all_shards_of_another_sharding(tmp_path):
     assert foreign.foreign_ids(store, {"ours.wav"}, is_new=False) == {"theirs.wav"}
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_a_killed_run_of_an_earlier_version_left_is_ours_until_it_is_done(
+    run, out, recordings, count
+):
+    """It left no note, only its owner file; once all is done, that is gone too."""
+    assert run() == 0
+    (out / "ledger.jsonl").write_text("")
+    (out / ".extract" / f"owner-0-of-{count}.json").write_text('{"pid": 1}')
+    assert run() == 0
+    audit(out, ids_of(recordings))
+    assert not [path.name for path in (out / ".extract").iterdir() if "-of-2" in path.name]
+    assert not list((out / ".extract").glob("owner*"))
+    assert not list((out / ".extract").glob("unfinished*"))
+
+
 @pytest.mark.fault(
     "files beside ours, such as `ledger.backup.jsonl`",
     "left alone",
