@@ -1,9 +1,9 @@
 """Files in a store that no ledger names: a stranger's, or what a killed run had just written.
 
 A run leaves a note in the store when it begins and removes it when it has finished. Where there is
-no note, a feature file without a line in a ledger is foreign: another program made it. Where there
-is one, a run was cut short and may have left files without lines; foreign is then only what the
-note lists, which was there before that run.
+no note, a file without a line in a ledger is foreign: another program made it. Where there is one,
+a run was cut short and may have left files without lines; foreign is then only what the note lists,
+which was there before that run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from extract.files import read_whole, replace_whole
 from extract.ids import check_id
 from extract.lock import PRIVATE
-from extract.store import WAVS, Store
+from extract.store import FEATURES, WAVS, Store
 
 _NOTE = re.compile(r"unfinished-\d+-of-\d+")
 _OWNER = re.compile(r"owner-\d+-of-\d+\.json")  # what a killed run of 0.1.0 left instead of a note
@@ -28,15 +28,13 @@ def foreign_ids(store: Store, named: Set[str], *, is_new: bool) -> set[str]:
     Args:
         store: the store.
         named: the ids whose files a ledger names.
-        is_new: whether no run ever began here; then training audio without features counts too.
+        is_new: whether no run ever began here; a note then says nothing.
     """
     notes = [] if is_new else [*_files(store.directory, _NOTE), *_files(store.directory, _OWNER)]
     if not notes:
-        found = set(store.ids_of_files())
-        found.update(store.ids_of_files(WAVS) if is_new else ())
-        return found - named
+        return {*store.ids_of_files(FEATURES), *store.ids_of_files(WAVS)} - named
     listed = {id_ for note in notes for id_ in _listed(note)} - named
-    return {id_ for id_ in listed if not check_id(id_) and store.has_features(id_)}
+    return {id_ for id_ in listed if not check_id(id_) and store.has_files(id_)}
 
 
 def begin(directory: Path, index: int, count: int, foreign: Set[str], *, alone: bool) -> None:
@@ -45,13 +43,17 @@ def begin(directory: Path, index: int, count: int, foreign: Set[str], *, alone: 
     A note that was left under another sharding is passed on to all shards of this one: each may be
     the one whose files have no lines.
     """
-    notes = list(_files(directory, _NOTE)) if alone else []
-    strangers = [note for note in notes if not note.name.endswith(f"-of-{count}")]
+    left = [*_files(directory, _NOTE), *_files(directory, _OWNER)] if alone else []
+    shards = {index}
+    for name in (path.name.removesuffix(".json") for path in left):
+        same = name.endswith(f"-of-{count}")
+        shards.update([int(name.split("-")[1])] if same else range(count))
     text = "\n".join(sorted(id_ for id_ in foreign if not check_id(id_))).encode()
-    for shard in range(count) if strangers else [index]:
+    for shard in shards:
         replace_whole(_note(directory, shard, count), text, fsync=shard == index)
-    for note in strangers:
-        note.unlink()
+    for path in left:
+        if path.name not in {_note(directory, shard, count).name for shard in shards}:
+            path.unlink()
 
 
 def end(directory: Path, index: int, count: int) -> None:

@@ -63,20 +63,17 @@ def open_store(store: Store, run: Opening, alone: bool) -> frozenset[str]:
         raise ValueError(_foreign_message(directory, sorted(named)))
     if strange:
         log.info("%s", _foreign_line(directory, len(strange), len(named)))
+    foreign.begin(directory, run.index, run.count, strange, alone=alone)
     if alone or is_new:
         metadata.write(directory, run.identity, run.made_with, fsync=store.fsync)
-    foreign.begin(directory, run.index, run.count, strange, alone=alone)
     return named
 
 
 def _tidy(store: Store, run: Opening, alone: bool, is_new: bool) -> set[str]:
     """Puts in order what all shards share; returns the ids whose files a ledger names."""
     if not alone:
-        return {
-            record["id"]
-            for record in ledger.read(store.directory)
-            if record["status"] == ledger.SAVED
-        }
+        paths = ledger.ledger_paths(store.directory)
+        return {id_ for path in paths for id_, is_saved in ledger.heads(path) if is_saved}
     if not is_new:
         store.sweep()
     _sweep_own(store.directory)
@@ -121,13 +118,21 @@ def _need_to_be_alone(store: Store, alone: bool) -> None:
 
 
 def _refuse_what_is_no_file(directory: Path) -> None:
-    """Refuses a ledger that is a link, a folder or a device: appending would write elsewhere."""
-    for path in ledger.ledger_paths(directory):
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise ValueError(
-                f"{printable(str(path))}: no regular file; needed a ledger. Ways out: put the "
-                "ledger back, move this away, or choose another store.dir"
-            )
+    """Refuses a ledger that is a link, a folder or a device: appending would write elsewhere.
+
+    And metadata that are a folder, before anything is dropped that they could not replace.
+    """
+    paths = [path for path in ledger.ledger_paths(directory) if not _is_file(path)]
+    data = directory / metadata.NAME
+    for path in [*paths, data] if data.is_dir() and not data.is_symlink() else paths:
+        raise ValueError(
+            f"{printable(str(path))}: no regular file, though the store keeps one there. Ways out: "
+            "put it back, move this away, or choose another store.dir"
+        )
+
+
+def _is_file(path: Path) -> bool:
+    return stat.S_ISREG(path.lstat().st_mode)
 
 
 def _sweep_own(directory: Path) -> None:

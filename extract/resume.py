@@ -138,15 +138,11 @@ def reshard(store: Store, count: int) -> set[str]:
     shard_named = {ledger_name(shard, count): shard for shard in range(count)}
     saved, seen, are_sorted = set[str](), set[str](), True
     for path in ledger.ledger_paths(directory):
-        for line, record in ledger.all_lines(path):
-            if record is None:
-                saved.add(ledger.salvaged_id(line) or "")
-                continue
-            id_ = record["id"]
+        for id_, is_saved in ledger.heads(path):
             here = shard_named.get(path.name) == _shard(id_, count)
             are_sorted = are_sorted and here and id_ not in seen
             seen.add(id_)
-            if record["status"] == SAVED:
+            if is_saved:
                 saved.add(id_)
         are_sorted = are_sorted and path.name in shard_named
     if not are_sorted:

@@ -32,7 +32,7 @@ from extract.files import (
 )
 from extract.formats import crc32, encode_features, encode_wav, is_readable, num_bytes
 from extract.frames import ENCODER_RATE_HZ, HOP_SAMPLES, RECORDING_RATE_HZ
-from extract.ids import TEMPORARY_PREFIX, check_id
+from extract.ids import TEMPORARY_PREFIX
 
 __all__ = ["FEATURES", "LAYOUT", "WAVS", "KeptFile", "Store", "StoreUnusable", "WriteFailed"]
 
@@ -124,9 +124,7 @@ class Store:
         )
 
     def discard(self, id: str) -> None:  # noqa: A002
-        """Removes an utterance's files, if there are any; nothing behind a symbolic link."""
-        if check_id(id):
-            return
+        """Removes an utterance's files, if there are any; nothing outside the store's folders."""
         for path in self.paths(id):
             if not self._is_own_folder(path):
                 continue
@@ -176,8 +174,8 @@ class Store:
                         swept += 1
         return swept
 
-    def ids_of_files(self, folder: str = FEATURES) -> Iterator[str]:
-        """The ids whose feature files (or with `WAVS`, training audio) are here."""
+    def ids_of_files(self, folder: str) -> Iterator[str]:
+        """The ids that have a file in `FEATURES` or in `WAVS`."""
         top, ending = f"{self.directory}/{folder}", ".pt" if folder == FEATURES else ""
         for root, _folders, names in os.walk(top):
             prefix = f"{root}/"[len(top) + 1 :]
@@ -185,9 +183,9 @@ class Store:
                 if name.endswith(ending) and not name.startswith(TEMPORARY_PREFIX):
                     yield f"{prefix}{name}".removesuffix(ending)
 
-    def has_features(self, id: str) -> bool:  # noqa: A002
-        """Whether something stands where an utterance's features go."""
-        return os.path.lexists(self.paths(id)[0])
+    def has_files(self, id: str) -> bool:  # noqa: A002
+        """Whether something stands where an utterance's features or training audio go."""
+        return any(map(os.path.lexists, self.paths(id)))
 
     def free_bytes(self) -> int:
         """Room left on the store's disk."""

@@ -18,12 +18,12 @@ from extract.ledger import (
     SYNC_EVERY_S,
     Ledger,
     Record,
+    heads,
     ledger_name,
     ledger_paths,
     read,
     read_lines,
     rewrite,
-    salvaged_id,
     shard_of,
 )
 from extract.resume import reshard
@@ -139,6 +139,8 @@ IMPOSSIBLE = [
     b'{"id":"x.wav","status":"saved","duration_s":"1.5"}',
     b'{"id":"x.wav","status":"saved","duration_s":NaN}',
     b'{"id":"x.wav","status":"saved","peak":true}',
+    b'{"id":"x.wav","status":"saved","peak":-1.5}',
+    b'{"id":"x.wav","status":"saved","peak":' + b"9" * 400 + b"}",
     b'{"id":"x.wav","status":"saved","num_frames":[]}',
     b'{"id":"x.wav","status":"saved","source_size":1e400}',
     b'{"id":"x.wav","status":"saved","source_mtime_ns":1.5}',
@@ -167,7 +169,7 @@ def test_a_line_of_a_source_may_have_an_id_that_names_no_file(tmp_path):
 def test_a_ledger_of_zeros_costs_no_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_LINE", 1_000)
     (tmp_path / "ledger.jsonl").write_bytes(bytes(10_000) + b"\n" + record("a").line())
-    longest = max(len(line) for line, _ in module.all_lines(tmp_path / "ledger.jsonl"))
+    longest = max(len(line) for line in module._lines(tmp_path / "ledger.jsonl"))
     assert longest == 1_000
     assert ids(tmp_path) == ["a"]
 
@@ -181,12 +183,24 @@ def test_only_the_names_that_we_write_are_ledgers(tmp_path):
     assert {path.name for path in ledger_paths(tmp_path)} == set(ours)
 
 
-def test_the_id_of_a_damaged_line_is_salvaged():
-    line = record('a "quoted" ä.wav').line()
-    assert salvaged_id(line[:-30]) == 'a "quoted" ä.wav'
-    assert salvaged_id(line.replace(b"status", b"\xff\0atus")) == 'a "quoted" ä.wav'
-    for damaged in (line[5:], line[:10], b"", b'{"id":"\\uZZZZ","'):
-        assert salvaged_id(damaged) is None
+def test_the_head_of_a_line_is_read_as_the_whole_of_it(tmp_path):
+    names = ('a "quoted" ä.wav', "back\\\\slash\n.wav", "plain/b.wav")
+    write(tmp_path, *names)
+    with (tmp_path / "ledger.jsonl").open("ab") as file:
+        file.write(Record("c.wav", 'a "path", "status":"saved"', "failed", "missing").line())
+        file.write(b'{"id": "spaced.wav", "status": "rejected", "reason": "silent"}\n')
+    expected = {**dict.fromkeys(names, True), "c.wav": False, "spaced.wav": False}
+    assert dict(heads(tmp_path / "ledger.jsonl")) == expected
+
+
+def test_the_id_of_a_damaged_line_is_salvaged(tmp_path):
+    line, path = record('a "quoted" ä.wav').line(), tmp_path / "ledger.jsonl"
+    for damaged in (line[:-30], line[:50], line.replace(b"status", b"\xff\0atus")):
+        path.write_bytes(damaged)
+        assert list(heads(path)) == [('a "quoted" ä.wav', True)]
+    for damaged in (line[5:], line[:10], b"", b"\n"):
+        path.write_bytes(damaged)
+        assert not list(heads(path))
 
 
 def test_lines_reach_the_disk_every_few_seconds_and_at_the_end(tmp_path, monkeypatch):

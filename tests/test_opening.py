@@ -161,6 +161,18 @@ def test_files_that_came_into_a_finished_store_are_foreign_too(run, out, recordi
     audit(out, ids_of(recordings))
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_training_audio_alone_is_foreign_too(run, out, recordings, capfd, finished):
+    if finished:
+        assert run() == 0
+    write_wav(recordings / "new.wav")
+    (out / "5-wav32k").mkdir(parents=True, exist_ok=True)
+    (out / "5-wav32k" / "new.wav").write_bytes(b"of another program")
+    assert run() == 2
+    assert "new.wav" in said(capfd)
+    assert (out / "5-wav32k" / "new.wav").read_bytes() == b"of another program"
+
+
 def test_a_ledger_that_is_gone_makes_all_its_files_foreign(run, out, recordings, capfd):
     assert run() == 0
     (out / "ledger.jsonl").unlink()
@@ -203,8 +215,8 @@ def test_a_note_is_passed_on_to_all_shards_of_another_sharding(tmp_path):
     (tmp_path / ".extract").mkdir()
     store = Store(tmp_path)
     store.create()
-    for name in ("theirs.wav", "ours.wav"):
-        (tmp_path / "4-cnhubert" / f"{name}.pt").touch()
+    (tmp_path / "5-wav32k" / "theirs.wav").touch()
+    (tmp_path / "4-cnhubert" / "ours.wav.pt").touch()
     foreign.begin(tmp_path, 0, 1, {"theirs.wav"}, alone=True)
     assert foreign.foreign_ids(store, set(), is_new=False) == {"theirs.wav"}
     foreign.begin(tmp_path, 1, 3, {"theirs.wav"}, alone=True)
@@ -214,6 +226,21 @@ def test_a_note_is_passed_on_to_all_shards_of_another_sharding(tmp_path):
     foreign.end(tmp_path, 2, 3)
     assert foreign.foreign_ids(store, set(), is_new=False) == {"theirs.wav", "ours.wav"}
     assert foreign.foreign_ids(store, {"ours.wav"}, is_new=False) == {"theirs.wav"}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_a_killed_run_of_an_earlier_version_left_is_ours_until_it_is_done(
+    run, out, recordings, count
+):
+    """It left no note, only its owner file; once all is done, that is gone too."""
+    assert run() == 0
+    (out / "ledger.jsonl").write_text("")
+    (out / ".extract" / f"owner-0-of-{count}.json").write_text('{"pid": 1}')
+    assert run() == 0
+    audit(out, ids_of(recordings))
+    assert not [path.name for path in (out / ".extract").iterdir() if "-of-2" in path.name]
+    assert not list((out / ".extract").glob("owner*"))
+    assert not list((out / ".extract").glob("unfinished*"))
 
 
 @pytest.mark.fault(
@@ -443,6 +470,23 @@ def test_a_plan_is_written_whole_or_not_at_all(run, out, monkeypatch):
     )
     assert run() == 0
     assert replaced.count("plan-0-of-1") == 1
+
+
+@pytest.mark.parametrize("name", ["metadata.json", ".extract/unfinished-0-of-1", ".extract/lock"])
+def test_a_folder_in_the_place_of_a_file_stops_a_run_before_it_drops_anything(
+    run, out, capfd, name
+):
+    assert run() == 0
+    (out / name).unlink(missing_ok=True)
+    (out / name).mkdir()
+    (out / name / "mine").touch()
+    before = contents(out), ledger(out)
+    assert run("overwrite=true", "audio.alpha=0.25") == (2 if name == "metadata.json" else 1)
+    assert "move" in said(capfd)
+    assert name == ".extract/unfinished-0-of-1" or (contents(out), ledger(out)) == before
+    assert (out / name / "mine").exists()
+    shutil.rmtree(out / name)
+    assert run("overwrite=true", "audio.alpha=0.25") == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors have names in /proc")
