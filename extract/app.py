@@ -35,8 +35,17 @@ PACKAGE = Path(__file__).resolve().parent
 # Hydra 1.4 and its OmegaConf 2.4 warn of arguments and names that 1.3 and 2.3 need.
 HYDRA_1_3 = hydra.__version__.startswith("1.3.")
 EXIT_USAGE, EXIT_CRASHED, EXIT_INTERRUPTED = 2, 70, 130
+EXIT_NO_MEMORY = 1
 EXITS_INTERRUPTED = (130, 143)
 BASE = {"version_base": "1.3"} if HYDRA_1_3 else {}
+# Of Linux's loader, of torch's allocator, of the system, of oneDNN, of Python's threads.
+OUT_OF_MEMORY = (
+    "failed to map segment",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "could not create a primitive",
+    "can't start new thread",
+)
 
 
 def conf_dir() -> str:
@@ -78,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
 
         overrides = HydraConfig.get().overrides.task
         jobs.append((overrides, Summary(exit_code=EXIT_CRASHED)))  # until it is known better
-        jobs[-1] = overrides, _job(config)
+        jobs[-1] = overrides, _within_memory(config)
         if jobs[-1][1].exit_code in EXITS_INTERRUPTED:
             raise KeyboardInterrupt  # or Hydra would go on with the next job of a sweep
 
@@ -133,6 +142,27 @@ def _sweep_folder(words: Sequence[str]) -> Iterator[Sequence[str]]:
         return
     with TemporaryDirectory(prefix="extract-", ignore_cleanup_errors=True) as folder:
         yield [f"hydra.sweep.dir={quoted(folder)}", *words]
+
+
+def _within_memory(config: DictConfig) -> Summary:
+    """What became of the job; a sentence instead of a traceback where this process has no memory left.
+
+    A limit does that: ulimit -v, a batch system's, sometimes a container's.
+    """
+    try:
+        return _job(config)
+    except (MemoryError, ImportError, OSError, RuntimeError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        if not isinstance(error, MemoryError) and not any(word in said for word in OUT_OF_MEMORY):
+            raise
+    sys.stderr.write(
+        f"stopped: out of memory ({said}); needed a higher limit (ulimit -v, the batch system's "
+        "or the container's), or a lower loader.batch_seconds or loader.num_workers\n"
+        "The same command goes on from here.\n"
+    )
+    from extract.summary import Summary
+
+    return Summary(exit_code=EXIT_NO_MEMORY)
 
 
 def _console() -> Console:

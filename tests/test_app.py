@@ -1,7 +1,10 @@
 """The command: exit codes, messages, resume, sweeps."""
 
+import errno
+import functools
 import io
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -559,3 +562,42 @@ def test_a_fault_of_ours_in_reading_headers_exits_with_70_and_saves_what_can_be(
     assert extract_folder(recordings, "audio.alpha=0.3", "overwrite=true") == 70
     assert "not one recording was read: stopping" in one_line(capfd.readouterr().err)
     assert ledger(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), 1),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), 1),
+        (ImportError("libtorch.so: failed to map segment from shared object"), 1),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), 1),
+        (RuntimeError("a mistake of ours"), 70),
+    ],
+)
+def test_a_process_without_memory_says_so_and_goes_on_from_there(
+    extract_folder, recordings, tmp_path, monkeypatch, capfd, error, code
+):
+    def no_memory(*args):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "remaining", no_memory)
+        assert extract_folder(recordings) == code
+    said = capfd.readouterr().err
+    assert ("stopped: out of memory" in said) == ("Traceback" not in said) == (code == 1)
+    assert extract_folder(recordings) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep to RLIMIT_AS")
+def test_a_real_limit_of_memory_ends_in_a_sentence(recordings, tmp_path):
+    """Where torch does not even fit, as under a batch system's limit."""
+    options = [f"dataset.path={recordings}", f"store.dir={tmp_path / 'out'}", *TINY]
+    command = [sys.executable, "-m", "extract", "dataset=folder", *options]
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_AS, (10**9, 10**9))
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        command, preexec_fn=limit, env=one_thread, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert ran.returncode == 1, ran.stderr
+    assert "stopped: out of memory" in ran.stderr
+    assert "Traceback" not in ran.stderr
