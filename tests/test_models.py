@@ -276,7 +276,7 @@ def test_a_tensor_that_only_claims_to_be_weights_is_refused(folder, kind):
     weights = dict(load_model("tiny_random").state_dict())
     name = "encoder.layers.1.feed_forward.output_dense.weight"
     weights[name] = hostile_weights()[kind](weights[name])
-    weights[5] = weights["a"] = "no name, no tensor"
+    weights |= {5: torch.zeros(1), "a": "no tensor"}
     torch.save(weights, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     assert refusal(folder).startswith(f"{name} is a torch.")
