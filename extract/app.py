@@ -145,7 +145,7 @@ def _sweep_folder(words: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _within_memory(config: DictConfig) -> Summary:
-    """What became of the job; a sentence instead of a traceback where this process has no memory left.
+    """What became of the job; a sentence, not a traceback, where this process has no memory left.
 
     A limit does that: ulimit -v, a batch system's, sometimes a container's.
     """

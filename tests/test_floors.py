@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "extract"
 
 FLOORS = (
     "frames wav ffmpeg decode audio strings ids text files lists folders manifest config options "  # noqa: ISC004
-    "internal architecture",
+    "internal architecture resampling",
     "dataset model_files",
     "plan batching lengths machine workers",
     "packing products positions weights first_layer_kernel first_layer convolutions hubert models "  # noqa: ISC004
