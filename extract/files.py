@@ -39,10 +39,15 @@ class StoreUnusable(Exception):
 
 @contextmanager
 def explained(directory: Path) -> Iterator[None]:
-    """Turns an OSError of the block, which writes below `directory`, into `StoreUnusable`."""
+    """Turns an OSError of the block, which writes below `directory`, into `StoreUnusable`.
+
+    One for want of memory passes: it is not the store's.
+    """
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise
         raise StoreUnusable(explain(directory, error)) from None
 
 

@@ -271,7 +271,7 @@ class _Job:
             return self.stop.exit_code
         if self.internal.num:
             self._say(
-                f"{self.internal.num:,} faults of this program (internal_error in the ledger); "
+                f"{count(self.internal.num, 'fault')} of this program (internal_error in the ledger); "
                 "the same command tries those recordings again"
             )
             return EXIT_INTERNAL

@@ -520,8 +520,7 @@ def test_a_fault_of_ours_on_one_recording_exits_with_70_and_saves_the_others(
         raise_for(patch, "7.wav")  # 07.wav and 17.wav
         assert extract_folder(recordings, f"loader.num_workers={num_workers}") == 70
     said = one_line(capfd.readouterr().err)
-    assert said.count("a mistake of ours") == 1
-    assert "please report it" in said
+    assert said.count("please report it") == 1
     assert "Traceback" not in said
     audit(tmp_path / "out", ids_of(recordings))
     faulty = {record["id"]: record for record in ledger(tmp_path / "out") if record["reason"]}
@@ -542,7 +541,7 @@ def test_a_fault_of_ours_on_every_recording_stops_the_run_early(
     monkeypatch.setattr("extract.plan.MAX_BATCH", 3)
     assert extract_folder(recordings) == 70
     said = one_line(capfd.readouterr().err)
-    assert said.count("a mistake of ours") == 1
+    assert said.count("please report it") == 1
     assert "not one recording was read: stopping" in said
     assert len(ledger(tmp_path / "out")) == 6
 
