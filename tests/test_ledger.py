@@ -350,6 +350,12 @@ def test_lines_that_are_in_two_ledgers_or_in_the_wrong_one_become_one_each(tmp_p
         ]
 
 
+def test_an_utterance_that_has_two_lines_in_its_ledger_has_one_afterwards(tmp_path):
+    write(tmp_path, "a", "b", "a")
+    assert reshard(Store(tmp_path), 1) == {"a", "b"}
+    assert ids(tmp_path) == ["a", "b"]
+
+
 def test_ledgers_in_order_are_not_written_again(tmp_path):
     names = [f"{n}.wav" for n in range(20)]
     for index in range(2):
