@@ -270,9 +270,10 @@ class _Job:
             self._say(f"interrupted with {left} left; {HOW_TO_GO_ON}")
             return self.stop.exit_code
         if self.internal.num:
+            faults = count(self.internal.num, "fault")
             self._say(
-                f"{count(self.internal.num, 'fault')} of this program (internal_error in the ledger); "
-                "the same command tries those recordings again"
+                f"{faults} of this program (internal_error in the ledger); the same command tries "
+                "those recordings again"
             )
             return EXIT_INTERNAL
         failed_before = (

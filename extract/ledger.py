@@ -137,7 +137,7 @@ def _is_possible(record: Mapping[str, Any]) -> bool:
     return reason in OF_A_SOURCE or not check_id(id_)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def lines(path: Path) -> Iterator[bytes]:
     """A ledger's lines; one that is too long to be ours comes in pieces."""
     try:
         with open_regular(path) as file:
@@ -148,7 +148,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Whole lines of a ledger with their records; a torn or damaged line is left out."""
-    for line in _lines(path):
+    for line in lines(path):
         if (record := parse(line)) is not None:
             yield line, record
 
@@ -159,7 +159,7 @@ def heads(path: Path) -> Iterator[tuple[str, bool]]:
     A third of the time that `read_lines` takes, since a line is not read to its end: one that is
     damaged further on is among these too. Its files, if there are any, are ours.
     """
-    for line in _lines(path):
+    for line in lines(path):
         found = _HEAD.match(line)
         if found and found[2]:
             yield _text(found[1]), found[2] == b"saved"

@@ -15,17 +15,9 @@ from typing import overload
 
 import numpy as np
 
+from extract.clashes import clash_message, find_clashes
 from extract.folders import WRITTEN, Walk, canonical
-from extract.ids import (
-    MAX_SHOWN,
-    Entry,
-    Fault,
-    check_id,
-    clash_message,
-    find_clashes,
-    printable,
-    shortened,
-)
+from extract.ids import MAX_SHOWN, Entry, Fault, check_id, printable, shortened
 from extract.lists import read_entries
 from extract.strings import PackedStrings, Packer
 from extract.text import count

@@ -309,46 +309,6 @@ def test_a_run_leaves_nothing_in_the_temporary_folder(tmp_path):
         assert list(temporary.iterdir()) == []
 
 
-ENDING = """
-import atexit, sys, threading
-from extract.__main__ import command
-
-class Kept:
-    def __del__(self):
-        print("taken apart", flush=True)
-
-kept = Kept()
-atexit.register(print, "at exit")
-{more}
-sys.argv[1:] = {argv}
-sys.exit(command())
-"""
-THREAD = """
-def wait():
-    threading.main_thread().join()
-    print("the thread")
-threading.Thread(target=wait).start()
-"""
-
-
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [("", ["at exit"]), (THREAD, ["the thread", "at exit", "taken apart"])],
-    ids=["nothing left", "a thread left"],
-)
-def test_the_quick_end_of_the_process_waits_for_all_that_asked_for_it(tmp_path, more, said):
-    """Alone, it skips taking objects apart, no more."""
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.wav").write_text("no recording")
-    argv = ["dataset=folder", f"dataset.path={tmp_path / 'in'}", f"store.dir={tmp_path / 'out'}"]
-    code = ENDING.format(more=more, argv=[*argv, "model=tiny_random", "device=cpu"])
-    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, env=buffered, capture_output=True, text=True)
-    assert result.returncode == 1, result.stderr
-    assert result.stdout.splitlines() == said
-
-
 def said(capfd: pytest.CaptureFixture) -> list[str]:
     """What the command printed, with single blanks."""
     return [" ".join(line.split()) for line in capfd.readouterr().err.splitlines()]

@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "extract"
 
 FLOORS = (
-    "frames wav ffmpeg decode audio strings ids text files lists folders manifest config options "  # noqa: ISC004
-    "internal architecture resampling",
+    "frames wav ffmpeg decode audio strings ids clashes text files lists folders manifest config "  # noqa: ISC004
+    "options internal architecture resampling",
     "dataset model_files",
     "plan batching lengths machine workers",
     "packing products positions weights first_layer_kernel first_layer convolutions hubert models "  # noqa: ISC004

@@ -191,7 +191,7 @@ def test_one_folder_is_one_folder_however_it_is_spelled(command, tmp_path, capfd
     ):
         argv = ("dataset=folder", f"dataset.path={path}", f"store.dir={tmp_path}/out", *TINY)
         assert command(*argv) == 0
-        assert f"{number == 0:d} of 1 recordings to do" in capfd.readouterr().err
+        assert f"{number == 0:d} of 1 recording to do" in capfd.readouterr().err
 
 
 def test_a_store_of_an_earlier_version_goes_on(extract_folder, tmp_path, capfd):
@@ -204,7 +204,7 @@ def test_a_store_of_an_earlier_version_goes_on(extract_folder, tmp_path, capfd):
     data["identity"]["dataset.path"] = f"{tmp_path}/link"  # as it was written then
     path.write_text(json.dumps(data))
     assert extract_folder(tmp_path / "link") == 0
-    assert "0 of 1 recordings to do" in capfd.readouterr().err
+    assert "0 of 1 recording to do" in capfd.readouterr().err
     assert json.loads(path.read_text())["identity"]["dataset.path"] == f"{tmp_path}/w"
 
 

@@ -169,7 +169,7 @@ def test_a_line_of_a_source_may_have_an_id_that_names_no_file(tmp_path):
 def test_a_ledger_of_zeros_costs_no_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_LINE", 1_000)
     (tmp_path / "ledger.jsonl").write_bytes(bytes(10_000) + b"\n" + record("a").line())
-    longest = max(len(line) for line in module._lines(tmp_path / "ledger.jsonl"))
+    longest = max(len(line) for line in module.lines(tmp_path / "ledger.jsonl"))
     assert longest == 1_000
     assert ids(tmp_path) == ["a"]
 

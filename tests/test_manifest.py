@@ -616,7 +616,7 @@ def test_a_line_that_cannot_be_a_path_is_a_fault_and_not_kept_whole(tmp_path):
     ]
     assert [fault.reason for fault in manifest.faults] == [*5 * ["bad_line"], "bad_id"]
     assert all(len(fault.path) < 4_096 and len(fault.detail) < 400 for fault in manifest.faults)
-    assert "1 fields in the first 65,536 characters" in manifest.faults[0].detail
+    assert "1 field in the first 65,536 characters" in manifest.faults[0].detail
     assert "9,007 bytes; at most 4,095" in manifest.faults[1].detail
     assert "null character" in manifest.faults[4].detail
 

@@ -212,7 +212,9 @@ def test_records_are_held_a_block_at_a_time(store, capsys, monkeypatch, more):
 
     num_records = 5 * show.BLOCK
     cells = show._cells
-    monkeypatch.setattr(show, "read", lambda _: (Record(RECORDS[0]) for _ in range(num_records)))
+    monkeypatch.setattr(
+        show, "_records", lambda _: (Record(RECORDS[0]) for _ in range(num_records))
+    )
     monkeypatch.setattr(show, "_cells", lambda record: Row(cells(record)))
     assert len(shown(capsys, store, *more)) >= num_records
     assert 0 < Record.most <= 4

@@ -8,13 +8,14 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
 
-from extract.ledger import FAILED, REASONS, REJECTED, SAVED, ledger_paths, read
+from extract.ledger import FAILED, REASONS, REJECTED, SAVED, ledger_paths, lines
 from extract.text import count, shown
 
 EXIT_SHOWN, EXIT_UNREADABLE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         if not ledger_paths(directory):
             sys.stderr.write(f"{shown(str(directory), MAX_CELL)}: {NO_STORE}\n")
             return EXIT_USAGE
-        _print(_lines(read(directory), options))
+        _print(_lines(_records(directory), options))
     except BrokenPipeError:
         _forget_output()
     except OSError as error:
@@ -83,10 +84,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _print(lines: Iterable[str]) -> None:
+def _records(directory: Path) -> Iterator[Record]:
+    """What the ledgers hold, a damaged line too if it has an id: the next run drops it."""
+    for line in chain.from_iterable(map(lines, ledger_paths(directory))):
+        with suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("id"), str):
+                yield record
+
+
+def _print(text: Iterable[str]) -> None:
+    if sys.stdout is None:  # it was closed before the start
+        return
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the locale cannot encode
-    sys.stdout.writelines(f"{line}\n" for line in lines)
+    sys.stdout.writelines(f"{line}\n" for line in text)
     sys.stdout.flush()
 
 
