@@ -1,8 +1,11 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
+OLDEST ?= 3.11
+NEWEST ?= 3.13
+TESTS ?=
 
-.PHONY: help venv demo test lint types bench bench-gpu clean
+.PHONY: help venv demo test test-oldest test-newest pytest lint types bench bench-gpu clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -14,8 +17,8 @@ $(VENV)/installed: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet -e .
 	touch $@
 
-$(VENV)/installed-dev: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+$(VENV)/installed-dev: $(BIN)/python pyproject.toml $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet -e '.[dev]' $(addprefix --constraint ,$(CONSTRAINTS))
 	touch $@ $(VENV)/installed
 
 venv: $(VENV)/installed-dev  ## a virtual environment with everything for development
@@ -23,8 +26,16 @@ venv: $(VENV)/installed-dev  ## a virtual environment with everything for develo
 demo: $(VENV)/installed  ## install, and run on the clips that come with it
 	$(BIN)/python -m extract dataset=demo
 
-test: lint types  ## lint, types and the tests
-	$(BIN)/python -m pytest
+test: lint types pytest  ## lint, types and the tests
+
+test-oldest:  ## the tests on the oldest Python, with the oldest version of every dependency
+	$(MAKE) pytest VENV=$(VENV)-oldest PYTHON="$$(./.ci/python $(OLDEST))" CONSTRAINTS=constraints-oldest.txt
+
+test-newest:  ## the tests on the newest Python, with the newest version of every dependency
+	$(MAKE) pytest VENV=$(VENV)-newest PYTHON="$$(./.ci/python $(NEWEST))"
+
+pytest: venv
+	$(BIN)/python -m pytest $(TESTS)
 
 lint: venv  ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -40,4 +51,4 @@ bench-gpu: venv  ## checks and speed on a GPU
 	$(BIN)/python benchmarks/gpu.py
 
 clean:  ## all that was made here but outputs/
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

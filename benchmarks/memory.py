@@ -1,13 +1,14 @@
 """What the main process needs of memory: `python -m benchmarks.memory [--longest]`.
 
 Peak resident size, each in a process of its own: after 10 batches and after 400 with a tiny model
-(a leak would show), and by padded second in HuBERT-base. `--longest` adds one recording of 600 s
-(`audio.max_duration_s`): through one layer, which needs what twelve do and takes a tenth of the
-time.
+and lengths that never repeat (a leak would show), and by padded second in HuBERT-base. `--longest`
+adds one recording of 600 s (`audio.max_duration_s`): through one layer, which needs what twelve do
+and takes a tenth of the time.
 """
 
 import argparse
 import json
+import random
 import resource
 import subprocess
 import sys
@@ -34,7 +35,6 @@ from extract.writing import Writers
 
 FEW, MANY = 10, 400
 PER_BATCH = 8
-CLIP_S = 0.5
 LONGEST_S = 600
 RATE_HZ = 16_000
 
@@ -54,13 +54,16 @@ def pipeline_peaks() -> dict[str, float]:
     peaks: list[float] = []
     with work_dir() as name:
         recordings = Path(name) / "recordings"
-        write_clips(recordings, [CLIP_S] * PER_BATCH, [32_000])
+        lengths = random.Random(0).sample(range(1_600, 12_000), PER_BATCH * MANY)  # none twice
+        durations_s = [length / RATE_HZ for length in lengths]
+        write_clips(recordings, durations_s, [RATE_HZ])
         manifest = read_folder(recordings)
         dataset = AudioDataset(manifest, AudioSettings())
-        (indices,) = plan_batches([CLIP_S] * PER_BATCH, 10 * PER_BATCH * CLIP_S)
+        longest = max(lengths) / RATE_HZ
+        plan = plan_batches([longest] * len(manifest), PER_BATCH * 1.2 * longest)
 
         def batches() -> Iterator[Batch]:
-            for _ in range(MANY):
+            for indices in plan:
                 yield collate([dataset[int(index)] for index in indices])
                 peaks.append(peak_mb())
 
@@ -68,7 +71,7 @@ def pipeline_peaks() -> dict[str, float]:
         store.create()
         ledger = Ledger(store.directory / "ledger.jsonl")
         writers = Writers(store, ledger)
-        encoding = Encoding(Encoder(load_model("tiny_random")), 10 * PER_BATCH * CLIP_S)
+        encoding = Encoding(Encoder(load_model("tiny_random")), 1e9)
         run(batches(), encoding, writers, torch.ones(len(manifest)).bool().numpy(), Clock())
         writers.close()
         ledger.close()

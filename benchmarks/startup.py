@@ -75,9 +75,10 @@ def finish(recordings: Path, store: Store) -> None:
                 clipped_samples=0,
                 source_size=size,
                 source_mtime_ns=mtime_ns,
-                feature_bytes=1000,
-                wav_bytes=1000,
-                wav_crc32=1234567890,
+                files=tuple(
+                    (os.path.relpath(path, store.directory), 0, 1000, 1234567890)
+                    for path in store.paths(entry.id)
+                ),
             )
             ledger.write(record.line())
 

@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from extract.config import SCHEMAS, Config, run_name
+from extract.config import SCHEMAS, Config
+from extract.options import check, expand_home, run_name
+from extract.words import is_sweep, prepared, quoted
+
+if TYPE_CHECKING:  # what `--help` does not wait for
+    from rich.console import Console
+
+    from extract.summary import Job, Summary
 
 PACKAGE = Path(__file__).resolve().parent
+# Hydra 1.4 and its OmegaConf 2.4 warn of arguments and names that 1.3 and 2.3 need.
+HYDRA_1_3 = hydra.__version__.startswith("1.3.")
 EXIT_USAGE, EXIT_CRASHED, EXIT_INTERRUPTED = 2, 70, 130
+EXIT_NO_MEMORY = 1
 EXITS_INTERRUPTED = (130, 143)
+BASE = {"version_base": "1.3"} if HYDRA_1_3 else {}
+# Of Linux's loader, of torch's allocator, of the system, of oneDNN, of Python's threads.
+OUT_OF_MEMORY = (
+    "failed to map segment",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "could not create a primitive",
+    "can't start new thread",
+)
 
 
 def conf_dir() -> str:
@@ -29,12 +56,13 @@ def conf_dir() -> str:
 
 def stem(path: str) -> str:
     """What a folder or a file is called; a file without its ending, a `v1.0` with all of it."""
-    found = Path(str(path)).resolve()
+    found = Path(os.path.expanduser(str(path))).resolve()  # noqa: PTH111 - pathlib's may raise
     return found.name if found.is_dir() else found.stem
 
 
+@functools.cache  # Hydra 1.4 warns of a name that is stored twice
 def register() -> None:
-    """Tells Hydra the schemas and the names that `conf/` makes use of."""
+    """Tells Hydra the schemas and the names that `conf/` makes use of; once is enough."""
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name, schema, group="schema")
@@ -43,63 +71,144 @@ def register() -> None:
         "demo_dir": lambda: str(PACKAGE / "demo"),
         "run_name": lambda *, _root_: run_name(_root_),
     }
+    add: Any = OmegaConf.register_new_resolver if HYDRA_1_3 else OmegaConf.register_resolver
     for name, resolver in resolvers.items():
-        OmegaConf.register_new_resolver(name, resolver, replace=True)
+        add(name, resolver, replace=True)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code (README, `Exit codes`)."""
     register()
-    codes: list[int] = []
+    jobs: list[Job] = []
 
-    @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
+    @hydra.main(config_path=conf_dir(), config_name="config", **BASE)
     def job(config: DictConfig) -> None:
-        codes.append(EXIT_CRASHED)  # until it is known better
-        codes[-1] = _job(config)
-        if codes[-1] in EXITS_INTERRUPTED:
+        from extract.summary import Summary  # rich, for which `--help` does not wait
+
+        overrides = HydraConfig.get().overrides.task
+        jobs.append((overrides, Summary(exit_code=EXIT_CRASHED)))  # until it is known better
+        jobs[-1] = overrides, _within_memory(config)
+        if jobs[-1][1].exit_code in EXITS_INTERRUPTED:
             raise KeyboardInterrupt  # or Hydra would go on with the next job of a sweep
 
-    if argv is not None:
-        sys.argv[1:] = argv
-    if {"--help", "-h"} & set(sys.argv) and not any(a.startswith("dataset=") for a in sys.argv):
-        sys.argv.append("dataset=demo")  # help shows a config, and a config needs a dataset
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not _has_working_folder():
+        return _usage("the working folder is gone; go to another one (cd) and run this again")
+    if {"--help", "-h"} & set(words) and not any(word.startswith("dataset=") for word in words):
+        words.append("dataset=demo")  # help shows a config, and a config needs a dataset
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print, and we say it
+    without_a_job = 0
     try:
-        job()
-    except SystemExit as error:  # Hydra has said what is wrong with the command line
-        return max(codes, default=EXIT_USAGE if error.code else 0)
+        with _sweep_folder(prepared(words)) as sys.argv[1:]:
+            job()
+    except SystemExit as error:  # argparse has said what is wrong with the command line
+        without_a_job = EXIT_USAGE if error.code else 0
     except KeyboardInterrupt:
-        return max(codes, default=EXIT_INTERRUPTED)
-    return max(codes, default=0)
+        without_a_job = EXIT_INTERRUPTED
+    except Exception as error:
+        without_a_job = _failed(error, composed=bool(jobs))
+    if len(jobs) > 1:
+        from extract.summary import sweep_table
+
+        sweep_table(_console(), jobs)
+    return max((summary.exit_code for _overrides, summary in jobs), default=without_a_job)
 
 
-def _job(config: DictConfig) -> int:
+def _failed(error: Exception, *, composed: bool) -> int:
+    """Says what ended the command line; returns the exit code, should no job have one."""
+    if isinstance(error, HydraException | OmegaConfBaseException) and not composed:
+        return _usage(_message(error))
+    traceback.print_exception(error)
+    return EXIT_CRASHED
+
+
+def _has_working_folder() -> bool:
+    try:
+        return Path.cwd().is_dir()
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _sweep_folder(words: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The words, and for a sweep a temporary folder in which Hydra leaves its `multirun.yaml`.
+
+    A store's own metadata holds its settings, and the working folder need not be writable. Other
+    launchers and sweepers than Hydra's own keep files there, so they get the folder of `conf/`.
+    """
+    its_own = ("hydra.sweep.dir=", "hydra/launcher=", "hydra/sweeper=")
+    if not is_sweep(words) or any(word.lstrip("+").startswith(its_own) for word in words):
+        yield words
+        return
+    with TemporaryDirectory(prefix="extract-", ignore_cleanup_errors=True) as folder:
+        yield [f"hydra.sweep.dir={quoted(folder)}", *words]
+
+
+def _within_memory(config: DictConfig) -> Summary:
+    """What became of the job; a sentence, not a traceback, where this process has no memory left.
+
+    A limit does that: ulimit -v, a batch system's, sometimes a container's.
+    """
+    try:
+        return _job(config)
+    except (MemoryError, ImportError, OSError, RuntimeError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        if not isinstance(error, MemoryError) and not any(word in said for word in OUT_OF_MEMORY):
+            raise
+    sys.stderr.write(
+        f"stopped: out of memory ({said}); needed a higher limit (ulimit -v, the batch system's "
+        "or the container's), or a lower loader.batch_seconds or loader.num_workers\n"
+        "The same command goes on from here.\n"
+    )
+    from extract.summary import Summary
+
+    return Summary(exit_code=EXIT_NO_MEMORY)
+
+
+def _console() -> Console:
     from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _job(config: DictConfig) -> Summary:
     from rich.logging import RichHandler
 
-    console = Console(stderr=True)
+    from extract.summary import Summary
+
+    console = _console()
     handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
     try:
         settings = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        return _usage(console, str(error))
-    assert isinstance(settings, Config)
+        assert isinstance(settings, Config)
+        expand_home(settings)
+        check(settings)
+    except (OmegaConfBaseException, ValueError) as error:
+        return Summary(exit_code=_usage(str(error)))
 
     from extract.job import run_job  # torch: after the options are known to be right
     from extract.stopping import stop_on_signals
 
     with stop_on_signals() as stop:
         try:
-            code = run_job(settings, console, stop)
+            summary = run_job(settings, console, stop)
             in_a_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-            return stop.exit_code if stop() and in_a_sweep else code
+            return replace(summary, exit_code=stop.exit_code) if stop() and in_a_sweep else summary
         except ValueError as error:
-            return _usage(console, str(error))
+            return Summary(exit_code=_usage(str(error)))
         except KeyboardInterrupt:
             console.print("stopped at once; the same command goes on from here")
-            return EXIT_INTERRUPTED
+            return Summary(exit_code=EXIT_INTERRUPTED)
 
 
-def _usage(console: Any, message: str) -> int:
+def _message(error: Exception) -> str:
+    """What an error of Hydra's says, and what OmegaConf had against the value."""
+    cause = error.__cause__
+    return f"{error}\n{cause}" if isinstance(cause, OmegaConfBaseException) else str(error)
+
+
+def _usage(message: str) -> int:
+    console = _console()
     console.print(message, style="red", soft_wrap=True, markup=False, highlight=False)
     return EXIT_USAGE

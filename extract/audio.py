@@ -13,9 +13,10 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from extract.decode import AudioError, decode, probe_duration_s
+from extract.decode import AudioError, channels_cancel, decode, probe_duration_s
 from extract.frames import ENCODER_RATE_HZ, RECORDING_RATE_HZ, min_samples
 from extract.ids import printable
+from extract.text import count
 
 __all__ = [
     "AudioError",
@@ -82,7 +83,10 @@ def prepare(path: str | os.PathLike[str], settings: AudioSettings) -> Prepared:
     where = printable(os.fsdecode(path))
     samples = decode(path, settings.max_duration_s)
     _check_length(len(samples), settings, where)
-    peak = _checked_peak(samples, settings, where)
+    peak = _peak(samples, where)
+    if peak < SILENT_PEAK:
+        raise AudioError("silent", _why_silent(path, where))
+    _check_peak(peak, settings, where)
     loud, wav32k = np.empty_like(samples), np.empty(len(samples), np.int16)
     # The peak decides for all samples; one step of 32768 is room enough for any rounding.
     loudest = scaled(np.array([peak], np.float32), peak, settings, INT16_SCALE)
@@ -113,22 +117,34 @@ def _check_length(num_samples_32k: int, settings: AudioSettings, where: str) -> 
     if num_samples < min_samples():
         raise AudioError(
             "too_short",
-            f"{where}: {num_samples} samples; the encoder needs at least {min_samples()}",
+            f"{where}: {count(num_samples, 'sample')}; the encoder needs at least {min_samples()}",
         )
 
 
-def _checked_peak(samples: NDArray[np.float32], settings: AudioSettings, where: str) -> float:
+def _peak(samples: NDArray[np.float32], where: str) -> float:
     peak = max(float(samples.max()), -float(samples.min()))  # NaN and infinity come through
     if not math.isfinite(peak):
         raise AudioError("non_finite_audio", f"{where}: NaN or infinity; finite samples are needed")
-    if peak < SILENT_PEAK:
-        raise AudioError("silent", f"{where}: only zeros; a recording is needed")
+    return peak
+
+
+def _check_peak(peak: float, settings: AudioSettings, where: str) -> None:
     if peak > settings.max_peak:
         raise AudioError(
             "peak_above_gate",
             f"{where}: peak {peak:.3f}; at most {settings.max_peak:g} (max_peak) is wanted",
         )
-    return peak
+
+
+def _why_silent(path: str | os.PathLike[str], where: str) -> str:
+    """What a recording without a sound is: silent itself, or only when its channels are mixed."""
+    num_channels = channels_cancel(path)
+    if num_channels:
+        return (
+            f"{where}: sound in its {num_channels} channels, but none in their mix to mono, where "
+            "they cancel; a single channel is needed (ffmpeg -i IN -af 'pan=mono|c0=c0' OUT)"
+        )
+    return f"{where}: only zeros; a recording is needed"
 
 
 def scaled(

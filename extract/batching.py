@@ -101,13 +101,15 @@ def collate(items: Sequence[Utterance | Failure]) -> Batch:
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Uninitialised; a worker's lies in shared memory at once, as torch's own collate has it.
 
-    Else a batch is copied once more on its way to the main process.
+    Else a batch is copied once more on its way to the main process. So it is, by `extract.workers`,
+    where a torch has no such storage by that private name.
     """
-    if get_worker_info() is not None and 0 not in shape:
-        tensor: Any = torch.empty(0, dtype=dtype)
-        size, kind = torch.Size(shape), type(tensor.untyped_storage())
+    tensor: Any = torch.empty(0, dtype=dtype)
+    new_shared = getattr(type(tensor.untyped_storage()), "_new_shared", None)
+    if get_worker_info() is not None and 0 not in shape and new_shared is not None:
+        size = torch.Size(shape)
         try:
-            shared: Tensor = tensor.set_(kind._new_shared(size.numel() * dtype.itemsize), 0, size)
+            shared: Tensor = tensor.set_(new_shared(size.numel() * dtype.itemsize), 0, size)
             return shared
         except RuntimeError:  # it is full; `extract.workers` sends the batch another way
             pass

@@ -17,7 +17,7 @@ from extract.ledger import shard_of
 from extract.lengths import UNKNOWN_S, Durations, Scanned
 from extract.loading import ResilientLoader
 from extract.machine import LoaderPlan, cores
-from extract.manifest import Manifest, read_folder, read_gpt_sovits_list
+from extract.manifest import AUDIO_EXTENSIONS, Manifest, read_folder, read_gpt_sovits_list
 from extract.models import load_model
 from extract.plan import Indices
 from extract.weights import fingerprint
@@ -38,9 +38,8 @@ def read_manifest(config: Config) -> Manifest:
     dataset = config.dataset
     if dataset.kind == Kind.gpt_sovits:
         return read_gpt_sovits_list(dataset.path, dataset.audio_dir)
-    if dataset.extensions is None:
-        return read_folder(dataset.path)
-    return read_folder(dataset.path, tuple(dataset.extensions))
+    taken = AUDIO_EXTENSIONS if dataset.extensions is None else tuple(dataset.extensions)
+    return read_folder(dataset.path, taken, store=config.store.dir)
 
 
 @functools.lru_cache(maxsize=1)
@@ -114,20 +113,3 @@ def start_method(config: Config, device: torch.device) -> str:
     if method is not StartMethod.auto:
         return method.name
     return "forkserver" if device.type == "cuda" else "fork"
-
-
-def check(config: Config) -> None:
-    """Refuses numbers that no run can have.
-
-    Raises:
-        ValueError: which one, and what was needed.
-    """
-    shard = config.shard
-    if not 0 <= shard.index < shard.count:
-        raise ValueError(
-            f"shard.index={shard.index} shard.count={shard.count}; needed 0 <= index < count"
-        )
-    if config.store.num_writers < 1:
-        raise ValueError(f"store.num_writers={config.store.num_writers}; needed at least 1")
-    if not config.loader.timeout_s > 0:
-        raise ValueError(f"loader.timeout_s={config.loader.timeout_s}; needed more than 0")

@@ -1,14 +1,59 @@
 """The schema of every option: one dataclass per config group. Values and types only, no logic.
 
 `conf/` holds the options themselves; Hydra checks them against these types, so that a wrong key,
-type or choice stops before any work. Field comments are the documentation of the options.
+type or choice stops before any work. `extract/options.py` checks numbers against their ranges here.
+Field comments are the documentation of the options.
 """
 
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
+
+MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed takes no larger one
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which numbers a run can mean: finite ones between the bounds that are given."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+
+    def __contains__(self, number: float) -> bool:
+        return (
+            abs(number) < float("inf")
+            and (self.at_least is None or number >= self.at_least)
+            and (self.at_most is None or number <= self.at_most)
+            and (self.above is None or number > self.above)
+        )
+
+    def __str__(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least} to {self.at_most}"
+        bounds = {"more than": self.above, "at least": self.at_least, "at most": self.at_most}
+        said = ", ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
+        return f"{said}, and finite" if self.at_most is None else said
+
+
+def number(
+    default: Any,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """An option with a range."""
+    return field(default=default, metadata={"range": Range(at_least, at_most, above)})
+
+
+def location(default: Any = MISSING) -> Any:
+    """An option that names a file or folder: `~` stands for the home folder."""
+    return field(default=default, metadata={"path": True})
 
 
 class Precision(Enum):
@@ -56,8 +101,8 @@ class DatasetConfig:
 
     name: str = MISSING  # names the output folder
     kind: Kind = Kind.folder
-    path: str = MISSING  # the folder, or the .list file
-    audio_dir: str | None = None  # gpt_sovits: look for the recordings' file names here instead
+    path: str = location()  # the folder, or the .list file
+    audio_dir: str | None = location(None)  # gpt_sovits: look for the file names here instead
     extensions: list[str] | None = None  # folder: null = what audio files are called; [] = all
 
 
@@ -66,31 +111,33 @@ class ModelConfig:
     """Which encoder."""
 
     name: str = MISSING  # names the output folder
-    path: str = MISSING  # a folder, a model hub's id, or tiny_random
+    path: str = location()  # a folder, a model hub's id, or tiny_random
     revision: str | None = None  # commit or tag on the hub
-    layer: int | None = None  # 1 .. number of layers; null = the last
+    layer: int | None = number(None, at_least=1)  # 1 .. number of layers; null = the last
 
 
 @dataclass
 class AudioConfig:
     """What happens to a waveform before the encoder. See `extract.audio.AudioSettings`."""
 
-    max_peak: float = 2.2  # louder recordings are rejected (`peak_above_gate`)
-    maxx: float = 0.95  # the level that `alpha` pulls peaks towards
-    alpha: float = 0.5  # 0 = leave the level, 1 = set every peak to `maxx`
-    min_duration_s: float = 0.0  # shorter ones are rejected (`too_short`)
-    max_duration_s: float = 600.0  # longer ones are rejected (`too_long`)
+    maxx: float = number(0.95, above=0, at_most=1)  # the level that `alpha` pulls peaks towards
+    alpha: float = number(0.5, at_least=0, at_most=1)  # 0 = leave the level, 1 = peaks at `maxx`
     resampler: Resampler = Resampler.soxr
+    max_peak: float = number(2.2, above=0)  # louder recordings are rejected (`peak_above_gate`)
+    min_duration_s: float = number(0.0, at_least=0)  # shorter ones are rejected (`too_short`)
+    max_duration_s: float = number(600.0, above=0)  # longer ones are rejected (`too_long`)
 
 
 @dataclass
 class LoaderConfig:
     """How recordings reach the encoder. Nothing here changes a feature."""
 
-    num_workers: int | str = "auto"  # processes that decode; auto = from the cores
-    batch_seconds: int | float | str = "auto"  # padded seconds a batch; auto = from the memory
-    prefetch: int = 2  # batches that each worker keeps ready
-    timeout_s: float = 300.0  # one recording that takes longer has hung its worker
+    # Processes that decode; auto = from the cores.
+    num_workers: int | str = number("auto", at_least=0, at_most=1024)
+    # Padded seconds a batch; auto = from the memory.
+    batch_seconds: int | float | str = number("auto", at_least=0.1)
+    prefetch: int = number(2, at_least=1, at_most=1000)  # batches that each worker keeps ready
+    timeout_s: float = number(300.0, above=0)  # a recording that takes longer has hung its worker
     start_method: StartMethod = StartMethod.auto
 
 
@@ -98,8 +145,8 @@ class LoaderConfig:
 class StoreConfig:
     """Where features go and how they are kept."""
 
-    dir: str = MISSING
-    num_writers: int = 4  # threads
+    dir: str = location()
+    num_writers: int = number(4, at_least=1, at_most=1024)  # threads
     fsync: bool = True  # survive a power cut, not only a killed process
     verify: Verify = Verify.size
 
@@ -108,8 +155,8 @@ class StoreConfig:
 class ShardConfig:
     """This process's part of a job that several processes or machines share."""
 
-    index: int = 0
-    count: int = 1
+    index: int = number(0, at_least=0)
+    count: int = number(1, at_least=1, at_most=1_000_000)
 
 
 @dataclass
@@ -125,7 +172,7 @@ class Config:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     precision: Precision = Precision.auto
     cpu_fallback: bool = True  # a recording too large for the GPU alone is encoded on the CPU
-    seed: int = 0  # of tiny_random's weights
+    seed: int = number(0, at_least=0, at_most=MAX_SEED)  # of tiny_random's weights
     retry_failed: bool = True  # try what failed in an earlier run again
     overwrite: bool = False  # replace a store that was made with other settings
 
@@ -139,22 +186,8 @@ SCHEMAS: dict[str, Any] = {
     "store": StoreConfig,
 }
 
-
-def run_name(config: Any) -> str:
-    """Name of a run's folder: the model and every setting of its features that is not a default.
-
-    `maxx` and `alpha` are always said, since they are what sweeps are about:
-    `hubert_base-layer9-maxx0.95-alpha0.3`.
-    """
-    parts = [config.model.name]
-    if config.model.layer is not None:
-        parts.append(f"layer{config.model.layer}")
-    if config.precision.name != "auto":
-        parts.append(config.precision.name)
-    parts += [f"maxx{config.audio.maxx:g}", f"alpha{config.audio.alpha:g}"]
-    defaults = OmegaConf.structured(AudioConfig)
-    for key in ("resampler", "max_peak", "min_duration_s", "max_duration_s"):
-        value = config.audio[key]
-        if value != defaults[key]:
-            parts.append(value.name if isinstance(value, Enum) else f"{key}{value:g}")
-    return "-".join(parts)
+# Options that bound each other, and how the message says it.
+ORDERED: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
+    ("shard.index", operator.lt, "shard.count", "0 <= index < count"),
+    ("audio.min_duration_s", operator.le, "audio.max_duration_s", "min <= max"),
+)

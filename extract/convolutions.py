@@ -7,20 +7,22 @@ and the stack runs in chunks.
 Shapes: B utterances, S samples, T frames of the longest, N frames of all, R rows, C channels.
 """
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extract.first_layer import FirstLayer, Scratch
-from extract.frames import CONV_LAYERS
-from extract.packing import Packing
+from extract.first_layer import STRIDE, FirstLayer, Folded, Scratch
+from extract.frames import CONV_LAYERS, HOP_SAMPLES
+from extract.packing import Packing, block_sizes
 from extract.products import Linear
 
-CPU_CHUNK_FRAMES = 300  # 39 MB of its widest rows; a product wants many (benchmarks/README.md)
-CPU_STEP_FRAMES = 4  # few sizes, all multiples: oneDNN takes 0.7 ms to make each new one
+CPU_CHUNK_FRAMES, CPU_LEAST_FRAMES = 256, 8  # 34 MB of its widest rows; a product wants many
+ROWS_PER_FRAME = HOP_SAMPLES // STRIDE  # of the first layer
 CUDA_CHUNK_FRAMES = 3000  # over the whole batch: about 0.6 GB
 
 
@@ -98,18 +100,24 @@ class Convolutions:
 
     def features(self, waveforms: Tensor, lengths: Sequence[int], packing: Packing) -> Tensor:
         """Packed (N, C) features of the last convolution."""
-        if waveforms.is_cpu:  # one by one: no padding computed, bitwise the same in any batch
-            total = packing.offsets[-1]
-            out = torch.empty(total + CPU_STEP_FRAMES - 1, self.channels, dtype=self.dtype)
-            for waveform, length, rows in zip(waveforms, lengths, packing.slices(), strict=True):
-                count = multiple(rows.stop - rows.start, CPU_STEP_FRAMES)
-                stop = rows.start + count  # the next one overwrites what is too much
-                self.fill(waveform[None, :length], [length], out[None, rows.start : stop])
-            return out[:total]
+        if waveforms.is_cpu:
+            return self._end_to_end(waveforms, lengths, packing)
         shape = len(lengths), packing.longest, self.channels
         padded = torch.empty(shape, dtype=self.dtype, device=waveforms.device)
         self.fill(waveforms, lengths, padded)
         return packing.unpad(padded)
+
+    def _end_to_end(self, waveforms: Tensor, lengths: Sequence[int], packing: Packing) -> Tensor:
+        """The CPU's way: utterances one after the other, cut into chunks of few sizes."""
+        rows = FirstRows(self.first, waveforms, lengths, packing)
+        out = torch.empty(packing.offsets[-1], self.channels, dtype=self.dtype)
+        start = 0
+        for size in block_sizes(rows.num_frames, CPU_CHUNK_FRAMES, CPU_LEAST_FRAMES):
+            [frames] = self._later(rows.take(start, start + size), 1, size)
+            for source, target in rows.valid(start, start + size):
+                out[target] = frames[source]
+            start += size
+        return out
 
     def fill(self, waveforms: Tensor, lengths: Sequence[int], out: Tensor) -> None:
         """Fill `out` (B, T, C) chunk by chunk; rows past an utterance's end hold garbage.
@@ -120,27 +128,72 @@ class Convolutions:
         frame t reads samples [320 t, 320 t + 400) of its own utterance, and those are inside. Of
         the last slot only what its valid frames need is computed.
         """
-        batch, frames, channels = out.shape
-        most, step = max(1, CUDA_CHUNK_FRAMES // batch), 1
-        if out.is_cpu:
-            most, step = CPU_CHUNK_FRAMES, CPU_STEP_FRAMES
-        equal = -(-frames // -(-frames // most))  # about: a short last one costs as much
-        chunk = multiple(equal, step)
+        batch, frames, _ = out.shape
+        most = max(1, CUDA_CHUNK_FRAMES // batch)
+        chunk = -(-frames // -(-frames // most))  # all about equal: a short last one costs as much
         folded = self.first.fold(waveforms, lengths, frames)
         for start in range(0, frames, chunk):
             stop = min(start + chunk, frames)
-            rows = self.first(folded, start, stop)
-            slot = len(rows) // batch
-            for layer, needed in zip(self.later, rows_needed(stop - start), strict=True):
-                slot //= layer.stride
-                rows = layer(rows, (batch - 1) * slot + needed)
-            shape, strides = (batch, stop - start, channels), (slot * channels, channels, 1)
-            out[:, start:stop] = rows.as_strided(shape, strides)
+            out[:, start:stop] = self._later(self.first(folded, start, stop), batch, stop - start)
+
+    def _later(self, rows: Tensor, batch: int, frames: int) -> Tensor:
+        """(B, T, C) frames of the first layer's rows for them and for one more each."""
+        slot = len(rows) // batch
+        for layer, needed in zip(self.later, rows_needed(frames), strict=True):
+            slot //= layer.stride
+            rows = layer(rows, (batch - 1) * slot + needed)
+        return rows.as_strided(
+            (batch, frames, self.channels), (slot * self.channels, self.channels, 1)
+        )
 
 
-def multiple(count: int, step: int) -> int:
-    """The first multiple of `step` from `count` on."""
-    return -(-count // step) * step
+class FirstRows:
+    """The first layer's rows of a batch whose utterances lie end to end, a frame between two.
+
+    The windows of an utterance's last frame reach into that frame; what it gives itself is garbage.
+    """
+
+    def __init__(
+        self, first: FirstLayer, waveforms: Tensor, lengths: Sequence[int], packing: Packing
+    ) -> None:
+        self.first, self.waveforms, self.lengths, self.packing = first, waveforms, lengths, packing
+        self.starts = [0, *accumulate(frames + 1 for frames in packing.lengths)]
+        self.num_frames = self.starts[-1] - 1
+        self.folded: tuple[int, Folded] | None = None  # of the utterance read last
+
+    def take(self, start: int, stop: int) -> Tensor:
+        """(R, C) rows of the frames `start` to `stop` and of one more, valid until the next."""
+        shape = 1, (stop + 1 - start) * ROWS_PER_FRAME, self.first.channels
+        out = self.first.scratch.take(shape, self.first.dtype)
+        for number, begin, end in self._parts(start, stop + 1):
+            at = self.starts[number]
+            rows = slice((begin - start) * ROWS_PER_FRAME, (end - start) * ROWS_PER_FRAME)
+            batch = self._fold(number)
+            windows = batch.windows(begin - at, end - at - 1)
+            self.first.write(windows, batch.weight, batch.bias, out[:, rows])
+        return out[0]
+
+    def valid(self, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
+        """Of the frames `start` to `stop`: utterances', and where they lie in the packed batch."""
+        for number, begin, end in self._parts(start, stop):
+            end = min(end, self.starts[number + 1] - 1)
+            shift = self.packing.offsets[number] - self.starts[number]
+            yield slice(begin - start, end - start), slice(begin + shift, end + shift)
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The utterances among the frames `start` to `stop`, and of which frames each is."""
+        number = bisect_right(self.starts, start) - 1
+        while number < len(self.lengths) and self.starts[number] < stop:
+            yield number, max(start, self.starts[number]), min(stop, self.starts[number + 1])
+            number += 1
+
+    def _fold(self, number: int) -> Folded:
+        if self.folded is None or self.folded[0] != number:
+            length = self.lengths[number]
+            waveform = self.waveforms[number : number + 1, :length]
+            frames = self.packing.lengths[number]
+            self.folded = number, self.first.fold(waveform, [length], frames)
+        return self.folded[1]
 
 
 def rows_needed(frames: int) -> list[int]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from extract.audio import AudioError, AudioSettings, prepare
+from extract.internal import INTERNAL_ERROR, last_line
 from extract.manifest import Entry, Manifest
 
 MISSING = (-1, -1)
@@ -74,9 +75,11 @@ class AudioDataset(Dataset[Utterance | Failure]):
             return Failure(recording, error.reason, str(error))
         except MemoryError:
             return Failure(recording, "out_of_memory", f"{recording.path}: no memory to decode it")
-        except Exception as error:  # a decoder's surprise: it is this file's, not the run's
+        except OSError as error:  # the file system's word on this file
             detail = f"{recording.path}: {type(error).__name__}: {error}"
             return Failure(recording, "undecodable", detail)
+        except Exception as error:  # neither FFmpeg's nor the system's: ours, never the file's
+            return Failure(recording, INTERNAL_ERROR, f"{recording.path}: {last_line(error)}")
 
     def _prepare(self, recording: Recording) -> Utterance:
         prepared = prepare(recording.path, self.settings)

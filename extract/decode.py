@@ -5,9 +5,12 @@ cost: a canonical WAV is read straight from the disk (`wav.py`), and whatever is
 resampler in blocks that fit the processor's cache instead of codec frames of some 20 ms.
 """
 
+import errno
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,21 +21,25 @@ from av.container import InputContainer
 from av.error import FFmpegError
 
 from extract.ffmpeg import (
-    BLOCK_SAMPLES,
     Frames,
-    Resampler,
-    Samples,
-    at_once,
     best_stream,
     counted_duration_s,
     goes_at_once,
-    joined,
+    holds_past,
     likely_duration_s,
     open_container,
-    resample,
 )
 from extract.frames import RECORDING_RATE_HZ
 from extract.ids import printable
+from extract.resampling import (
+    BLOCK_SAMPLES,
+    Samples,
+    UnmixableError,
+    at_once,
+    joined,
+    resample,
+    resampler,
+)
 from extract.wav import LAYOUTS, WavHeader, read_blocks, read_header, to_float
 
 READ_SAMPLES = 262_144  # at once where nothing is resampled: 8 s
@@ -92,13 +99,10 @@ def decode(path: str | os.PathLike[str], max_duration_s: float = math.inf) -> Sa
         AudioError: `missing`, `undecodable`, `empty` or `too_long`.
     """
     where = printable(os.fsdecode(path))
-    try:
-        with _open(path, where) as file:
-            gate = _Gate(where, max_duration_s)
-            header = read_header(file)
-            samples = _decode_wav(file, header, gate) if header else _decode_any(file, gate)
-    except (FFmpegError, OSError, ValueError) as error:  # damage, or a failing disk
-        raise _undecodable(where, error) from error
+    with _faults_of_the_file(where), _open(path, where) as file:
+        gate = _Gate(where, max_duration_s)
+        header = read_header(file)
+        samples = _decode_wav(file, header, gate) if header else _decode_any(file, gate)
     if not len(samples):
         raise AudioError("empty", f"{where}: no samples; at least one is needed")
     return samples
@@ -113,14 +117,51 @@ def probe_duration_s(path: str | os.PathLike[str]) -> float:
         AudioError: `missing`, `undecodable` or `empty`.
     """
     where = printable(os.fsdecode(path))
+    with _faults_of_the_file(where), _open(path, where) as file:
+        header = read_header(file)
+        if header:
+            return header.duration_s
+        with open_container(file) as container:
+            stream = _audio_stream(best_stream(container, file), where)
+            return likely_duration_s(container, stream)
+
+
+def channels_cancel(path: str | os.PathLike[str]) -> int:
+    """How many channels hold sound that is gone in their mix to one, as of a silent recording.
+
+    0 where the channels are silent themselves, or where none is left to look at.
+    """
+    where = printable(os.fsdecode(path))
+    with (
+        suppress(AudioError),
+        _faults_of_the_file(where),
+        _open(path, where) as file,
+        open_container(file) as container,
+    ):
+        stream = _audio_stream(best_stream(container, file), where)
+        for frame in Frames(container, stream):
+            if len(frame.layout.channels) > 1 and frame.to_ndarray().any():
+                return len(frame.layout.channels)
+    return 0
+
+
+@contextmanager
+def _faults_of_the_file(where: str) -> Iterator[None]:
+    """What FFmpeg and the operating system raise, as `undecodable`; MemoryError where they ran out.
+
+    All else is a fault of this program, and goes on.
+    """
     try:
-        with _open(path, where) as file:
-            header = read_header(file)
-            if header:
-                return header.duration_s
-            with open_container(file) as container:
-                return likely_duration_s(container, _audio_stream(container, where))
-    except (FFmpegError, OSError, ValueError) as error:
+        yield
+    except UnmixableError as error:
+        raise AudioError(
+            "undecodable",
+            f"{where}: {error}, for which FFmpeg has no mix to mono; usual speakers in the header "
+            "or a single channel is needed (ffmpeg -i IN -af 'pan=mono|c0=c0' OUT)",
+        ) from error
+    except (FFmpegError, OSError) as error:
+        if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
+            raise MemoryError(f"{where}: {error}") from error
         raise _undecodable(where, error) from error
 
 
@@ -135,6 +176,8 @@ def _open(path: str | os.PathLike[str], where: str) -> BinaryIO:
         status = Path(path).stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise AudioError("missing", f"{where}: no such file; a recording is needed") from error
+    except ValueError as error:  # a name that no file can have
+        raise _undecodable(where, error) from error
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         raise AudioError("undecodable", f"{where}: {kind}; a regular file is needed")
@@ -154,29 +197,51 @@ def _decode_wav(file: BinaryIO, header: WavHeader, gate: _Gate) -> Samples:
             num_samples = end
         return samples[:num_samples]
     layout = LAYOUTS[header.num_channels]
-    resampler = Resampler(header.sample_format, layout, header.rate_hz)
     parts: list[Samples] = []
-    for block in read_blocks(file, header, BLOCK_SAMPLES):
-        frame = av.AudioFrame.from_ndarray(block, header.sample_format, layout)
-        frame.sample_rate = header.rate_hz
-        parts += resampler(frame)
-    return joined(parts + resampler(None))
+    with resampler(header.sample_format, layout, header.rate_hz) as resampled:
+        for block in read_blocks(file, header, BLOCK_SAMPLES):
+            frame = av.AudioFrame.from_ndarray(block, header.sample_format, layout)
+            frame.sample_rate = header.rate_hz
+            parts += resampled(frame)
+        parts += resampled(None)
+    return joined(parts)
 
 
 def _decode_any(file: BinaryIO, gate: _Gate) -> Samples:
-    with open_container(file) as container:
-        stream = _audio_stream(container, gate.where)
-        counted_s = counted_duration_s(container, stream)
-        if counted_s is not None:
-            gate.check(counted_s, stream.sample_rate, "the header declares")
-        samples = _at_once(file, container, stream, counted_s or 0, gate.max_duration_s)
-        if samples is not None:
+    """The samples of the first stream, in the order of FFmpeg's choice, that has any."""
+    tried: frozenset[int] = frozenset()
+    problem: FFmpegError | None = None
+    while True:
+        with open_container(file) as container:
+            stream = best_stream(container, file, tried)
+            if stream is None and tried:
+                break
+            stream = _audio_stream(stream, gate.where)
+            samples, met = _decode_stream(file, container, stream, gate)
+            tried |= {stream.index}
+        if len(samples):
             return samples
-        frames = Frames(container, stream)
-        samples = resample(frames, gate.check)
-    if not len(samples) and frames.problem:
-        raise _undecodable(gate.where, frames.problem)
+        problem = problem or met
+    if problem:
+        raise _undecodable(gate.where, problem)
     return samples
+
+
+def _decode_stream(
+    file: BinaryIO, container: InputContainer, stream: av.AudioStream, gate: _Gate
+) -> tuple[Samples, FFmpegError | None]:
+    """All samples of one stream, and the last damage met."""
+    counted_s = counted_duration_s(container, stream)
+    if counted_s is not None:
+        gate.check(0, stream.sample_rate)
+        longest_s = gate.max_duration_s
+        if counted_s > longest_s and holds_past(file, stream.index, longest_s):
+            gate.check(counted_s, stream.sample_rate, "the header declares")
+    samples = _at_once(file, container, stream, counted_s or 0, gate.max_duration_s)
+    if samples is not None:
+        return samples, None
+    frames = Frames(container, stream)
+    return resample(frames, gate.check), frames.problem
 
 
 def _at_once(
@@ -196,13 +261,12 @@ def _at_once(
             duration_s += len(part) / RECORDING_RATE_HZ
             if duration_s > most_s - SLACK_S:
                 return None
-    except (FFmpegError, OSError, ValueError):
+    except (FFmpegError, OSError):
         return None
     return joined(parts) if duration_s > max(0, least_s - SLACK_S) else None
 
 
-def _audio_stream(container: InputContainer, where: str) -> av.AudioStream:
-    stream = best_stream(container)
+def _audio_stream(stream: av.AudioStream | None, where: str) -> av.AudioStream:
     if stream is None:
         raise AudioError("undecodable", f"{where}: no audio stream; one is needed")
     return stream

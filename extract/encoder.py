@@ -12,6 +12,7 @@ from torch import Tensor
 
 from extract.frames import min_samples, num_frames
 from extract.hubert import ExactHubert
+from extract.text import count
 from extract.weights import Model
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -28,7 +29,8 @@ class Features:
     """One utterance's features: `values` (num_frames, hidden_size) on the CPU, memory of its own.
 
     They lie in memory as in a file, channel by channel: `values.T` is contiguous. They have the
-    encoder's dtype; float32 where a redo in float32 does not fit into float16.
+    encoder's dtype; float32 where a redo in float32 does not fit into float16. `values` is an
+    ordinary tensor that requires no gradient: a model may be trained on it.
     """
 
     values: Tensor
@@ -74,10 +76,13 @@ class Encoder:
         """Start on (B, time) float32 waveforms, zero-padded at 16 kHz, of `lengths` samples.
 
         Returns at once on CUDA, where a second batch may be submitted before the first's
-        `result()`; on the CPU the features are ready on return.
+        `result()`; on the CPU the features are ready on return. B may be 0: no features then.
         Raises ValueError for a length below 400 or past the tensor; torch.OutOfMemoryError.
         """
         check_batch(waveforms, lengths)
+        if not lengths:
+            nothing = torch.empty(self.hidden_size, 0, dtype=self.dtype)
+            return Pending(self, waveforms, [], nothing, nothing.isfinite().all(0))
         if self.copies is None:
             values, finite = self._compute(waveforms, lengths)
             return Pending(self, waveforms, list(lengths), values, finite)
@@ -164,22 +169,25 @@ class Pending:
             self.features = self._split()
         return self.features
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _split(self) -> list[Features]:
+        """Copies of each utterance's part; no inference tensors, which `backward` would refuse."""
         sizes = [num_frames(length) for length in self.lengths]
         finite = [bool(rows.all()) for rows in torch.split(self.finite, sizes)]
-        values = [
-            columns.clone(memory_format=torch.contiguous_format).t()
-            for columns in torch.split(self.values, sizes, dim=1)
-        ]
+        values = [_copied(columns) for columns in torch.split(self.values, sizes, dim=1)]
         retried = [not ok and self.encoder.dtype != torch.float32 for ok in finite]
         again = [index for index, retry in enumerate(retried) if retry]
         alone = [self.waveforms[index, : self.lengths[index]] for index in again]
         for index, exact in zip(again, self.encoder.redo(alone) if alone else [], strict=True):
             finite[index] = bool(exact.isfinite().all())
             rounded = exact.to(self.encoder.dtype)
-            values[index] = exact if not rounded.isfinite().all() else rounded
+            values[index] = _copied((rounded if rounded.isfinite().all() else exact).t())
         return [Features(*parts) for parts in zip(values, finite, retried, strict=True)]
+
+
+def _copied(columns: Tensor) -> Tensor:
+    """(D, T) -> (T, D) in memory of its own, whose transpose is contiguous."""
+    return columns.clone(memory_format=torch.contiguous_format).t()
 
 
 def check_batch(waveforms: Tensor, lengths: Sequence[int]) -> None:
@@ -187,9 +195,9 @@ def check_batch(waveforms: Tensor, lengths: Sequence[int]) -> None:
     if waveforms.dim() != 2 or waveforms.dtype != torch.float32:
         found = f"{tuple(waveforms.shape)} {waveforms.dtype}"
         raise ValueError(f"waveforms: {found}; (batch, time) float32 is needed")
-    if len(lengths) != len(waveforms) or not lengths:
+    if len(lengths) != len(waveforms):
         raise ValueError(f"lengths: {len(lengths)} for {len(waveforms)} waveforms; one each")
-    if min(lengths) < min_samples() or max(lengths) > waveforms.shape[1]:
+    if lengths and (min(lengths) < min_samples() or max(lengths) > waveforms.shape[1]):
         raise ValueError(
             f"lengths: {min(lengths)} to {max(lengths)} samples; the encoder needs at least "
             f"{min_samples()}, and the waveforms hold {waveforms.shape[1]}"
@@ -204,11 +212,11 @@ def _usable_device(device: str | torch.device) -> torch.device:
     if found.type not in {"cpu", "cuda"}:
         raise ValueError(f"device={device}: only cpu, cuda and cuda:N are supported")
     if found.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (found.index or 0) >= count:
+        num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (found.index or 0) >= num_devices:
             raise ValueError(
-                f"device={device}: this torch sees {count} CUDA devices; use device=cpu, or "
-                f"install a torch built for this machine's driver"
+                f"device={device}: this torch sees {count(num_devices, 'CUDA device')}; use "
+                f"device=cpu, or install a torch built for this machine's driver"
             )
     return found
 

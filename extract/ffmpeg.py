@@ -1,30 +1,27 @@
-"""FFmpeg through PyAV: containers, their best audio stream, its frames, and filter graphs.
+"""FFmpeg through PyAV: containers, their best audio stream and its frames.
 
 Like the ffmpeg program, but in this process, and closed to the world: FFmpeg never sees a file's
 name, out of which it would read protocols, patterns and formats, and nothing that a file says can
 make it open another.
 """
 
+import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from fractions import Fraction
-from itertools import groupby
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import av
-import numpy as np
 from av.container import InputContainer
-from av.error import FFmpegError, PatchWelcomeError
-from av.filter import Graph
-from av.filter.context import FilterContext
+from av.error import FFmpegError, InvalidDataError, PatchWelcomeError
 from av.stream import Disposition
-from numpy.typing import NDArray
 
-from extract.frames import RECORDING_RATE_HZ
-
-BLOCK_SAMPLES = 16_384  # resampled at once, per channel: twice as fast as a whole minute at once
 UNKNOWN_BIT_RATE = 128_000  # assumed for a duration where a file names none
+
+# PyAV 19 keeps text that is no UTF-8 by itself and has lost the argument.
+METADATA: dict[str, Any] = (
+    {"metadata_errors": "replace"} if hasattr(InputContainer, "metadata_errors") else {}
+)
 
 # Containers whose header counts samples. Elsewhere FFmpeg may have guessed a duration from the bit
 # rate (a bare MP3, an Ogg with something behind it) or read it off timestamps that jump (MPEG-TS).
@@ -32,129 +29,183 @@ COUNTED_CONTAINERS = frozenset(
     {"aiff", "au", "caf", "flac", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "w64", "wav", "wv"}
 )
 
+# How far FFmpeg looks for packets before the ffmpeg program chooses among streams: its `probesize`
+# and `analyzeduration`.
+PROBE_BYTES = 5_000_000
+PROBE_S = 5.0
+
+MAX_POSITION = 2**63 - 1  # of a file
+MAX_TAGS = 16  # ID3v2 tags in a row; one is usual
+
 # Container and codec where a packet holds one frame, for FFmpeg's movie source asks for no second.
 AT_ONCE = frozenset({("aac", "aac"), ("mov,mp4,m4a,3gp,3g2,mj2", "aac"), ("mp3", "mp3")})
 AT_ONCE_FROM_S = 2.5  # shorter ones lose by it: their file is opened twice
-AT_ONCE_BYTES = 64_000_000  # of a copy in memory: an hour
-
-Samples = NDArray[np.float32]
 
 
 class _Unnamed:
-    """A file without its name, from which FFmpeg would guess a format."""
+    """A file from byte `start` on, without its name, from which FFmpeg would guess a format.
 
-    def __init__(self, file: BinaryIO) -> None:
-        file.seek(0)
-        self.read: Callable[[int], bytes] = file.read
-        self.seek: Callable[..., int] = file.seek
-        self.tell: Callable[[], int] = file.tell
+    It has a position of its own, so that several may read one file.
+    """
+
+    def __init__(self, file: BinaryIO, start: int) -> None:
+        self.file = file
+        self.start = start
+        self.position = start
+
+    def read(self, num_bytes: int) -> bytes:
+        self.file.seek(self.position)
+        content = self.file.read(num_bytes)
+        self.position += len(content)
+        return content
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """The new position; like a seek of FFmpeg's own, negative where there can be none."""
+        origin = {os.SEEK_SET: self.start, os.SEEK_CUR: self.position}.get(whence)
+        if origin is None:
+            origin = self.file.seek(0, os.SEEK_END)
+        position = origin + offset
+        if not self.start <= position <= MAX_POSITION:
+            return -errno.EINVAL
+        try:
+            self.position = self.file.seek(position)
+        except OSError as error:  # more than the file system knows
+            return -(error.errno or errno.EINVAL)
+        return self.tell()
+
+    def tell(self) -> int:
+        return self.position - self.start
 
 
 def open_container(file: BinaryIO) -> InputContainer:
-    """Read the headers of an open file; raises FFmpegError, OSError or ValueError."""
-    options = {"protocol_whitelist": "none"}  # a playlist opens nothing, here or in the network
-    return av.open(_Unnamed(file), "r", container_options=options, metadata_errors="replace")
+    """Read the headers of an open file; raises FFmpegError or OSError.
 
-
-def best_stream(container: InputContainer) -> av.AudioStream | None:
-    """The ffmpeg program's choice: the default stream, then the most channels, then the first.
-
-    Of those that FFmpeg has a decoder for; None if there are none.
+    An ID3v2 tag may stand before any format. FFmpeg reads on behind it where such tags are usual
+    (MP3, FLAC); since version 7 it refuses the others, so that they are opened from there.
     """
+    try:
+        return _open_from(file, 0)
+    except InvalidDataError:
+        start = end_of_tags(file)
+        if not start:
+            raise
+        return _open_from(file, start)
+
+
+def _open_from(file: BinaryIO, start: int) -> InputContainer:
+    options = {"protocol_whitelist": "none"}  # a playlist opens nothing, here or in the network
+    container: InputContainer = av.open(
+        _Unnamed(file, start), "r", container_options=options, **METADATA
+    )
+    return container
+
+
+def end_of_tags(file: BinaryIO) -> int:
+    """Bytes of the ID3v2 tags that a file begins with; 0 if there are none.
+
+    Source: id3.org, "ID3 tag version 2.4.0 - Main Structure", 3.1 and 3.4.
+    """
+    end = 0
+    for _ in range(MAX_TAGS):
+        file.seek(end)
+        head = file.read(10)
+        if len(head) < 10 or head[:3] != b"ID3" or max(head[6:]) > 0x7F:
+            break
+        has_footer = bool(head[5] & 0x10)
+        length = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
+        end += 10 + length + 10 * has_footer
+    return end
+
+
+def best_stream(
+    container: InputContainer, file: BinaryIO, tried: frozenset[int] = frozenset()
+) -> av.AudioStream | None:
+    """The ffmpeg program's choice: one with packets, the default, the most channels, the first.
+
+    Of those that FFmpeg has a decoder for. After `tried` ones without a sample, of those that hold
+    a packet anywhere. None if there are none.
+    """
+    streams = [stream for stream in decodable(container) if stream.index not in tried]
+    filled: frozenset[int] = frozenset()
+    if tried and streams:
+        filled = streams_with_packets(file, whole=True)
+        streams = [stream for stream in streams if stream.index in filled]
+    elif len(streams) > 1:
+        filled = streams_with_packets(file)
     return max(
-        (stream for stream in container.streams.audio if stream.codec_context is not None),
-        key=lambda stream: (bool(stream.disposition & Disposition.default), stream.channels),
+        streams,
+        key=lambda stream: (
+            stream.index in filled,
+            bool(stream.disposition & Disposition.default),
+            stream.channels,
+        ),
         default=None,
     )
+
+
+def decodable(container: InputContainer) -> list[av.AudioStream]:
+    """The audio streams that FFmpeg has a decoder for."""
+    return [stream for stream in container.streams.audio if stream.codec_context is not None]
+
+
+def streams_with_packets(file: BinaryIO, whole: bool = False) -> frozenset[int]:
+    """Indices of the decodable streams with a packet: in all of the file, or where FFmpeg looks.
+
+    The ffmpeg program reads to the limits below, or less, before it chooses a stream.
+    """
+    found: set[int] = set()
+    num_bytes = 0
+    with open_container(file) as container, suppress(FFmpegError):
+        wanted = {stream.index for stream in decodable(container)}
+        for packet in container.demux():
+            if packet.size and packet.stream_index in wanted:
+                found.add(packet.stream_index)
+            num_bytes += packet.size
+            past = num_bytes > PROBE_BYTES or _time_s(packet) > PROBE_S
+            if found == wanted or (past and not whole):
+                break
+    return frozenset(found)
+
+
+def _time_s(packet: Any) -> float:
+    """Seconds from the stream's start to the packet; 0 where a time is unknown."""
+    if packet.pts is None or not packet.time_base:
+        return 0.0
+    return float((packet.pts - (packet.stream.start_time or 0)) * packet.time_base)
+
+
+def holds_past(file: BinaryIO, index: int, duration_s: float) -> bool:
+    """Whether stream `index` has a packet that starts after `duration_s`.
+
+    Asked where a header counts more than is wanted: of a file cut short, what it holds decides.
+    """
+    with open_container(file) as container, suppress(FFmpegError):
+        stream = container.streams[index]
+        assert stream.time_base
+        start = stream.start_time or 0
+        container.seek(start + round(duration_s / stream.time_base), stream=stream)
+        for packet in container.demux(stream):
+            if packet.size and _time_s(packet) > duration_s:
+                return True
+    return False
 
 
 def counted_duration_s(container: InputContainer, stream: av.AudioStream) -> float | None:
     """Seconds of `stream` where its header counts samples, else None: a guess rejects nothing."""
     if container.format.name not in COUNTED_CONTAINERS:
         return None
-    if stream.duration is None or stream.time_base is None:
+    if stream.duration is None or not stream.time_base:
         return None
     return float(stream.duration * stream.time_base)
 
 
 def likely_duration_s(container: InputContainer, stream: av.AudioStream) -> float:
     """Seconds by the header, or the best guess: of the stream, of the file, by the bit rate."""
-    if stream.duration is not None and stream.time_base is not None:
+    if stream.duration is not None and stream.time_base:
         return float(stream.duration * stream.time_base)
     if container.duration is not None:
         return container.duration / av.time_base
-    return container.size * 8 / (container.bit_rate or UNKNOWN_BIT_RATE)
-
-
-class Frames:
-    """The decodable frames of a stream; like the ffmpeg program, it goes on after an error.
-
-    `problem` is the last error met, or None.
-    """
-
-    def __init__(self, container: InputContainer, stream: av.AudioStream) -> None:
-        self.container = container
-        self.stream = stream
-        self.problem: FFmpegError | None = None
-
-    def __iter__(self) -> Iterator[av.AudioFrame]:
-        try:
-            for packet in self.container.demux(self.stream):
-                yield from self._decoded(packet)
-        except PatchWelcomeError:  # a joined Ogg whose parts differ: half of it would be lost
-            raise
-        except FFmpegError as error:  # the file ends here; the decoder may still hold something
-            self.problem = error
-            yield from self._decoded(None)
-
-    def _decoded(self, packet: Any) -> list[av.AudioFrame]:
-        try:
-            return self.stream.codec_context.decode(packet)
-        except FFmpegError as error:
-            self.problem = error
-            return []
-
-
-class Resampler:
-    """FFmpeg's swresample, to 32 kHz mono float32, as the ffmpeg program sets it up."""
-
-    def __init__(self, sample_format: str, layout: str, rate_hz: int) -> None:
-        self.graph = _graph()
-        self.source = self.graph.add_abuffer(
-            format=sample_format, layout=layout, sample_rate=rate_hz, time_base=Fraction(1, rate_hz)
-        )
-        self.sink = _resampling(self.graph, self.source)
-        self.num_waiting = 0
-
-    def __call__(self, frame: av.AudioFrame | None) -> list[Samples]:
-        """What `frame` lets out, in pieces; None for the rest."""
-        self.source.push(frame)
-        if frame is not None:
-            self.num_waiting += frame.samples
-            if self.num_waiting < BLOCK_SAMPLES:
-                return []
-            self.num_waiting %= BLOCK_SAMPLES
-        pieces: list[Samples] = []
-        with suppress(BlockingIOError):  # no more for now
-            pieces.extend(_pulled(self.sink))
-        return pieces
-
-
-def at_once(file: BinaryIO, stream: av.AudioStream) -> Iterator[Samples]:
-    """A stream at 32 kHz mono, in pieces; read, decoded and resampled in one filter graph.
-
-    As `resample` gives it, and 1.2 times as fast, but only for what `goes_at_once`. From a copy in
-    memory, since to FFmpeg's movie source a failing disk is the end of the file.
-    Raises FFmpegError at the first damage and where the format changes on the way, OSError where
-    there can be no copy.
-    """
-    graph = _graph()
-    with _copy(file) as descriptor:
-        options = f"fd={descriptor}:protocol_whitelist=fd"
-        source = graph.add(
-            "amovie", filename="fd:", format_opts=options, stream_index=str(stream.index)
-        )
-        yield from _pulled(_resampling(graph, source))
+    return (container.size or 0) * 8 / (container.bit_rate or UNKNOWN_BIT_RATE)
 
 
 def goes_at_once(container: InputContainer, stream: av.AudioStream) -> bool:
@@ -164,83 +215,34 @@ def goes_at_once(container: InputContainer, stream: av.AudioStream) -> bool:
     return kind in AT_ONCE and long_enough and hasattr(os, "memfd_create")
 
 
-@contextmanager
-def _copy(file: BinaryIO) -> Iterator[int]:
-    """A descriptor of the file's content in memory; raises OSError where it cannot be read."""
-    descriptor = os.memfd_create("recording")
-    try:
-        size, done = os.fstat(file.fileno()).st_size, 0
-        if size > AT_ONCE_BYTES:
-            raise OSError(f"{size} bytes are too many for a copy")
-        while done < size:
-            sent = os.sendfile(descriptor, file.fileno(), done, size - done)
-            if not sent:
-                raise OSError("cut short while it was read")
-            done += sent
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+class Frames:
+    """The decodable frames of a stream; like the ffmpeg program, it goes on after an error.
 
-
-def _graph() -> Graph:
-    """An empty filter graph; its filters die with it. Left alone it starts a thread a core."""
-    graph = Graph()
-    graph.threads = 1
-    return graph
-
-
-def _resampling(graph: Graph, source: FilterContext) -> FilterContext:
-    """The sink behind `source`, for 32 kHz mono float32.
-
-    The frames between are as large as fits the processor's cache, whatever the codec's size.
+    `problem` is the last error met, or None. Out of memory is no damage: it is raised.
     """
-    blocks = graph.add("asetnsamples", f"nb_out_samples={BLOCK_SAMPLES}:pad=0")
-    wanted = f"sample_fmts=flt:channel_layouts=mono:sample_rates={RECORDING_RATE_HZ}"
-    sink = graph.add("abuffersink")
-    graph.link_nodes(source, blocks, graph.add("aformat", wanted), sink)
-    graph.configure(auto_buffer=False)
-    return sink
 
+    def __init__(self, container: InputContainer, stream: av.AudioStream) -> None:
+        self.container = container
+        self.stream = stream
+        self.problem: FFmpegError | None = None
 
-def _pulled(sink: FilterContext) -> Iterator[Samples]:
-    """What comes out, in pieces, to the end; raises BlockingIOError where more must go in first."""
-    while True:
+    def __iter__(self) -> Iterator[av.AudioFrame]:
         try:
-            piece = sink.pull()
-        except EOFError:
-            return
-        assert isinstance(piece, av.AudioFrame)
-        yield np.frombuffer(memoryview(piece.planes[0]), np.float32, piece.samples)
+            self.stream.codec_context.open(strict=False)
+            for packet in self.container.demux(self.stream):
+                yield from self._decoded(packet)
+        except (MemoryError, PatchWelcomeError):  # of a joined Ogg whose parts differ, half is lost
+            raise
+        except FFmpegError as error:  # the file ends here; the decoder may still hold something
+            self.problem = error
+            if self.stream.codec_context.is_open:
+                yield from self._decoded(None)
 
-
-def resample(frames: Iterable[av.AudioFrame], check: Callable[[float, int], None]) -> Samples:
-    """Concatenate `frames` as (num_samples,) float32 at 32 kHz mono.
-
-    `check(duration_s, rate_hz)` may raise: it is asked before each frame is kept, so that a
-    recording without end costs no memory.
-
-    A stream may change its rate or layout on the way (a broadcast, joined files). A new resampler
-    takes over, as in FFmpeg; the old one gives back its last half millisecond, which FFmpeg 5.1
-    dropped.
-    """
-    parts: list[Samples] = []
-    duration_s = 0.0
-    for (sample_format, layout, rate_hz), run in groupby(frames, key=_kind):
-        check(duration_s, rate_hz)
-        resampler = Resampler(sample_format, layout, rate_hz)
-        for frame in run:
-            duration_s += frame.samples / rate_hz
-            check(duration_s, rate_hz)
-            parts += resampler(frame)
-        parts += resampler(None)
-    return joined(parts)
-
-
-def _kind(frame: av.AudioFrame) -> tuple[str, str, int]:
-    return frame.format.name, frame.layout.name, frame.sample_rate
-
-
-def joined(parts: list[Samples]) -> Samples:
-    """(num_samples,) float32, its own memory; empty if there are no parts."""
-    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+    def _decoded(self, packet: Any) -> list[av.AudioFrame]:
+        try:
+            return self.stream.codec_context.decode(packet)
+        except MemoryError:
+            raise
+        except FFmpegError as error:
+            self.problem = error
+            return []

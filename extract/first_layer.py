@@ -10,7 +10,6 @@ Shapes: B utterances, S samples, R rows (windows), C channels.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 from typing import Any
 
@@ -65,6 +64,7 @@ class FirstLayer:
             return weight.to(device, torch.float32)
 
         self.weight = tensor("conv.weight")[:, 0].t().contiguous()  # (kernel, C)
+        self.channels = self.weight.shape[1]
         self.bias = tensor("conv.bias") if config.conv_bias else torch.zeros_like(self.weight[0])
         self.norm = tensor("layer_norm.weight"), tensor("layer_norm.bias")
         self.scratch = Scratch()
@@ -116,14 +116,19 @@ class FirstLayer:
             rows = self._normed(windows, weight, bias).flatten(0, 1)
             activated: Tensor = torch.ops.aten.gelu_(rows)
             return activated
-        batch, num_rows, _ = windows.shape
-        out = self.scratch.take((batch, num_rows, weight.shape[2]), self.dtype)
-        for index, start in product(range(batch), range(0, num_rows, CPU_ROWS)):
-            one, part = slice(index, index + 1), slice(start, start + CPU_ROWS)
-            rows = self._normed(windows[one, part], weight[one], bias[one])
-            # One utterance at a time, contiguous: into strides torch 2.11 writes wrong numbers.
-            torch.ops.aten.gelu.out(rows, out=out[one, part])
+        out = self.scratch.take((*windows.shape[:2], weight.shape[2]), self.dtype)
+        for one in range(len(windows)):
+            utterance = slice(one, one + 1)
+            self.write(windows[utterance], weight[utterance], bias[utterance], out[utterance])
         return out.flatten(0, 1)
+
+    def write(self, windows: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+        """The same for one utterance, into `out` (1, R, C), contiguous, on a CPU."""
+        for start in range(0, windows.shape[1], CPU_ROWS):
+            part = slice(start, start + CPU_ROWS)
+            rows = self._normed(windows[:, part], weight, bias)
+            # One utterance at a time, contiguous: into strides torch 2.11 writes wrong numbers.
+            torch.ops.aten.gelu.out(rows, out=out[:, part])
 
     def _normed(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """(B, R, C) of (B, R, kernel) windows: float32 up to the norm, no overflow after it."""

@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from extract.architecture import require_supported
 from extract.convolutions import Convolutions
-from extract.frames import CONV_LAYERS, num_frames
-from extract.packing import Packing, choose_attention
+from extract.frames import num_frames
+from extract.packing import Packing, block_sizes, choose_attention
 from extract.positions import PositionalConvolution
 from extract.products import Linear
 from extract.weights import POSITIONS, Model, folded_positions
 
-CPU_SPAN_ROWS = 2048  # utterances that share one pass through a layer on the CPU, in frames
-FEED_FORWARD_ROWS = 1024  # per block on the CPU: what lies between up and down stays in the heap
+CPU_BLOCK_ROWS, CPU_LEAST_ROWS = 512, 16  # of a product on a CPU (`packing.block_sizes`)
 
 
 Norm = tuple[Tensor, Tensor]  # weight and bias
@@ -78,7 +78,8 @@ class ExactHubert:
         def linear(*names: str) -> Linear:
             """One for all `names`: what they give side by side."""
             parts, biases = zip(*map(norm, names), strict=True)
-            return Linear(*(x[0] if len(x) == 1 else torch.cat(x) for x in (parts, biases)))
+            weight, bias = (x[0] if len(x) == 1 else torch.cat(x) for x in (parts, biases))
+            return Linear(weight, bias)
 
         def layer(number: int) -> TransformerLayer:
             name = f"encoder.layers.{number}"
@@ -114,15 +115,16 @@ class ExactHubert:
         by them. Each length must be at least `min_samples()`.
         """
         packing = Packing([num_frames(length) for length in lengths], self.device)
-        hidden = self._project(self.convolutions.features(waveforms, lengths, packing))
-        hidden = hidden + self.positions(hidden, packing)
+        num_rows = packing.offsets[-1]
+        features = self.convolutions.features(waveforms, lengths, packing)
+        hidden = joined([self._project(block) for block in in_blocks(features)])
+        hidden[:num_rows] += self.positions(hidden[:num_rows], packing)
         if not self.pre_norm:
             hidden = self._norm(hidden, self.encoder_norm)
-        spans = list(packing.spans(CPU_SPAN_ROWS)) if hidden.is_cpu else [packing]
-        rows = [hidden[span.rows] for span in spans]
+        blocks = in_blocks(hidden[:num_rows])
         for layer in self.layers:
-            rows = [self._transform(x, layer, span) for x, span in zip(rows, spans, strict=True)]
-        hidden = torch.cat(rows) if len(rows) > 1 else rows[0]
+            blocks = self._transform(blocks, layer, packing)
+        hidden = joined(blocks)[:num_rows]
         return self._norm(hidden, self.encoder_norm) if self.final_norm else hidden
 
     def _norm(self, x: Tensor, norm: Norm) -> Tensor:
@@ -133,35 +135,38 @@ class ExactHubert:
             features = self._norm(features, self.projection_norm)
         return self.projection(features)
 
-    def _transform(self, hidden: Tensor, layer: TransformerLayer, packing: Packing) -> Tensor:
-        """One transformer layer on the rows (N, D) of whole utterances."""
+    def _transform(
+        self, blocks: Sequence[Tensor], layer: TransformerLayer, packing: Packing
+    ) -> list[Tensor]:
+        """One transformer layer on the batch's rows, in blocks (M, D)."""
+        contexts = in_blocks(self.attend([self._qkv(x, layer) for x in blocks], packing).flatten(1))
+        return [self._rest(*pair, layer) for pair in zip(blocks, contexts, strict=True)]
+
+    def _qkv(self, hidden: Tensor, layer: TransformerLayer) -> Tensor:
+        """(M, D) -> (M, 3, H, Dh)."""
         x = self._norm(hidden, layer.attention_norm) if self.pre_norm else hidden
-        qkv = layer.qkv(x).view(len(hidden), 3, self.num_heads, -1)
-        context = self.attend(qkv[:, 0], qkv[:, 1], qkv[:, 2], packing).flatten(1)
+        return layer.qkv(x).view(len(hidden), 3, self.num_heads, -1)
+
+    def _rest(self, hidden: Tensor, context: Tensor, layer: TransformerLayer) -> Tensor:
+        """What follows attention, (M, D) twice -> (M, D)."""
         hidden = layer.out.plus(context, hidden)
         if not self.pre_norm:
             hidden = self._norm(hidden, layer.attention_norm)
-        if not hidden.is_cpu or len(hidden) <= FEED_FORWARD_ROWS:
-            return self._feed_forward(hidden, layer)
-        blocks = torch.split(hidden, FEED_FORWARD_ROWS)
-        return torch.cat([self._feed_forward(block, layer) for block in blocks])
-
-    def _feed_forward(self, hidden: Tensor, layer: TransformerLayer) -> Tensor:
         x = self._norm(hidden, layer.feed_forward_norm) if self.pre_norm else hidden
         hidden = layer.down.plus(layer.up.gelu(x), hidden)
         return hidden if self.pre_norm else self._norm(hidden, layer.feed_forward_norm)
 
 
-def require_supported(config: Any) -> None:
-    """Raise ValueError, naming setting and value, where a model is not the HuBERT computed here."""
-    convolutions = tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
-    expected = {
-        "conv_kernel and conv_stride": (convolutions, CONV_LAYERS),
-        "feat_extract_activation": (config.feat_extract_activation, "gelu"),
-        "hidden_act": (config.hidden_act, "gelu"),
-        "conv_pos_batch_norm": (getattr(config, "conv_pos_batch_norm", False), False),
-        "adapter_attn_dim": (getattr(config, "adapter_attn_dim", None), None),
-    }
-    for name, (found, needed) in expected.items():
-        if found != needed:
-            raise ValueError(f"model: {name} is {found}; this encoder computes {needed}")
+def in_blocks(rows: Tensor) -> Sequence[Tensor]:
+    """(N, ...) rows cut for products: on a CPU into few sizes, zeros behind the last row."""
+    if not rows.is_cpu:
+        return [rows]
+    sizes = block_sizes(len(rows), CPU_BLOCK_ROWS, CPU_LEAST_ROWS)
+    left = len(rows) - sum(sizes[:-1])
+    *full, last = torch.split(rows, [*sizes[:-1], left])
+    return [*full, F.pad(last, (0, 0, 0, sizes[-1] - left))]
+
+
+def joined(blocks: Sequence[Tensor]) -> Tensor:
+    """The rows of all blocks."""
+    return blocks[0] if len(blocks) == 1 else torch.cat(list(blocks))

@@ -6,7 +6,8 @@ import functools
 import gc
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,12 +17,11 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from extract import metadata
+from extract import foreign, metadata
 from extract.audio import AudioSettings
 from extract.batching import Batch
 from extract.build import (
     audio_settings,
-    check,
     load_batches,
     load_encoder,
     read_manifest,
@@ -32,48 +32,54 @@ from extract.config import Config, Verify
 from extract.dataset import AudioDataset, Failure, Recording
 from extract.encoder import Encoder
 from extract.encoding import Encoding
+from extract.files import explained, read_whole, replace_cache
+from extract.internal import InternalErrors
 from extract.ledger import FAILED, Ledger, dtype_name, ledger_name, read
 from extract.lengths import durations
 from extract.loading import ResilientLoader, raise_open_file_limit
 from extract.lock import PRIVATE, locked
 from extract.machine import LoaderPlan, choose, keep_freed_memory
 from extract.manifest import Manifest
-from extract.opening import open_store
+from extract.opening import Opening, open_store
 from extract.pipeline import Clock, run
 from extract.plan import Indices, padding_share, plan_batches, unfinished
 from extract.plan import fingerprint as plan_fingerprint
-from extract.progress import Progress, Tally, closing_lines, summary
+from extract.progress import Progress, Tally
 from extract.resume import Remaining, Trust, remaining
 from extract.stopping import Stop
 from extract.store import Store, StoreUnusable, bytes_per_second
+from extract.summary import Summary, report, summarize
+from extract.text import count
 from extract.writing import Writers, failure_record
 
 log = logging.getLogger(__name__)
 
-EXIT_DONE, EXIT_SOME_FAILED = 0, 1  # the others are app.py's and stopping.py's
+EXIT_DONE, EXIT_SOME_FAILED, EXIT_INTERNAL = 0, 1, 70  # others are app.py's and stopping.py's
 
 SLACK = 1.1  # a header's duration may be off by a little; a batch is not split for that
 HOW_TO_GO_ON = "the same command goes on from here"
 
 
-def run_job(config: Config, console: Console, stop: Stop) -> int:
-    """Extracts a dataset; returns the exit code.
+def run_job(config: Config, console: Console, stop: Stop) -> Summary:
+    """Extracts a dataset; returns what became of it, with the exit code.
 
     Raises:
         ValueError: the config asks for what cannot be; nothing was done.
     """
     audio = audio_settings(config)
-    check(config)
     manifest = shard_of_manifest(read_manifest(config), config)
+    encoder, weights = load_encoder(config)
     store = Store(config.store.dir, fsync=config.store.fsync)
+    job = _Job(config, audio, manifest, store, console, stop, encoder, weights)
     try:
         store.create()
-        with locked(store.directory, config.shard.index, config.shard.count):
-            return _Job(config, audio, manifest, store, console, stop).run()
+        with locked(store.directory, config.shard.index, config.shard.count, job.open):
+            exit_code = job.run()
     except StoreUnusable as error:
         console.print(f"stopped: {error}", style="bold red", soft_wrap=True, markup=False)
         console.print(f"Once that is mended, {HOW_TO_GO_ON}.")
-        return EXIT_SOME_FAILED
+        exit_code = EXIT_SOME_FAILED
+    return replace(job.summary, exit_code=exit_code)
 
 
 @dataclass(frozen=True)
@@ -94,23 +100,51 @@ class _Job:
         store: Store,
         console: Console,
         stop: Stop,
+        encoder: Encoder,
+        weights: str,
     ) -> None:
         self.config, self.audio, self.manifest, self.store = config, audio, manifest, store
         self.console, self.stop = console, stop
+        self.encoder, self.weights = encoder, weights
+        self.foreign: frozenset[str] = frozenset()
+        self.internal = InternalErrors()
+        self.summary = Summary(store.directory)  # until there is more to say
         shard = config.shard
         self.ledger_path = store.directory / ledger_name(shard.index, shard.count)
         raise_open_file_limit()
 
+    def open(self, alone: bool) -> None:
+        """Opens the store, before any other process may start in it."""
+        config, encoder = self.config, self.encoder
+        identity = metadata.identity(
+            self.audio,
+            weights=self.weights,
+            layer=encoder.layer or encoder.num_layers,
+            precision=dtype_name(encoder.dtype),
+            source=self.manifest.source,
+        )
+        opening = Opening(
+            identity,
+            self._made_with(),
+            self.audio,
+            self.manifest.ids,
+            config.shard.index,
+            config.shard.count,
+            config.overwrite,
+        )
+        self.foreign = open_store(self.store, opening, alone)
+
     def run(self) -> int:
-        encoder, weights = load_encoder(self.config)
+        encoder = self.encoder
         if not gc.isenabled():  # `__main__` put it off
             gc.freeze()  # no search through all of torch: 0.13 s
             gc.enable()
         if encoder.device.type == "cpu":
             keep_freed_memory()
         plan = self._choose(encoder)
-        work = self._settle(encoder, weights, plan)
-        self._say(f"{work.rest.todo.sum():,} of {len(self.manifest):,} recordings to do")
+        work = self._settle(plan)
+        recordings = count(len(self.manifest), "recording")
+        self._say(f"{work.rest.todo.sum():,} of {recordings} to do")
         clock = Clock()
         tally = Tally(int(work.rest.todo.sum()) + len(self._faults()), work.seconds)
         try:
@@ -121,46 +155,36 @@ class _Job:
             self._say(f"about {needed / 1e6:,.1f} MB are needed for what is left")
             raise
         finally:
-            self.console.print(summary(tally, clock, work.rest.kept, work.rest.kept_s))
-            for line in closing_lines(tally, clock, self.store.directory):
-                self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+            self.summary = summarize(self.store.directory, tally, clock, work.rest)
+            report(self.console, self.summary)
+        if tally.done >= tally.total:
+            with explained(self.store.directory):
+                foreign.end(self.store.directory, self.config.shard.index, self.config.shard.count)
         return self._exit_code(tally)
 
-    def _settle(self, encoder: Encoder, weights: str, plan: LoaderPlan) -> _Work:
+    def _settle(self, plan: LoaderPlan) -> _Work:
         """Makes sure of what is in the store, and plans what is not."""
-        identity = metadata.identity(
-            self.audio,
-            weights=weights,
-            layer=encoder.layer or encoder.num_layers,
-            precision=dtype_name(encoder.dtype),
-            source=self.manifest.source,
-        )
-        open_store(
-            self.store,
-            identity,
-            self._made_with(),
-            gates=self.audio,
-            shard_count=self.config.shard.count,
-            overwrite=self.config.overwrite,
-        )
         trust = Trust(self.config.retry_failed, self.config.store.verify is Verify.checksum)
-        rest = remaining(self.manifest, self.store, self.ledger_path, trust)
+        with explained(self.store.directory):
+            rest = remaining(self.manifest, self.store, self.ledger_path, trust)
         seconds = self._durations()
         batches = plan_batches(seconds, plan.batch_seconds)
         companions = rest.unseen if self._same_plan(batches) else np.zeros_like(rest.unseen)
         batches = unfinished(batches, rest.todo, companions)
         if batches:
             share = padding_share(seconds, batches)
-            log.info("%s batches, %.1f %% padding", f"{len(batches):,}", 100 * share)
+            log.info("%s, %.1f %% padding", count(len(batches), "batch"), 100 * share)
         return _Work(rest, batches, float(seconds[rest.todo].sum()))
 
     def _same_plan(self, batches: list[Indices]) -> bool:
         """Whether an earlier run had this plan; notes it for a later one."""
-        path = self._private("plan")
-        plan = plan_fingerprint(batches, self.manifest.ids)
-        same = path.exists() and path.read_text() == plan
-        if not self.stop():
-            path.write_text(plan)
+        path, same = self._private("plan"), False
+        plan = plan_fingerprint(batches, self.manifest.ids).encode()
+        with suppress(OSError):  # none yet, or a damaged one: it is only a cache
+            same = read_whole(path, len(plan)) == plan
+        if not same and not self.stop():
+            with explained(self.store.directory):
+                replace_cache(path, plan)
         return same
 
     def _private(self, name: str) -> Path:
@@ -171,27 +195,31 @@ class _Job:
     def _extract(
         self, work: _Work, encoder: Encoder, plan: LoaderPlan, tally: Tally, clock: Clock
     ) -> None:
-        ledger = Ledger(self.ledger_path)
+        with explained(self.store.directory):
+            ledger = Ledger(self.ledger_path, fsync=self.store.fsync)
         with Progress(self.console, tally, clock) as progress:
             dataset = AudioDataset(self.manifest, self.audio)
             loader = load_batches(
                 dataset, work.batches, self.config, plan, encoder.device, self.stop
             )
-            writers = Writers(self.store, ledger, progress.add, self.config.store.num_writers)
+            threads = self.config.store.num_writers
+            writers = Writers(self.store, ledger, progress.add, threads, self.foreign)
             try:
                 for record in map(failure_record, self._faults()):
-                    ledger.append(record)
+                    with explained(self.store.directory):
+                        ledger.append(record)
                     progress.add(record)
                 batches = _pinned(loader) if encoder.device.type == "cuda" else loader
                 encoding = Encoding(encoder, SLACK * plan.batch_seconds, self._fallback(encoder))
-                run(batches, encoding, writers, work.rest.todo, clock)
+                run(batches, encoding, writers, work.rest.todo, clock, self.internal)
                 writers.close()
             except BaseException:
                 writers.close(abandon=True)
                 raise
             finally:
                 loader.close()
-                ledger.close()
+                with explained(self.store.directory):
+                    ledger.close()
 
     def _durations(self) -> NDArray[np.float64]:
         with self.console.status("reading headers") as status:
@@ -203,7 +231,8 @@ class _Job:
                 status.update(f"reading headers: {num_read:,} of {len(self.manifest):,}")
 
             scan = partial(scan_headers, self.config, self.stop)
-            return durations(self.manifest, self._private("lengths"), scan, progress)
+            path = self._private("lengths")
+            return durations(self.manifest, path, scan, progress, self.internal)
 
     def _faults(self) -> list[Failure]:
         return [
@@ -227,7 +256,7 @@ class _Job:
         self._say(
             f"{dtype_name(encoder.dtype)} on {encoder.device}{how}; "
             f"loader.num_workers={plan.num_workers} loader.batch_seconds={plan.batch_seconds:g} "
-            f"loader.prefetch={plan.prefetch}, {torch.get_num_threads()} threads"
+            f"loader.prefetch={plan.prefetch}, {count(torch.get_num_threads(), 'thread')}"
         )
         return plan
 
@@ -237,9 +266,16 @@ class _Job:
 
     def _exit_code(self, tally: Tally) -> int:
         if self.stop() and tally.done < tally.total:
-            left = tally.total - tally.done
-            self._say(f"interrupted with {left:,} recordings left; {HOW_TO_GO_ON}")
+            left = count(tally.total - tally.done, "recording")
+            self._say(f"interrupted with {left} left; {HOW_TO_GO_ON}")
             return self.stop.exit_code
+        if self.internal.num:
+            faults = count(self.internal.num, "fault")
+            self._say(
+                f"{faults} of this program (internal_error in the ledger); the same command tries "
+                "those recordings again"
+            )
+            return EXIT_INTERNAL
         failed_before = (
             sum(record.get("status") == FAILED for record in read(self.store.directory))
             if not self.config.retry_failed

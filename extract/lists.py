@@ -8,15 +8,18 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
-from extract.ids import Entry, Fault, check_id, printable
+from extract.ids import MAX_PATH_BYTES, Entry, Fault, check_id, printable, shortened
+from extract.text import count
 
 log = logging.getLogger(__name__)
 
 FIELDS = ("wav", "speaker", "language", "text")
 
 _BLANKS_AND_QUOTES = " '\"\n\r\t\u202a"  # U+202A: what Windows copies in front of a path
-_DRIVE = re.compile(r"[A-Za-z]:")
+_DRIVE = re.compile(r"[A-Za-z]:/")
+MAX_PIECE = 1 << 16  # characters read at once: a file without line ends is never held whole
 _UNDECODABLE = "\udcff"  # no valid text contains it
 
 
@@ -38,13 +41,23 @@ def read_entries(path: str, folders: list[str], names_only: bool) -> Iterator[En
 
     Raises:
         ValueError: an encoding that is none of these; names the line.
+        OSError: it cannot be read.
     """
-    name = Path(path).name
-    with open(path, encoding=_encoding(path)) as lines:
-        for number, line in enumerate(lines, start=1):
-            text = line.rstrip("\n").lstrip("\ufeff")  # the mark, where the codec leaves it in
-            if text.strip():
+    name, before = Path(path).name, 0
+    with open(path, encoding=_encoding(path)) as file:
+        for number, piece in _pieces(file):
+            text = piece.rstrip("\n").lstrip("\ufeff")  # the mark, where the codec leaves it in
+            if number != before and (text.strip() or len(piece) == MAX_PIECE):
                 yield _parse(text, f"{name}:{number}", folders, names_only)
+            before = number
+
+
+def _pieces(file: TextIO) -> Iterator[tuple[int, str]]:
+    """The lines of `file` with their numbers; one of more than `MAX_PIECE` comes in pieces."""
+    number = 1
+    while piece := file.readline(MAX_PIECE):
+        yield number, piece
+        number += piece.endswith("\n")
 
 
 def clean_path(text: str) -> str:
@@ -60,20 +73,41 @@ def _parse(line: str, where: str, folders: list[str], names_only: bool) -> Entry
     fields = line.split("|", len(FIELDS) - 1)  # the text may hold more of them
     written, cleaned = fields[0], clean_path(fields[0])
     if len(fields) < len(FIELDS):
+        found = count(len(fields), "field")
+        if len(line) == MAX_PIECE:
+            found += f" in the first {MAX_PIECE:,} characters"
         needed = f"{len(FIELDS)} are needed: {'|'.join(FIELDS)}"
-        return _fault(where, written, "bad_line", f"{len(fields)} fields; {needed}")
+        return _fault(where, written, "bad_line", f"{found}; {needed}")
     if not cleaned:
         return _fault(where, written, "bad_line", "no path before the first |")
     path = _locate(written, cleaned, folders, names_only)
     utterance_id = path.rpartition("/")[2]
     if problem := check_id(utterance_id):
-        return _fault(where, path, "bad_id", f"{utterance_id[:200]} cannot name a file: {problem}")
+        shown = shortened(utterance_id)
+        return _fault(where, path, "bad_id", f"'{shown}' cannot name a file: {problem}")
+    if problem := _check_path(path):
+        return _fault(where, path, "bad_line", problem)
     return Entry(utterance_id, path)
+
+
+def _check_path(path: str) -> str | None:
+    """Why no file can have `path`; None if one can."""
+    if "\0" in path:
+        return "a null character in the path"
+    num_bytes = len(path) if path.isascii() else len(path.encode("utf-8", "surrogateescape"))
+    if num_bytes > MAX_PATH_BYTES:
+        return f"a path of {num_bytes:,} bytes; at most {MAX_PATH_BYTES:,} are possible"
+    return None
 
 
 def _fault(where: str, path: str, reason: str, detail: str) -> Fault:
     line_number = where.rpartition(":")[2]
-    return Fault(printable(where), path, reason, f"line {line_number}: {printable(detail)}")
+    return Fault(printable(where), _bounded(path), reason, f"line {line_number}: {detail}")
+
+
+def _bounded(path: str) -> str:
+    """`path` where it is one; what is too long for a file's path is not kept whole."""
+    return path if len(path) <= MAX_PATH_BYTES else shortened(path)
 
 
 def _locate(written: str, cleaned: str, folders: list[str], names_only: bool) -> str:
@@ -100,12 +134,12 @@ def _encoding(path: str) -> str:
         first_bad, num_bad, num_foreign = _survey(path, encoding)
         if not num_bad:
             if encoding == "gb18030":
-                log.info("%s: not UTF-8, read as GB18030", path)
+                log.info("%s: not UTF-8, read as GB18030", printable(path))
             return encoding
         misfits.append(f"line {first_bad} is not {encoding.removesuffix('-sig').upper()}")
         if 2 * num_bad < num_foreign:
             break  # mostly this encoding: another one could only misread the good lines
-    raise ValueError(f"{path}: {' and '.join(misfits)}; save the list as UTF-8")
+    raise ValueError(f"{printable(path)}: {' and '.join(misfits)}; save the list as UTF-8")
 
 
 def _survey(path: str, encoding: str) -> tuple[int, int, int]:
@@ -116,12 +150,12 @@ def _survey(path: str, encoding: str) -> tuple[int, int, int]:
         are, and how many lines are not plain ASCII.
     """
     first_bad = num_bad = num_foreign = 0
-    with open(path, encoding=encoding, errors="extract.mark") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.isascii():
+    with open(path, encoding=encoding, errors="extract.mark") as file:
+        for number, piece in _pieces(file):
+            if piece.isascii():
                 continue
             num_foreign += 1
-            if _UNDECODABLE in line:
+            if _UNDECODABLE in piece:
                 num_bad += 1
                 first_bad = first_bad or number
     return first_bad, num_bad, num_foreign

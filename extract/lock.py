@@ -1,5 +1,9 @@
 """Who works in a store: one process per shard, and one way of sharding at a time.
 
+A process that starts holds the start-up lock until it has its shard, and settles in between what
+all shards share. So of two that start together the first settles it alone, and the second finds it
+settled.
+
 The locks are the operating system's (`filelock`): they end with the process that holds them. A
 file beside each says who that is, for the message to the second one.
 """
@@ -11,17 +15,23 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from extract.files import explained, make_folder, make_way, read_whole, replace_whole
+from extract.ids import printable
+
 PRIVATE = ".extract"  # folder inside the store for locks and indices
 TAKE_OVER_S = 15.0  # a killed run's workers may hold its lock for the seconds they take to end
 
 DOOR_S = 600.0  # resharding a million lines takes seconds
+
+_NAME = re.compile(r"lock-\d+-of-(\d+)")
+_Settle = Callable[[bool], None]
 
 
 class StoreBusy(ValueError):
@@ -29,46 +39,65 @@ class StoreBusy(ValueError):
 
 
 @contextmanager
-def locked(directory: Path, index: int = 0, count: int = 1) -> Iterator[None]:
+def locked(
+    directory: Path, index: int = 0, count: int = 1, settle: _Settle = lambda alone: None
+) -> Iterator[None]:
     """Holds shard `index` of `count` of a store.
+
+    Args:
+        directory: the store.
+        index: this process's shard.
+        count: how many there are.
+        settle: called once the shard is this process's and before any other process can start;
+            told whether this process is alone: only then may it change what all shards share.
 
     Raises:
         StoreBusy: another live process holds it, or shards the store in another way.
+        StoreUnusable: the disk takes no lock.
     """
     folder = directory / PRIVATE
-    folder.mkdir(parents=True, exist_ok=True)
     mine = folder / f"lock-{index}-of-{count}"
-    with _door(directory):
-        for path in sorted(folder.glob("lock-*-of-*")):
-            if not path.name.endswith(f"-of-{count}") and _is_held(path):
-                raise StoreBusy(_message(directory, path, f"shard.count={count}"))
-        lock = _acquire(directory, mine)
+    with explained(directory):
+        make_folder(folder)
+        with _door(directory):
+            lock = _take(directory, mine, count, settle)
     try:
-        _owner_path(mine).write_text(
-            json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()})
-        )
         yield
     finally:
-        _owner_path(mine).unlink(missing_ok=True)
+        with suppress(OSError):
+            _owner_path(mine).unlink(missing_ok=True)
         lock.release()
 
 
-@contextmanager
-def door(directory: Path) -> Iterator[bool]:
-    """Keeps others from starting in a store; yields whether this process is alone in it.
+def _take(directory: Path, mine: Path, count: int, settle: _Settle) -> Any:
+    """The lock `mine`, with what all shards share settled; the start-up lock is held."""
+    others = [path for path in _locks(mine.parent) if path != mine and _is_held(path)]
+    for path in others:
+        if not path.name.endswith(f"-of-{count}"):
+            raise StoreBusy(_message(directory, path, f"shard.count={count}"))
+    lock = _acquire(directory, mine)
+    try:
+        settle(not others)
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}
+        replace_whole(_owner_path(mine), json.dumps(owner).encode(), fsync=False)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
 
-    For a process that holds its shard and would change what all shards share.
-    """
-    folder = directory / PRIVATE
-    with _door(directory):
-        yield sum(_is_held(path) for path in folder.glob("lock-*-of-*")) <= 1
+
+def _locks(folder: Path) -> list[Path]:
+    """The locks of all shardings, held or not."""
+    return [path for path in sorted(folder.iterdir()) if _NAME.fullmatch(path.name)]
 
 
 @contextmanager
 def _door(directory: Path) -> Iterator[None]:
     """What a starting process holds while it looks around and settles what all shards share."""
+    path = directory / PRIVATE / "lock"
+    make_way(path)  # a lock is opened, and cut, through a symbolic link
     try:
-        lock = FileLock(directory / PRIVATE / "lock", timeout=DOOR_S).acquire().lock
+        lock = FileLock(path, timeout=DOOR_S).acquire().lock
     except Timeout:
         raise StoreBusy(
             f"{directory}: another process has been starting here for {DOOR_S:g} s; try again"
@@ -80,6 +109,7 @@ def _door(directory: Path) -> Iterator[None]:
 
 
 def _acquire(directory: Path, path: Path) -> Any:
+    make_way(path)
     lock = FileLock(path)
     deadline = time.monotonic() + TAKE_OVER_S
     while True:
@@ -91,6 +121,8 @@ def _acquire(directory: Path, path: Path) -> Any:
 
 
 def _is_held(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False  # none of ours
     try:
         with FileLock(path, timeout=0):
             return False
@@ -104,9 +136,9 @@ def _owner_path(lock: Path) -> Path:
 
 def _owner(lock: Path) -> dict[str, Any]:
     try:
-        owner = json.loads(_owner_path(lock).read_text())
+        owner = json.loads(read_whole(_owner_path(lock)))
         return owner if isinstance(owner, dict) else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 
@@ -118,15 +150,15 @@ def _is_alive(owner: dict[str, Any]) -> bool:
         os.kill(int(owner["pid"]), 0)
     except ProcessLookupError:
         return False
-    except (KeyError, ValueError, OSError):
+    except (KeyError, ValueError, TypeError, OverflowError, OSError):
         return True
     return True
 
 
 def _message(directory: Path, path: Path, wanted: str) -> str:
-    owner = _owner(path)
-    who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
-    since = f" since {owner['since']}" if "since" in owner else ""
+    said = {key: printable(str(value))[:60] for key, value in _owner(path).items()}
+    who = f"process {said.get('pid', '?')} on {said.get('host', '?')}"
+    since = f" since {said['since']}" if "since" in said else ""
     return (
         f"{directory}: {who} has been working here{since} ({path.name}); {wanted} needs the store "
         "for itself. Wait for it, stop it, or choose another store.dir"

@@ -64,18 +64,14 @@ def choose(
 
     On a CPU run the encoder wants every core and decoding costs it one part in a hundred: one
     worker. Beside a GPU the cores have nothing else to do.
-
-    Raises:
-        ValueError: a value that is neither a number nor `auto`.
     """
     if num_workers == "auto":
         on_cpu = device.type == "cpu"
         num_workers = 1 if on_cpu else max(1, min(MAX_WORKERS, cores() - 1))
     if batch_seconds == "auto":
         batch_seconds = _batch_seconds(device, dtype)
-    workers = _number("loader.num_workers", num_workers, at_least=0)
-    seconds = _number("loader.batch_seconds", batch_seconds, at_least=0.1)
-    return LoaderPlan(int(workers), seconds, _fitting_prefetch(int(workers), seconds, prefetch))
+    workers, seconds = int(num_workers), float(batch_seconds)  # `extract.options` checked them
+    return LoaderPlan(workers, seconds, _fitting_prefetch(workers, seconds, prefetch))
 
 
 def _batch_seconds(device: torch.device, dtype: torch.dtype) -> float:
@@ -86,20 +82,8 @@ def _batch_seconds(device: torch.device, dtype: torch.dtype) -> float:
     return float(round(min(max(seconds, MIN_BATCH_SECONDS), MAX_BATCH_SECONDS)))
 
 
-def _number(key: str, value: float | str, at_least: float) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        raise ValueError(f"{key}: {value!r}; needed a number or auto") from None
-    if not number >= at_least:
-        raise ValueError(f"{key}: {value!r}; needed at least {at_least:g}")
-    return number
-
-
 def _fitting_prefetch(num_workers: int, batch_seconds: float, prefetch: int) -> int:
     """Lowers the prefetch to what shared memory holds; a container often has 64 MB of it."""
-    if prefetch < 1:
-        raise ValueError(f"loader.prefetch: {prefetch}; needed at least 1")
     if not num_workers or not SHM.is_dir():
         return prefetch
     free = shutil.disk_usage(SHM).free

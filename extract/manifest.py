@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,9 +15,12 @@ from typing import overload
 
 import numpy as np
 
-from extract.ids import Entry, Fault, check_id, clash_message, find_clashes, printable
+from extract.clashes import clash_message, find_clashes
+from extract.folders import WRITTEN, Walk, canonical
+from extract.ids import MAX_SHOWN, Entry, Fault, check_id, printable, shortened
 from extract.lists import read_entries
 from extract.strings import PackedStrings, Packer
+from extract.text import count
 
 __all__ = [
     "AUDIO_EXTENSIONS",
@@ -34,12 +36,23 @@ log = logging.getLogger(__name__)
 
 # fmt: off
 AUDIO_EXTENSIONS = (
-    ".aa", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".alac", ".amr", ".ape", ".asf", ".au",
-    ".avi", ".awb", ".caf", ".dsf", ".dts", ".eac3", ".flac", ".flv", ".gsm", ".m2ts", ".m4a",
-    ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp1", ".mp2", ".mp3", ".mp4", ".mpc", ".mpeg",
-    ".mpg", ".mpga", ".mts", ".nist", ".oga", ".ogg", ".ogv", ".opus", ".ra", ".rf64", ".rm",
-    ".sf", ".snd", ".sph", ".spx", ".tak", ".tta", ".vob", ".voc", ".vox", ".w64", ".wav", ".wave",
-    ".weba", ".webm", ".wma", ".wmv", ".wv", ".3ga", ".3gp",
+    ".3g2", ".3ga", ".3gp", ".3gp2", ".3gpp", ".8svx", ".aa", ".aa3", ".aac", ".aax", ".ac3",
+    ".ac4", ".acm", ".adp", ".ads", ".adts", ".adx", ".aea", ".afc", ".aif", ".aifc", ".aiff",
+    ".aix", ".alac", ".amr", ".amv", ".aob", ".apc", ".ape", ".asf", ".ast", ".au", ".avi", ".avr",
+    ".awb", ".bcstm", ".bfstm", ".binka", ".bmv", ".bonk", ".brstm", ".bwf", ".c2", ".caf", ".cdxl",
+    ".dav", ".dff", ".dif", ".divx", ".dsf", ".dss", ".dtk", ".dts", ".dtshd", ".dv", ".dvr-ms",
+    ".eac3", ".ec3", ".evo", ".f4a", ".f4v", ".fap", ".flac", ".flv", ".fsb", ".fwse", ".genh",
+    ".gsm", ".gxf", ".hca", ".iamf", ".ifv", ".imx", ".ircam", ".isma", ".ismv", ".ivr", ".kux",
+    ".laf", ".latm", ".lc3", ".loas", ".lvf", ".m2a", ".m2p", ".m2t", ".m2ts", ".m4a", ".m4b",
+    ".m4r", ".m4v", ".mac", ".mca", ".mj2", ".mk3d", ".mka", ".mkv", ".mlp", ".moflex", ".mov",
+    ".mp1", ".mp2", ".mp3", ".mp4", ".mpa", ".mpc", ".mpe", ".mpeg", ".mpg", ".mpga", ".msf",
+    ".mtaf", ".mts", ".musx", ".mvi", ".mxf", ".mxg", ".nist", ".nsp", ".nsv", ".nut", ".oga",
+    ".ogg", ".ogm", ".ogv", ".ogx", ".oma", ".omg", ".opus", ".osq", ".paf", ".pvf", ".qoa", ".qt",
+    ".qta", ".ra", ".rf64", ".rka", ".rm", ".rmvb", ".rsd", ".rso", ".sdns", ".sds", ".sdx", ".sf",
+    ".sga", ".shn", ".snd", ".son", ".sph", ".spx", ".svag", ".svs", ".tak", ".thd", ".tod", ".tp",
+    ".trp", ".ts", ".tta", ".ty", ".usm", ".vag", ".viv", ".vob", ".voc", ".vox", ".vpk", ".vqe",
+    ".vqf", ".vql", ".vro", ".w64", ".wav", ".wave", ".weba", ".webm", ".wma", ".wmv", ".wsd",
+    ".wtv", ".wv", ".xmv", ".xvag", ".xwma", ".yop",
 )
 # fmt: on
 
@@ -56,7 +69,7 @@ class Manifest(Sequence[Entry]):
     ids: PackedStrings
     paths: PackedStrings
     source: str = ""
-    """Absolute path of the folder or list; "" where there is none."""
+    """Absolute path of the folder or list, without links in it; "" where there is none."""
     faults: tuple[Fault, ...] = field(default=(), repr=False)
 
     @classmethod
@@ -71,9 +84,8 @@ class Manifest(Sequence[Entry]):
             if isinstance(entry, Fault):
                 faults.append(entry)
             elif problem := check_id(entry.id):
-                shown = printable(entry.id)
-                detail = f"{shown[:200]!r} cannot name a file: {problem}"
-                faults.append(Fault(shown, entry.path, "bad_id", detail))
+                detail = f"'{shortened(entry.id)}' cannot name a file: {problem}"
+                faults.append(Fault(printable(entry.id), entry.path, "bad_id", detail))
             else:
                 ids.append(entry.id)
                 paths.append(entry.path)
@@ -113,38 +125,49 @@ class Manifest(Sequence[Entry]):
         """Itself, repeated entries taken out; ValueError if two recordings share a file."""
         repeats, clashes = find_clashes(self.ids, self.paths)
         if clashes:
-            raise ValueError(clash_message(self.source or "manifest", clashes))
+            raise ValueError(clash_message(printable(self.source) or "manifest", clashes))
         if not repeats:
             return self
-        log.info("%s: %d entries are listed again, kept once", self.source, len(repeats))
+        shown = printable(self.source)
+        log.info("%s: %s listed again, kept once", shown, count(len(repeats), "entry"))
         kept = np.delete(np.arange(len(self)), repeats)
         return replace(self.subset(kept), faults=self.faults)
 
 
-def read_folder(path: StrPath, extensions: Sequence[str] | None = AUDIO_EXTENSIONS) -> Manifest:
+def read_folder(
+    path: StrPath,
+    extensions: Sequence[str] | None = AUDIO_EXTENSIONS,
+    store: StrPath | None = None,
+) -> Manifest:
     """The recordings below `path`, each under its path from there: `speaker/a.wav`.
 
     The files of a folder come first, then its sub-folders, by code point; then what symbolic links
     to folders add. A folder is read once, under its real place if it has one here, so a loop ends.
-    Names that start with a dot are left out. A broken link, FIFO or device is an entry like any
-    other: whoever reads it says what it is.
+    Names that start with a dot are left out, and so are stores of features below `path`: what a
+    run wrote is no recording. A broken link, FIFO or device is an entry like any other: whoever
+    reads it says what it is.
 
     Args:
-        path: the folder.
+        path: the folder, however it is spelled: `Manifest.source` and all paths are canonical.
         extensions: endings of the files to take, in either case, with or without the dot; an
             empty list (or None) takes every file.
+        store: the store that will be written; it need not exist. Where it is `path` itself, the
+            folder is read, less what the store keeps there.
 
     Raises:
-        ValueError: no such folder, not readable, or no recording in it.
+        ValueError: no such folder, not readable, no recording in it, or the store's own outputs.
     """
-    source = _existing(path, "folder", os.path.isdir)
+    source = canonical(_existing(path, "folder", os.path.isdir))
     root = source.rstrip(os.sep) + "/"
+    own_store = None if store is None else canonical(store)
+    _refuse_outputs(root, own_store)
+    walk = Walk(root, own_store)
     wanted = tuple(f".{extension.lower().lstrip('.')}" for extension in extensions or ())
     num_others = 0
 
     def entries() -> Iterator[Entry | Fault]:
         nonlocal num_others
-        for item in _walk(root):
+        for item in walk:
             if isinstance(item, Fault):
                 yield item
             elif item.lower().endswith(wanted or ""):
@@ -153,69 +176,44 @@ def read_folder(path: StrPath, extensions: Sequence[str] | None = AUDIO_EXTENSIO
                 num_others += 1
 
     manifest = Manifest.from_entries(entries(), source)
+    shown = printable(root)
+    if walk.stores:
+        log.info("%s: left out what runs wrote: %s", shown, _some(walk.stores))
     looked_for = f"files ending in {' '.join(wanted)}" if wanted else "files"
     if not manifest.ids and not manifest.faults:
         raise ValueError(
-            f"{root}: no recordings: looked for {looked_for} here and in all sub-folders, found"
-            f" {num_others} others; dataset.extensions=[] takes every file"
+            f"{shown}: no recordings: looked for {looked_for} here and in all sub-folders, found"
+            f" {count(num_others, 'other')}; dataset.extensions=[] takes every file"
         )
     if num_others:
-        log.info("%s: %d files left out, their extension is none of ours", root, num_others)
+        log.info("%s: %s left out by extension", shown, count(num_others, "file"))
     return replace(manifest, paths=manifest.ids.with_prefix(root))  # the same bytes serve both
+
+
+def _refuse_outputs(root: str, own_store: str | None) -> None:
+    """ValueError if `root` is where the store's own outputs go: each run would read the last."""
+    for name in WRITTEN if own_store is not None else ():
+        if root.startswith(f"{own_store}/{name}/"):
+            raise ValueError(
+                f"{printable(root)}: this run would write what it reads here; choose a store.dir"
+                f" other than {printable(str(own_store))}"
+            )
+
+
+def _some(paths: Sequence[str]) -> str:
+    """The first few of `paths`, and how many more there are."""
+    more = len(paths) - MAX_SHOWN
+    shown = ", ".join(map(printable, paths[:MAX_SHOWN]))
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _existing(path: StrPath, kind: str, is_kind: Callable[[str], bool]) -> str:
     """The absolute form of `path`; ValueError if it is not what is needed."""
     found = str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 (pathlib's may raise)
     if not os.fspath(path) or not is_kind(found):
-        raise ValueError(f"{path or '(nothing)'}: no such {kind}; looked for {found}")
+        shown = printable(os.fspath(path)) or "(nothing)"
+        raise ValueError(f"{shown}: no such {kind}; looked for {printable(found)}")
     return found
-
-
-def _walk(root: str) -> Iterator[str | Fault]:
-    """The files below `root` by their path from there; a fault for a folder that hides its own."""
-    visited = set()
-    folders, links = [""], deque[str]()
-    while folders or links:
-        folder = folders.pop() if folders else links.popleft()
-        try:
-            status = Path(root + folder).stat()
-            if (status.st_dev, status.st_ino) in visited:
-                log.info("%s: read already under another name", root + folder)
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            files, subfolders, linked = _list_folder(root + folder)
-        except OSError as error:
-            if not folder:
-                raise ValueError(f"{root}: cannot be read: {error.strerror}") from error
-            yield Fault(printable(folder), root + folder, "unreadable_folder", str(error.strerror))
-            continue
-        yield from (folder + name for name in files)
-        folders += (f"{folder}{name}/" for name in reversed(subfolders))
-        links += (f"{folder}{name}/" for name in linked)
-
-
-def _list_folder(path: str) -> tuple[list[str], list[str], list[str]]:
-    """Sorted names of the files, the folders and the links to folders in `path`; none hidden."""
-    files, folders, links = [], [], []
-    with os.scandir(path) as items:
-        for item in items:
-            if item.name.startswith("."):
-                continue
-            if not _is_folder(item):
-                files.append(item.name)
-            elif item.is_symlink():
-                links.append(item.name)
-            else:
-                folders.append(item.name)
-    return sorted(files), sorted(folders), sorted(links)
-
-
-def _is_folder(item: os.DirEntry[str]) -> bool:
-    try:
-        return item.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
 
 
 def read_gpt_sovits_list(path: StrPath, audio_dir: StrPath | None = None) -> Manifest:
@@ -230,17 +228,23 @@ def read_gpt_sovits_list(path: StrPath, audio_dir: StrPath | None = None) -> Man
         audio_dir: where the recordings are now; only their file names are taken from the list.
 
     Raises:
-        ValueError: no such list or folder, an encoding that is none of these, nothing in it, or
-            two recordings of the same file name.
+        ValueError: no such list or folder, not readable, an encoding that is none of these,
+            nothing in it, or two recordings of the same file name.
     """
-    source = _existing(path, "list", os.path.isfile)
+    named = _existing(path, "list", os.path.isfile)
     if audio_dir:
-        folders = [_existing(audio_dir, "folder", os.path.isdir)]
+        folders = [canonical(_existing(audio_dir, "folder", os.path.isdir))]
     else:
-        folders = [str(Path.cwd()), str(Path(source).parent)]
+        folders = [str(Path.cwd()), canonical(str(Path(named).parent))]
 
-    entries = read_entries(source, folders, names_only=bool(audio_dir))
-    manifest = Manifest.from_entries(entries, source)
+    source = canonical(named)
+    try:
+        entries = read_entries(source, folders, names_only=bool(audio_dir))
+        manifest = Manifest.from_entries(entries, source)
+    except OSError as error:
+        raise ValueError(f"{printable(source)}: cannot be read: {error.strerror}") from error
     if not manifest.ids and not manifest.faults:
-        raise ValueError(f"{source}: no lines; needed: wav|speaker|language|text in each")
+        raise ValueError(
+            f"{printable(source)}: no lines; needed: wav|speaker|language|text in each"
+        )
     return manifest

@@ -1,20 +1,26 @@
 """Loading HuBERT models: the only module that imports transformers, and only where it loads one."""
 
-import pickle
-from collections.abc import Mapping
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from extract.architecture import SETTINGS, require_supported
 from extract.frames import CONV_LAYERS
-from extract.hubert import require_supported
+from extract.ids import shortened
+from extract.model_files import CONFIG_FILE, WEIGHT_FILES, file_in, read_settings, read_weights
 from extract.weights import Checkpoint, checkpoint, random_checkpoint
 
 if TYPE_CHECKING:
     from transformers import HubertConfig
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+_FILES = f"{CONFIG_FILE} with {' or '.join(WEIGHT_FILES)}"
+_SHIPPED = (
+    "take the folder chinese-hubert-base that GPT-SoVITS ships under GPT_SoVITS/pretrained_models,"
+    " and name it: model=local model.path=DIR"
+)
 
 
 def load_model(
@@ -56,25 +62,42 @@ def tiny_config() -> "HubertConfig":
 
 def _pretrained(source: str, revision: str | None, cache_dir: str | Path | None) -> Checkpoint:
     """From a folder, else the hub's cache, else the hub; the cache first needs no network."""
+    if os.path.isdir(folder := os.path.expanduser(source)):  # noqa: PTH111, PTH112
+        return _from_folder(source, folder)
+    if os.path.isfile(folder):  # noqa: PTH113
+        raise ValueError(f"{shortened(source)}: a file; name the folder that holds {_FILES}")
     where: dict[str, Any] = {"revision": revision or "main", "cache_dir": cache_dir}
     try:
-        return _read(source, {**where, "local_files_only": True})
+        return _read(source, partial(_cached, source, {**where, "local_files_only": True}))
+    except OSError:
+        pass
+    try:
+        _probe_hub(source, where["revision"])
+        return _read(source, partial(_cached, source, where))
     except OSError as error:
-        failure: Exception = error
-    if not Path(source).is_dir():
-        try:
-            _probe_hub(source, where["revision"])
-            return _read(source, where)
-        except OSError as error:
-            failure = error
-    first_line = str(failure).strip().partition("\n")[0]
+        problem = shortened(str(error).strip().partition("\n")[0])
+    shown = shortened(source)
     raise ValueError(
-        f"{source}: no model found; looked for config.json with model.safetensors or "
-        f"pytorch_model.bin in a folder of that name, in the model hub's cache and on the hub "
-        f"({first_line}). Get it where there is a network with `hf download {source}`, or take "
-        f"the folder chinese-hubert-base that GPT-SoVITS ships under "
-        f"GPT_SoVITS/pretrained_models, and name it: model=local model.path=DIR"
+        f"{shown}: no model found; looked for {_FILES} in a folder of that name, in the model hub's"
+        f" cache and on the hub ({problem}). Get it where there is a network with `hf download"
+        f" {shown}`, or {_SHIPPED}"
     ) from None
+
+
+def _from_folder(source: str, folder: str) -> Checkpoint:
+    try:
+        return _read(source, partial(file_in, folder))
+    except FileNotFoundError as error:
+        message = f"{shortened(source)}: no model in this folder, {error}; needed {_FILES}"
+        raise ValueError(f"{message}. Name the folder that holds them, or {_SHIPPED}") from None
+
+
+def _cached(source: str, where: dict[str, Any], name: str) -> Path | None:
+    """Where the hub's cache keeps a model's file; OSError if it is out of reach."""
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(source, name, **where, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found)
 
 
 def _probe_hub(source: str, revision: str) -> None:
@@ -82,52 +105,34 @@ def _probe_hub(source: str, revision: str) -> None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     try:
-        get_hf_file_metadata(hf_hub_url(source, "config.json", revision=revision), timeout=5)
+        get_hf_file_metadata(hf_hub_url(source, CONFIG_FILE, revision=revision), timeout=5)
     except Exception as error:  # its HTTP library's own kinds, which change with its releases
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
-def _read(source: str, where: dict[str, Any]) -> Checkpoint:
+def _read(source: str, find: Callable[[str], Path | None]) -> Checkpoint:
+    """The model whose files `find` gives; OSError where one is not there."""
+    try:
+        config = _config(read_settings(_first(find, CONFIG_FILE)))
+        return checkpoint(config, read_weights(_first(find, *WEIGHT_FILES)))
+    except ValueError as error:
+        raise ValueError(f"{shortened(source)}: {error}") from None
+
+
+def _first(find: Callable[[str], Path | None], *names: str) -> Path:
+    for name in names:
+        if (found := find(name)) is not None:
+            return found
+    raise FileNotFoundError(f"which holds no {' and no '.join(names)}")
+
+
+def _config(settings: dict[str, Any]) -> "HubertConfig":
+    """A HubertConfig of the settings that features depend on, each of them checked before."""
     from transformers import HubertConfig
 
-    settings, _ = HubertConfig.get_config_dict(source, **where)
-    if settings.get("model_type") != "hubert":
-        found = settings.get("model_type")
-        raise ValueError(f"{source}: config.json says model_type {found}; 'hubert' is needed")
-    config = HubertConfig.from_dict(settings)
-    try:
-        require_supported(config)
-        return checkpoint(config, _read_weights(_weight_file(source, where)))
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
-
-
-def _weight_file(source: str, where: dict[str, Any]) -> Path:
-    """Where the first of WEIGHT_FILES is; raises OSError if there is none."""
-    from transformers.utils.hub import cached_file
-
-    for name in WEIGHT_FILES:
-        found = cached_file(source, name, **where, _raise_exceptions_for_missing_entries=False)
-        if found is not None:
-            return Path(found)
-    raise FileNotFoundError(f"neither {' nor '.join(WEIGHT_FILES)}")
-
-
-def _read_weights(path: Path) -> Mapping[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(
-            "its weights are a pickle with more in it than tensors, and running a file's code is "
-            "refused; convert it to safetensors where it can be trusted"
-        ) from None
-    except (SafetensorError, RuntimeError, EOFError) as error:
-        raise ValueError(f"its weights do not load, get them again: {error}") from error
-    if not isinstance(found, Mapping):
-        raise ValueError(f"its weights are a {type(found).__name__}; a mapping of names is needed")
-    return found
+    if (found := settings.get("model_type")) != "hubert":
+        shown = shortened(str(found))
+        raise ValueError(f"{CONFIG_FILE} says model_type {shown}; 'hubert' is needed")
+    chosen = {name: settings[name] for name in SETTINGS if name in settings}
+    require_supported(SimpleNamespace(**{**HubertConfig().to_dict(), **chosen}))
+    return HubertConfig.from_dict(chosen)

@@ -18,6 +18,29 @@ log = logging.getLogger(__name__)
 
 # On a CPU, for values of so many bytes each: past this one kernel in float32 beats two products.
 PRODUCTS_FRAMES = {2: 512, 4: 300}
+HALF_STEP_FRAMES = 32  # what a product of values in half precision is padded to a multiple of
+
+
+def block_sizes(total: int, largest: int, smallest: int) -> list[int]:
+    """Sizes of the blocks that hold `total` rows, the largest first; the last may be part full.
+
+    oneDNN keeps about 0.7 MB for each number of rows that a product was ever computed of, so on a
+    CPU there are few: `largest` as often as it fits, then halves down to `smallest`. Both are
+    powers of two.
+    """
+    total = multiple(total, smallest)
+    sizes = [largest] * (total // largest)
+    return sizes + [size for size in _halves(largest, smallest) if total % largest & size]
+
+
+def _halves(largest: int, smallest: int) -> Iterator[int]:
+    while (largest := largest // 2) >= smallest:
+        yield largest
+
+
+def multiple(count: int, step: int) -> int:
+    """The first multiple of `step` from `count` on."""
+    return -(-count // step) * step
 
 
 class Packing:
@@ -26,27 +49,15 @@ class Packing:
     All that is decided from lengths is decided in numpy, on the host: nothing waits for the device.
     """
 
-    def __init__(self, lengths: Sequence[int], device: torch.device, start: int = 0) -> None:
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         self.lengths = list(lengths)
         self.longest = max(lengths)
         self.offsets = [0, *accumulate(lengths)]
-        self.rows = slice(start, start + self.offsets[-1])  # of the batch this is a span of
         self.device = device
 
     def slices(self) -> list[slice]:
         """Every utterance's rows."""
         return [slice(*ends) for ends in pairwise(self.offsets)]
-
-    def spans(self, rows: int) -> Iterator["Packing"]:
-        """The same utterances in order, whole, in groups of about `rows` frames."""
-        group: list[int] = []
-        start = 0
-        for length in self.lengths:
-            if group and sum(group) + length > rows:
-                yield Packing(group, self.device, start)
-                start, group = start + sum(group), []
-            group.append(length)
-        yield Packing(group, self.device, start)
 
     def send(self, array: NDArray[np.generic]) -> Tensor:
         """A small array on the device, without waiting for it."""
@@ -94,25 +105,50 @@ class Packing:
         return flat if self.equal else flat.index_select(0, self.index)
 
 
-Attention = Callable[[Tensor, Tensor, Tensor, Packing], Tensor]  # (N, H, Dh) three times -> same
+# Blocks (M, 3, H, Dh) of queries, keys and values that hold N rows end to end -> (N, H, Dh).
+Attention = Callable[[Sequence[Tensor], Packing], Tensor]
 
 
-def attend_each(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
+def gathered(blocks: Sequence[Tensor], rows: slice) -> Tensor:
+    """`rows` of what `blocks` hold end to end; a view where they all lie in one."""
+    parts, start = [], 0
+    for block in blocks:
+        stop = start + len(block)
+        if rows.start < stop and start < rows.stop:
+            parts.append(block[max(rows.start - start, 0) : rows.stop - start])
+        start = stop
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def attend_each(qkv: Sequence[Tensor], packing: Packing) -> Tensor:
     """Attention one utterance at a time: nothing to mask, nothing wasted; scores in float32."""
-    contexts = query.new_empty(query.shape)
-    most = PRODUCTS_FRAMES[value.element_size()]
+    first = qkv[0]
+    contexts = first.new_empty(packing.offsets[-1], *first.shape[2:])
+    most = PRODUCTS_FRAMES[first.element_size()]
     for rows in packing.slices():
-        q, k = (x[rows].float().transpose(0, 1) for x in (query, key))
-        v = value[rows].transpose(0, 1)
+        query, key, value = gathered(qkv, rows).unbind(1)
+        q, k = (x.float().transpose(0, 1) for x in (query, key))
         attend = _by_products if q.shape[1] <= most else _in_one_kernel
-        contexts[rows] = attend(q, k, v).transpose(0, 1)
+        contexts[rows] = attend(q, k, value.transpose(0, 1)).transpose(0, 1)
     return contexts
 
 
 def _by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(H, T, Dh) three times -> the same, through a (H, T, T) of scores."""
     scores = torch.baddbmm(q.new_zeros(1, 1, 1), q, k.mT, beta=0, alpha=q.shape[2] ** -0.5)
-    return torch.bmm(scores.softmax(-1).to(v.dtype), v)
+    weights = scores.softmax(-1)
+    return torch.bmm(weights, v) if v.dtype == weights.dtype else _half_product(weights, v)
+
+
+def _half_product(weights: Tensor, v: Tensor) -> Tensor:
+    """(H, T, T) float32 by (H, T, Dh) in half precision, in a size of which there are few."""
+    heads, frames, size = v.shape
+    padded = multiple(frames, HALF_STEP_FRAMES)
+    rounded = v.new_zeros(heads, padded, padded)
+    rounded[:, :frames, :frames] = weights
+    values = v.new_zeros(heads, padded, size)
+    values[:, :frames] = v
+    return torch.bmm(rounded, values)[:, :frames]
 
 
 def _in_one_kernel(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -120,17 +156,19 @@ def _in_one_kernel(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q[None], k[None], v.float()[None])[0]
 
 
-def attend_padded(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
+def attend_padded(qkv: Sequence[Tensor], packing: Packing) -> Tensor:
     """Attention over the padded batch, the padding masked out of the keys."""
-    q, k, v = (packing.pad(x).transpose(1, 2) for x in (query, key, value))
+    rows = slice(0, packing.offsets[-1])
+    q, k, v = (packing.pad(x).transpose(1, 2) for x in gathered(qkv, rows).unbind(1))
     context = F.scaled_dot_product_attention(q, k, v, attn_mask=packing.mask)
     return packing.unpad(context.transpose(1, 2))
 
 
-def attend_varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
+def attend_varlen(qkv: Sequence[Tensor], packing: Packing) -> Tensor:
     """Attention over the packed batch in one kernel (CUDA, half precision)."""
     from torch.nn.attention.varlen import varlen_attn
 
+    query, key, value = gathered(qkv, slice(0, packing.offsets[-1])).unbind(1)
     ends, longest = packing.cumulative, packing.longest
     context = varlen_attn(query, key, value, ends, ends, longest, longest)
     assert isinstance(context, Tensor)  # a pair only where the log-sum-exp is asked for
@@ -149,8 +187,7 @@ def choose_attention(
     packing = Packing([3, 70, 129], device)
     qkv = torch.randn(packing.offsets[-1], 3, num_heads, head_size, device=device, dtype=dtype)
     try:
-        q, k, v = qkv.unbind(1)
-        error = attend_varlen(q, k, v, packing) - attend_padded(q, k, v, packing)
+        error = attend_varlen([qkv], packing) - attend_padded([qkv], packing)
         worst = float(error.abs().max())
     except (ImportError, RuntimeError) as failure:
         log.warning("variable-length attention does not work here, using a mask: %s", failure)

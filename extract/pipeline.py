@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from extract.batching import Batch
 from extract.encoding import Encoding
+from extract.internal import INTERNAL_ERROR, InternalErrors
 from extract.writing import Writers
 
 
@@ -38,8 +39,9 @@ def run(
     writers: Writers,
     todo: NDArray[np.bool_],
     clock: Clock,
+    internal: InternalErrors | None = None,
 ) -> None:
-    """Encodes and saves every batch.
+    """Encodes and saves every batch; ends early where faults of this program leave no hope.
 
     Args:
         batches: from `extract.loading`.
@@ -48,12 +50,13 @@ def run(
         todo: for every index of the manifest, whether its outcome is wanted; the others were saved
             earlier and are computed only because they share an interrupted batch.
         clock: told where the time goes.
+        internal: told of faults of this program.
 
     Raises:
         StoreUnusable: the store is full, read-only or gone.
     """
     start = time.monotonic()
-    for item in encoding(_timed(batches, clock)):
+    for item in encoding(_with_hope(_timed(batches, clock), internal or InternalErrors())):
         if todo[item.recording.index]:
             before = time.monotonic()
             writers.put(item)
@@ -69,4 +72,12 @@ def _timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
         clock.data_s += time.monotonic() - before
         if batch is None:
             return
+        yield batch
+
+
+def _with_hope(batches: Iterator[Batch], internal: InternalErrors) -> Iterator[Batch]:
+    internal.begin()
+    while not internal.hopeless and (batch := next(batches, None)) is not None:
+        faults = [one.detail for one in batch.failures if one.reason == INTERNAL_ERROR]
+        internal.note(faults, len(batch))
         yield batch

@@ -1,19 +1,25 @@
 """Matrix products with what follows them: a bias, a GELU, a sum.
 
 On a CPU oneDNN does all of it in one pass. Its operations are those that `torch.compile` writes
-there; they have no public name, and the pin on torch's version is what makes them safe to call.
+there. They have no public name and a release of torch may change them: they are tried once for each
+dtype, on a small input against torch's public operations, which take their place where they differ.
 
 Shapes: N rows, I numbers in, O numbers out.
 """
+
+import logging
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FUSED_DTYPES = (torch.float32, torch.bfloat16)  # float16 multiplies on few processors: untried
-PACKED_ROWS = 1024  # what packed weights are laid out for; any number of rows may come
+log = logging.getLogger(__name__)
 
-_onednn = torch.ops.mkldnn._linear_pointwise
+# And the worst error of the trial; float16 multiplies on few processors: untried.
+FUSED_DTYPES = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
+_TRIAL = slice(0, 32), slice(32, 64), slice(64, 128), slice(128, 136)  # x, other, weight, bias
+PACKED_ROWS = 1024  # what packed weights are laid out for; any number of rows may come
 
 
 class Linear:
@@ -23,11 +29,11 @@ class Linear:
     in bfloat16.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, fused: bool | None = None
+    ) -> None:
         self.weight, self.bias = weight, bias
-        self.fused = (
-            weight.is_cpu and weight.dtype in FUSED_DTYPES and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        )
+        self.fused = weight.is_cpu and can_fuse(weight.dtype) if fused is None else fused
         if self.fused:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
 
@@ -35,7 +41,7 @@ class Linear:
         """The product."""
         out: Tensor
         if self.fused:
-            out = _onednn(x, self.weight, self.bias, "none", [], "")
+            out = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         else:
             out = F.linear(x, self.weight, self.bias)
         return out
@@ -44,7 +50,7 @@ class Linear:
         """The product's GELU, by the error function."""
         out: Tensor
         if self.fused:
-            out = _onednn(x, self.weight, self.bias, "gelu", [], "none")
+            out = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "none")
         else:
             out = torch.ops.aten.gelu_(F.linear(x, self.weight, self.bias))
         return out
@@ -52,8 +58,40 @@ class Linear:
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """The product and `other` (N, O), which may be overwritten."""
         if self.fused:
-            out: Tensor = _onednn.binary(x, other, self.weight, self.bias, "add")
+            fused = torch.ops.mkldnn._linear_pointwise.binary
+            out: Tensor = fused(x, other, self.weight, self.bias, "add")
             return out
         if self.bias is not None:
             other = other + self.bias
         return other.addmm_(x, self.weight.t())
+
+
+def can_fuse(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies in `dtype` here, with what follows in the same pass."""
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return dtype in FUSED_DTYPES and available and _fusing_works(dtype)
+
+
+@cache
+@torch.inference_mode()
+def _fusing_works(dtype: torch.dtype) -> bool:
+    """Tries oneDNN's operations, which are private to torch, against the public ones."""
+    numbers = torch.linspace(0, 60, 136).sin().to(dtype)
+    x, other, weight, bias = (numbers[rows] for rows in _TRIAL)
+    operands = x.view(4, 8), other.view(4, 8)
+    weight = weight.view(8, 8)
+    try:
+        fused, plain = (Linear(weight, bias, fused=way) for way in (True, False))
+        pairs = zip(_all_products(fused, *operands), _all_products(plain, *operands), strict=True)
+        worst = max(float((found.float() - public.float()).abs().max()) for found, public in pairs)
+    except (AttributeError, RuntimeError, TypeError) as failure:
+        log.warning("oneDNN's fused products do not work with this torch: %s", failure)
+        return False
+    if not worst <= FUSED_DTYPES[dtype]:  # NaN included
+        log.warning("oneDNN's fused products are off by %.1e with this torch, not used", worst)
+        return False
+    return True
+
+
+def _all_products(linear: Linear, x: Tensor, other: Tensor) -> list[Tensor]:
+    return [linear(x), linear.gelu(x), linear.plus(x, other.clone())]

@@ -37,6 +37,7 @@ class Remaining:
     unseen: NDArray[np.bool_]  # no run got as far as a record of it
     kept: Counter[tuple[str, str]]  # (status, reason) of what stays as it is
     kept_s: float  # seconds of audio saved earlier
+    kept_clipped: int = 0  # of them, utterances with samples held at full scale
 
 
 def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Remaining:
@@ -57,7 +58,7 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
     todo = np.ones(len(manifest), dtype=bool)
     unseen = todo.copy()
     kept: Counter[tuple[str, str]] = Counter()
-    kept_s = 0.0
+    kept_s, kept_clipped = 0.0, 0
     holding = bytearray()  # for every whole line, 1 or 0
     num_bytes = 0
     for line, record in ledger.read_lines(path):
@@ -70,14 +71,17 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
             todo[index] = False
             kept[record["status"], record.get("reason") or ""] += 1
             kept_s += (record.get("duration_s") or 0.0) if record["status"] == SAVED else 0.0
+            kept_clipped += bool(record.get("clipped_samples"))
         elif record.get("reason") in OF_A_SOURCE:
             continue  # this run says it again
         holding[-1] = 1
         num_bytes += len(line)
-    if path.exists() and num_bytes != path.stat().st_size:
+    status = path.stat() if path.exists() else None
+    # A ledger with a second name is a copy made of hard links: appending would change both.
+    if status and (num_bytes != status.st_size or status.st_nlink > 1):
         lines = (line for line, _record in ledger.read_lines(path))
         ledger.rewrite(path, compress(lines, holding))
-    return Remaining(todo, unseen, kept, kept_s)
+    return Remaining(todo, unseen, kept, kept_s, kept_clipped)
 
 
 def _holds(
@@ -93,14 +97,17 @@ def _holds(
     return status != SAVED or store.intact(record, checksum=trust.checksum)
 
 
-def judge_again(directory: Path, gates: AudioSettings) -> None:
+def judge_again(store: Store, gates: AudioSettings) -> None:
     """Drops the lines that other gates might change: what was rejected, and what no longer passes.
 
-    In every ledger of the store, before its metadata says that these are its gates: whoever reads a
-    ledger after that finds only lines that are true of them. Only while no other process works
-    there.
+    With the files of the latter. In every ledger of the store, before its metadata says that these
+    are its gates: whoever reads a ledger after that finds only lines that are true of them. Only
+    while no other process works there.
     """
-    for path in ledger.ledger_paths(directory):
+    for path in ledger.ledger_paths(store.directory):
+        for _line, record in ledger.read_lines(path):
+            if not _passes(record, gates):
+                store.discard(record["id"])
         lines = (
             line
             for line, record in ledger.read_lines(path)
@@ -119,21 +126,58 @@ def _passes(record: Mapping[str, Any], gates: AudioSettings) -> bool:
     return bool(peak <= gates.max_peak and in_time)
 
 
-def reshard(directory: Path, count: int) -> None:
-    """Sorts the lines of ledgers that were kept under another sharding into this one's.
+def reshard(store: Store, count: int) -> set[str]:
+    """Sorts the lines of all ledgers into those of this sharding, each utterance's once.
 
-    Only while no process of another sharding works in the store.
+    Nothing is written where they are so already. Only while no other process works in the store.
+
+    Returns:
+        The ids of all utterances that a line says are saved, or said before it was damaged.
     """
-    names = {ledger_name(shard, count) for shard in range(count)}
-    strangers = [path for path in ledger.ledger_paths(directory) if path.name not in names]
-    if not strangers:
-        return
-    lines: dict[int, list[bytes]] = {shard: [] for shard in range(count)}
-    for path in [*(directory / name for name in sorted(names)), *strangers]:
+    directory = store.directory
+    shard_named = {ledger_name(shard, count): shard for shard in range(count)}
+    saved, seen, are_sorted = set[str](), set[str](), True
+    for path in ledger.ledger_paths(directory):
+        for id_, is_saved in ledger.heads(path):
+            here = shard_named.get(path.name) == _shard(id_, count)
+            are_sorted = are_sorted and here and id_ not in seen
+            seen.add(id_)
+            if is_saved:
+                saved.add(id_)
+        are_sorted = are_sorted and path.name in shard_named
+    if not are_sorted:
+        _sort(store, shard_named)
+    return saved
+
+
+def _sort(store: Store, shard_named: Mapping[str, int]) -> None:
+    paths = ledger.ledger_paths(store.directory)
+    strangers = [path for path in paths if path.name not in shard_named]
+    lines: dict[int, dict[str, bytes]] = {shard: {} for shard in shard_named.values()}
+    for path in [*(path for path in paths if path.name in shard_named), *strangers]:
         for line, record in ledger.read_lines(path):
-            lines[shard_of(record["id"], count) if count > 1 else 0].append(line)
-    for shard, some in lines.items():
-        if some:
-            ledger.rewrite(directory / ledger_name(shard, count), some)
+            mine = lines[_shard(record["id"], len(shard_named))]
+            if _is_better(record, mine.get(record["id"]), store):
+                mine[record["id"]] = line
+    for name, shard in shard_named.items():
+        path = store.directory / name
+        if lines[shard] or path.exists():
+            ledger.rewrite(path, lines[shard].values())
     for path in strangers:
         os.unlink(path)  # noqa: PTH108
+
+
+def _shard(id_: str, count: int) -> int:
+    return shard_of(id_, count) if count > 1 else 0
+
+
+def _is_better(record: Mapping[str, Any], other: bytes | None, store: Store) -> bool:
+    """Whether an utterance's line holds rather than another one, read before it."""
+    earlier = other and ledger.parse(other)
+    if not earlier or record == earlier:
+        return True
+    return _is_kept(record, store) or not _is_kept(earlier, store)
+
+
+def _is_kept(record: Mapping[str, Any], store: Store) -> bool:
+    return record["status"] == SAVED and store.intact(record)

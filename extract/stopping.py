@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ log = logging.getLogger(__name__)
 
 # SIGUSR1 is what Slurm sends before it preempts or a time limit ends a job (sbatch --signal).
 ASKING = ("SIGINT", "SIGTERM", "SIGUSR1")
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143  # after Ctrl-C; after a signal from the system
 
 
 class Stop:
@@ -27,9 +29,7 @@ class Stop:
     @property
     def exit_code(self) -> int:
         """130 after Ctrl-C, 143 after a signal from the system; 0 if none came."""
-        if self.signal_name is None:
-            return 0
-        return 130 if self.signal_name == "SIGINT" else 143
+        return 0 if self.signal_name is None else _exit_code(self.signal_name)
 
     def handle(self, signum: int, _frame: FrameType | None) -> None:
         """Notes the signal; a second Ctrl-C raises KeyboardInterrupt at once."""
@@ -42,12 +42,34 @@ class Stop:
         log.warning("%s: finishing what is under way (Ctrl-C again stops at once)", name)
 
 
+def _exit_code(signal_name: str) -> int:
+    return EXIT_INTERRUPTED if signal_name == "SIGINT" else EXIT_TERMINATED
+
+
+def _signals() -> list[int]:
+    """Those of ASKING that this system has."""
+    return [getattr(signal, name) for name in ASKING if hasattr(signal, name)]
+
+
+def end_on_signals() -> None:
+    """Until a run listens, a signal ends the process at once: nothing has been made yet.
+
+    The import of torch takes seconds. Without a handler SIGUSR1 would end it with 138, and Ctrl-C
+    with a traceback.
+    """
+    for number in _signals():
+        signal.signal(number, _end)
+
+
+def _end(signum: int, _frame: FrameType | None) -> None:
+    os._exit(_exit_code(signal.Signals(signum).name))
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
     """A `Stop` that hears this process's signals while the block runs."""
     stop = Stop()
-    signals = [getattr(signal, name) for name in ASKING if hasattr(signal, name)]
-    before = {number: signal.signal(number, stop.handle) for number in signals}
+    before = {number: signal.signal(number, stop.handle) for number in _signals()}
     try:
         yield stop
     finally:

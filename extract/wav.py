@@ -1,9 +1,9 @@
 """Canonical WAV files, read straight from the disk: the fast road past FFmpeg's demuxer.
 
 Only what FFmpeg would certainly read the same way is read here; `read_header` answers None to
-anything unusual (a size that lies, odd speakers, two `data` chunks, compressed samples), and FFmpeg
-takes the file. Samples come in the integer type that FFmpeg's own decoder would emit, so that its
-resampler receives the same bits.
+anything unusual (a size that lies, odd speakers, two `data` chunks, compressed samples, or a coded
+stream that calls itself PCM), and FFmpeg takes the file. Samples come in the integer type that
+FFmpeg's own decoder would emit, so that its resampler receives the same bits.
 """
 
 import os
@@ -26,6 +26,14 @@ SAMPLE_FORMATS = {  # (format tag, bits per sample): FFmpeg's name of what its d
     (3, 64): "dbl",
 }
 LAYOUTS = {1: "mono", 2: "stereo"}
+
+# DTS CDs and S/PDIF captures are WAVs that call a coded stream PCM. FFmpeg looks for one in the
+# first packets, for these words anywhere there and for frames at the start.
+PROBED_BYTES = 131_072
+_DTS = ("7ffe8001", "fe7f0180", "1fffe800", "ff1f00e8")  # 16 and 14 bits, big and little endian
+_SPDIF = ("72f81f4e", "f8724e1f")  # IEC 61937, which carries AC-3, DTS and MPEG audio
+_TRUEHD = ("f8726fba",)
+_SYNC_WORDS = [struct.unpack("<HH", bytes.fromhex(word)) for word in _DTS + _SPDIF + _TRUEHD]
 
 _DTYPES = {"u8": "u1", "s16": "<i2", "s32": "<i4", "flt": "<f4", "dbl": "<f8"}
 _EXTENSIBLE = 0xFFFE  # the real format tag opens the sub-format's GUID, which ends the same for all
@@ -64,7 +72,34 @@ def read_header(file: BinaryIO) -> WavHeader | None:
     whole = 0 < data_length <= num_bytes - data_offset
     if not whole or fmt_offset > data_offset or not 16 <= fmt_length <= 64:
         return None
+    if may_be_coded(_read_at(file, data_offset, min(data_length, PROBED_BYTES))):
+        return None
     return _parse_format(_read_at(file, fmt_offset, fmt_length), data_offset, data_length)
+
+
+def may_be_coded(head: bytes) -> bool:
+    """Whether samples that begin with `head` may be a coded stream: then FFmpeg takes the file.
+
+    It needs several frames to be sure; one sync word is enough here, since a false alarm costs
+    nothing but time.
+    """
+    words = np.frombuffer(head, "<u2", len(head) // 2)
+    for first, second in _SYNC_WORDS:
+        at = np.flatnonzero(words[:-1] == first)
+        if (words[at + 1] == second).any():
+            return True
+    return _begins_a_frame(head)
+
+
+def _begins_a_frame(head: bytes) -> bool:
+    """Whether a frame of AC-3, AAC or MPEG audio may start here; the last two after zeros too."""
+    if head[:2] in (b"\x0b\x77", b"\x77\x0b"):  # AC-3 and E-AC-3, big and little endian
+        return True
+    word = int.from_bytes(head.lstrip(b"\0")[:4], "big")
+    layer, bit_rate, rate = word >> 17 & 3, word >> 12 & 15, word >> 10 & 3
+    is_mpeg = word >> 21 == 0x7FF and layer != 0 and bit_rate not in (0, 15) and rate != 3
+    is_adts, is_loas = word >> 16 & 0xFFF6 == 0xFFF0, word >> 21 == 0x2B7
+    return is_mpeg or is_adts or is_loas
 
 
 def _chunks(file: BinaryIO, num_bytes: int) -> Iterator[tuple[bytes, int, int]]:

@@ -6,7 +6,8 @@ heads that features have no use for, and by what torch called the parts of a wei
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 
 from extract.machine import cores
+from extract.text import count
 
 POSITIONS = "encoder.pos_conv_embed.conv"  # the positional convolution, under a weight norm
 NORM, DIRECTION = (f"{POSITIONS}.parametrizations.weight.original{part}" for part in (0, 1))
 EARLIER_NAMES = {f"{POSITIONS}.weight_g": NORM, f"{POSITIONS}.weight_v": DIRECTION}
+_LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 PREFIX = "hubert."  # in the file of a model with a head
 
 # What changes features beside the weights; the rest of a config is training or shows in a shape.
@@ -100,18 +103,41 @@ def weight_shapes(config: Any) -> dict[str, tuple[int, ...]]:
 def checkpoint(config: Any, found: Mapping[str, Any]) -> Checkpoint:
     """The weights that a file holds under whatever names, in float32 and in memory of their own.
 
-    Raises ValueError for one that is missing or of another shape than the config's.
+    Raises ValueError for one that is missing, of another shape than the config's, or no tensor of
+    as many floats as its shape says. A config's sizes are compared before anything is made of them.
     """
-    renamed = {_name(name): weight for name, weight in found.items() if isinstance(weight, Tensor)}
+    renamed = {
+        _name(name): weight
+        for name, weight in found.items()
+        if isinstance(name, str) and isinstance(weight, Tensor)
+    }
+    _require_layers(config.num_hidden_layers, renamed)
     shapes = weight_shapes(config)
     missing = sorted(set(shapes) - set(renamed))
     if missing:
-        raise ValueError(f"{len(missing)} weights are missing, first {', '.join(missing[:3])}")
+        first = ", ".join(missing[:3])
+        raise ValueError(f"{count(len(missing), 'missing weight')}, first {first}")
     for name, shape in shapes.items():
         if renamed[name].shape != shape:
             raise ValueError(f"{name} is {tuple(renamed[name].shape)}; config.json says {shape}")
+        if not _is_plain(renamed[name]):
+            raise ValueError(f"{name} is a {renamed[name].dtype} tensor without all of its numbers")
     owned = {name: renamed[name].detach().to(torch.float32, copy=True) for name in shapes}
     return Checkpoint(config, owned)
+
+
+def _require_layers(number: int, names: Iterable[str]) -> None:
+    """ValueError if a config has more layers than the weights: before a loop over its number."""
+    held = {match[1] for match in map(_LAYER.match, names) if match}
+    if number > len(held):
+        raise ValueError(f"num_hidden_layers is {number}; the weights hold {len(held)} layers")
+
+
+def _is_plain(weight: Tensor) -> bool:
+    """Whether a tensor holds floats in memory, one for each element; a pickle may say otherwise."""
+    if weight.layout != torch.strided or weight.is_meta or not weight.is_floating_point():
+        return False
+    return weight.numel() * weight.element_size() <= weight.untyped_storage().nbytes()
 
 
 def _name(name: str) -> str:

@@ -1,13 +1,17 @@
 """DataLoader workers: what each is at, and when one is dead or hung.
 
-The only place that knows the private parts of torch's DataLoader.
+The only place that knows private parts of torch's DataLoader, and it does without them where a
+torch has none of that name.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
+import importlib
 import multiprocessing
 import multiprocessing.util
+import os
 import pickle
 import signal
 import sys
@@ -26,7 +30,9 @@ from extract.plan import Indices
 
 POLL_S = 1.0  # how long a wait for data goes on before workers and signals are looked at
 IDLE = -1
+INDEX, SINCE_S, PID = 0, 1, 2  # columns of what workers say of themselves
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PRELOAD = ("extract.batching", "torch.utils.data")  # what a forkserver imports before it forks
 
 
 class Items(Protocol):
@@ -68,7 +74,8 @@ class _Watched(Dataset[Any]):
 
     def __init__(self, items: Items, current: torch.Tensor) -> None:
         self.items = items
-        self.current = current  # (workers, 2) float64 in shared memory: index, monotonic seconds
+        # (workers, 3) float64 in shared memory: item's index, monotonic seconds, process id
+        self.current = current
 
     def __len__(self) -> int:
         return len(self.items)
@@ -77,23 +84,48 @@ class _Watched(Dataset[Any]):
         info = get_worker_info()
         if info is None:
             return self.items[index]
-        self.current[info.id, 1] = time.monotonic()
-        self.current[info.id, 0] = index
+        self.current[info.id, SINCE_S] = time.monotonic()
+        self.current[info.id, INDEX] = index
         item = self.items[index]
-        self.current[info.id, 0] = IDLE
+        self.current[info.id, INDEX] = IDLE
         return item
 
 
-def _prepare_worker(_worker_id: int) -> None:
-    """Ctrl-C and a batch system's signals reach the whole group; the main process decides.
+def _prepare_worker(parent: int | None, current: torch.Tensor, worker: int) -> None:
+    """Runs once in each worker, before its first item.
 
-    Its death they do not survive: they would hold its lock on the store for seconds.
+    A terminal or scheduler signals the whole process group, so workers ignore those signals; only
+    the main process acts. A worker ends when the main process dies: an orphan would keep the
+    store's lock open.
+
+    Args:
+        parent: process id of the main process, if that forks the workers itself.
+        current: where the worker notes its process id.
+        worker: its number.
     """
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):  # Windows has no SIGUSR1
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if sys.platform == "linux":
+    if parent is None:
+        threading.Thread(target=_end_with_main, daemon=True).start()
+    elif sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the kernel was asked
+            os._exit(1)
+    current[worker, PID] = os.getpid()
+
+
+def _end_with_main() -> None:
+    """Waits for the death of the main process, in a worker whose parent is a forkserver.
+
+    A forkserver ends only after its workers, so no worker is told of the main process by its own
+    parent's death. multiprocessing's pipe tells it; forked workers inherit that from one another,
+    which keeps it open.
+    """
+    main = multiprocessing.parent_process()
+    if main is not None:
+        main.join()
+        os._exit(1)
 
 
 class _Packed:
@@ -133,9 +165,10 @@ class Workers:
     ) -> None:
         self.options, self.stop = options, stop
         self.current = torch.full(
-            (max(1, options.num_workers), 2), float(IDLE), dtype=torch.float64
+            (max(1, options.num_workers), 3), float(IDLE), dtype=torch.float64
         )
         self.waiting = False
+        children = multiprocessing.active_children()
         parallel: dict[str, Any] = {}
         if options.num_workers:
             self.current.share_memory_()  # type: ignore[no-untyped-call]
@@ -143,7 +176,11 @@ class Workers:
                 "prefetch_factor": options.prefetch,
                 "timeout": POLL_S,
                 "multiprocessing_context": _context(options.start_method),
-                "worker_init_fn": _prepare_worker,
+                "worker_init_fn": functools.partial(
+                    _prepare_worker,
+                    os.getpid() if options.start_method == "fork" else None,
+                    self.current,
+                ),
             }
         self.iterator: Any = iter(
             DataLoader(
@@ -154,7 +191,9 @@ class Workers:
                 **parallel,
             )
         )
-        self.processes: list[Any] = list(getattr(self.iterator, "_workers", []))
+        self.processes: list[Any] = []
+        if options.num_workers:
+            self.processes = _processes(self.iterator, children)
         in_main = threading.current_thread() is threading.main_thread()
         if self.processes and in_main and sys.platform != "win32":
             # torch's own handler raises wherever the main process happens to be, in the middle of
@@ -190,8 +229,9 @@ class Workers:
             process.kill()
         for process in self.processes:
             process.join()
-        if self.processes:
-            self.iterator._shutdown_workers()
+        if shut_down := getattr(self.iterator, "_shutdown_workers", None):
+            shut_down()
+        self.iterator = None  # whose end does the same
         self.processes = []
 
     def _on_child(self, _signum: int, _frame: FrameType | None) -> None:
@@ -212,19 +252,22 @@ class Workers:
             raise WorkersDied([self._death(worker) for worker in dead])
 
     def _death(self, worker: int) -> Death:
-        code = self.processes[worker].exitcode
+        process = self.processes[worker]
+        code = process.exitcode
         cause = f"exit code {code}"
         if code is not None and code < 0:
             cause = f"killed by {signal.Signals(-code).name}"
-        return Death(int(self.current[worker, 0]), cause, code == -signal.SIGKILL)
+        its = self.current[self.current[:, PID] == process.pid, INDEX].tolist()
+        index = int(its[0]) if its else IDLE  # none: it died before it was prepared
+        return Death(index, cause, code == -signal.SIGKILL)
 
     def _raise_if_hung(self) -> None:
         now = time.monotonic()
-        busy = self.current[:, 0] != IDLE
-        hung = busy & (now - self.current[:, 1] > self.options.timeout_s)
+        busy = self.current[:, INDEX] != IDLE
+        hung = busy & (now - self.current[:, SINCE_S] > self.options.timeout_s)
         if hung.any():
             cause = f"hung for {self.options.timeout_s:g} s (loader.timeout_s)"
-            indices = self.current[hung, 0].tolist()
+            indices = self.current[hung, INDEX].tolist()
             raise WorkersDied([Death(int(index), cause, killed=False) for index in indices])
 
 
@@ -234,5 +277,20 @@ def _context(start_method: str) -> Any:
     multiprocessing.util.get_temp_dir()
     context = multiprocessing.get_context(start_method)
     if start_method == "forkserver":
-        context.set_forkserver_preload(["extract.dataset", "torch.utils.data"])
+        for name in PRELOAD:  # multiprocessing would pass over one that cannot be imported
+            importlib.import_module(name)
+        context.set_forkserver_preload(list(PRELOAD))
     return context
+
+
+def _processes(iterator: Any, children: Sequence[Any]) -> list[Any]:
+    """A DataLoader's worker processes.
+
+    Args:
+        iterator: of the DataLoader.
+        children: of this process, before the iterator was made.
+    """
+    workers = getattr(iterator, "_workers", None)  # private to torch
+    if workers is not None:
+        return list(workers)
+    return [child for child in multiprocessing.active_children() if child not in children]

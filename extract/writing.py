@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from queue import SimpleQueue
 
 from extract.dataset import Failure, Recording
@@ -22,6 +22,8 @@ class Writers:
         ledger: where the lines go.
         done: called with each record once it is in the ledger, from a writer's thread.
         num_threads: how many.
+        foreign: ids whose files here are another program's. Features replace them; a recording
+            that gives none leaves them.
     """
 
     def __init__(
@@ -30,8 +32,10 @@ class Writers:
         ledger: Ledger,
         done: Callable[[Record], None] = lambda record: None,
         num_threads: int = 4,
+        foreign: Set[str] = frozenset(),
     ) -> None:
         self.store, self.ledger, self.done = store, ledger, done
+        self._foreign = foreign
         self._max_queued = num_threads * MAX_QUEUED_PER_WRITER
         self._num_queued = 0
         self._changed = threading.Condition()  # of _num_queued, at half and at none
@@ -97,7 +101,7 @@ class Writers:
                 self.ledger.append(record)
                 self.done(record)
         except OSError as error:
-            self._error = self._error or StoreUnusable(str(error))
+            self._error = self._error or StoreUnusable(self.store.explain(error))
         except BaseException as error:
             self._error = self._error or error
 
@@ -107,12 +111,13 @@ class Writers:
                 return self._publish(item)
             except WriteFailed as error:
                 item = Failure(item.recording, "write_failed", str(error))
-        self.store.discard(item.recording.id)  # of an earlier run: no longer the truth
+        if item.recording.id not in self._foreign:
+            self.store.discard(item.recording.id)  # of an earlier run: no longer the truth
         return failure_record(item)
 
     def _publish(self, item: Encoded) -> Record:
         recording, features = item.recording, item.features
-        written = self.store.publish(recording.id, features.values, item.wav32k)
+        files = self.store.publish(recording.id, features.values, item.wav32k)
         return Record(
             recording.id,
             recording.path,
@@ -125,9 +130,7 @@ class Writers:
             clipped_samples=recording.clipped_samples,
             source_size=recording.size,
             source_mtime_ns=recording.mtime_ns,
-            feature_bytes=written.feature_bytes,
-            wav_bytes=written.wav_bytes,
-            wav_crc32=written.wav_crc32,
+            files=files,
         )
 
 

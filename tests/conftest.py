@@ -56,6 +56,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
     """Runs `python -m extract` in this process, in `tmp_path`; returns the exit code."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["extract"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # `main` changes it
     return lambda *argv: main(list(map(str, argv)))
 
 

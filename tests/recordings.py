@@ -29,6 +29,12 @@ def signal(num_values: int) -> np.ndarray:
     return (state.astype(np.float64) / 2**23 - 1) * 0.9
 
 
+def tone(seconds: float, rate_hz: int) -> np.ndarray:
+    """(samples,) float64, peak about 0.3: 220 Hz that swells and fades, which every codec keeps."""
+    t = np.arange(round(seconds * rate_hz)) / rate_hz
+    return 0.3 * np.sin(2 * np.pi * 220 * t) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t))
+
+
 def pack(values: np.ndarray, kind: str) -> bytes:
     """Interleaved float64 in [-1, 1) as the bytes of one of `PCM`."""
     tag, bits, dtype = PCM[kind]

@@ -11,8 +11,9 @@ import pytest
 from recordings import write_coded
 
 from extract import decode as decode_module
-from extract import ffmpeg
+from extract import resampling
 from extract.decode import AudioError, decode
+from extract.ffmpeg import best_stream, open_container
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "memfd_create"), reason="no copies in memory: all goes frame by frame"
@@ -61,7 +62,7 @@ def test_the_samples_are_those_frame_by_frame(
 def test_the_stream_chosen_is_the_one_decoded(tmp_path, monkeypatch, only_at_once, frame_by_frame):
     """Behind a video, and behind the one that FFmpeg's movie source would take."""
     path = write_coded(tmp_path / "a.m4a", layouts=("mono", "stereo"), video=True)
-    monkeypatch.setattr(decode_module, "best_stream", lambda found: found.streams.audio[1])
+    monkeypatch.setattr(decode_module, "best_stream", lambda found, *_: found.streams.audio[1])
     samples = only_at_once(path)
     assert np.array_equal(samples, frame_by_frame(path))
     assert np.abs(samples).max() > 0.5
@@ -125,7 +126,7 @@ def test_without_a_copy_it_goes_frame_by_frame(tmp_path, monkeypatch, fault, fra
     elif fault == "cut short":
         monkeypatch.setattr(os, "sendfile", lambda *_: 0)
     else:
-        monkeypatch.setattr(ffmpeg, "AT_ONCE_BYTES", 10_000)
+        monkeypatch.setattr(resampling, "AT_ONCE_BYTES", 10_000)
         monkeypatch.delattr(os, "sendfile")
     assert np.array_equal(decode(path), frame_by_frame(path))
 
@@ -136,7 +137,7 @@ def test_less_than_the_header_counts_is_not_taken_for_the_whole(
     path = write_coded(tmp_path / "a.m4a")
 
     def half(*arguments):
-        pieces = list(ffmpeg.at_once(*arguments))
+        pieces = list(resampling.at_once(*arguments))
         yield from pieces[: len(pieces) // 2]
 
     monkeypatch.setattr(decode_module, "at_once", half)
@@ -151,7 +152,7 @@ def test_a_packet_of_several_frames_is_an_error_and_not_an_end(tmp_path):
             raise av.error.BlockingIOError(11, "Resource temporarily unavailable")
 
     with pytest.raises(av.error.FFmpegError):
-        list(ffmpeg._pulled(Sink()))
+        list(resampling._pulled(Sink()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
@@ -161,12 +162,12 @@ def test_a_graph_starts_no_thread(tmp_path, name):
     threads = Path("/proc/self/task")
     path = write_coded(tmp_path / name)
     before = set(threads.iterdir())
-    resampler = ffmpeg.Resampler("fltp", "stereo", 44100)
-    with path.open("rb") as file, ffmpeg.open_container(file) as container:
-        stream = ffmpeg.best_stream(container)
+    with resampling.resampler("fltp", "stereo", 44100) as resampler:
+        assert resampler.source.graph.threads == 1
+    with path.open("rb") as file, open_container(file) as container:
+        stream = best_stream(container, file)
         assert stream is not None
-        seen = [set(threads.iterdir()) - before for _ in ffmpeg.at_once(file, stream)]
-    assert resampler.graph.threads == 1
+        seen = [set(threads.iterdir()) - before for _ in resampling.at_once(file, stream)]
     assert not set().union(*seen)
 
 

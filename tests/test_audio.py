@@ -8,7 +8,7 @@ from pathlib import Path
 import librosa
 import numpy as np
 import pytest
-from recordings import DEMO, signal, write_floats, write_wav
+from recordings import DEMO, PCM, pack, signal, wav_bytes, write_floats, write_wav
 
 from extract import audio
 from extract.audio import (
@@ -163,6 +163,40 @@ def test_silence_is_refused_before_it_is_divided_by(tmp_path):
     assert reason_of(write_floats(tmp_path / "a.wav", [0.0] * 9000)) == "silent"
     assert reason_of(write_floats(tmp_path / "a.wav", [-0.0] * 9000)) == "silent"
     assert reason_of(write_floats(tmp_path / "a.wav", [1e-40] * 9000)) == "silent"
+
+
+def detail_of(path: Path) -> str:
+    with pytest.raises(AudioError) as caught:
+        prepare(path, DEFAULTS)
+    assert caught.value.reason == "silent"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", PCM)
+@pytest.mark.parametrize("rate_hz", [32000, 44100])
+def test_channels_that_cancel_in_the_mix_are_not_called_silent(tmp_path, kind, rate_hz):
+    left = np.round(signal(9000) * 100) / 128  # as exact negatives in every format
+    path = tmp_path / "a.wav"
+    path.write_bytes(
+        wav_bytes(pack(np.stack([left, -left], 1).ravel(), kind), kind, rate_hz, num_channels=2)
+    )
+    detail = detail_of(path)
+    assert "sound in its 2 channels, but none in their mix to mono" in detail
+    assert "only zeros" not in detail
+
+
+def test_what_a_mix_leaves_out_is_not_called_silent(tmp_path):
+    """FFmpeg mixes no low-frequency channel in."""
+    samples = np.zeros((9000, 6))
+    samples[:, 3] = signal(9000)
+    (tmp_path / "a.wav").write_bytes(wav_bytes(pack(samples.ravel(), "s16"), num_channels=6))
+    assert "sound in its 6 channels, but none in their mix" in detail_of(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 6])
+def test_channels_of_zeros_are_only_zeros(tmp_path, num_channels):
+    (tmp_path / "a.wav").write_bytes(wav_bytes(bytes(36000), num_channels=num_channels))
+    assert "only zeros" in detail_of(tmp_path / "a.wav")
 
 
 def test_the_faintest_recording_is_no_silence(tmp_path):

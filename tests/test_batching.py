@@ -122,3 +122,20 @@ def test_a_worker_collates_into_shared_memory_where_there_is_room(monkeypatch, f
     assert check(batch) == [0, 2]
     assert batch.waveforms.is_shared() == batch.wav32k.is_shared() == (not full)
     assert check(collate([failure(0)])) == []
+
+
+def test_without_torchs_private_storage_batches_are_the_same(tmp_path, monkeypatch):
+    for index in range(4):
+        write_wav(tmp_path / f"{index}.wav", 0.2 + index / 10, index)
+    dataset = AudioDataset(read_folder(tmp_path))
+    batches = plan_batches([0.2, 0.3, 0.4, 0.5], 0.8)
+    expected = list(make_loader(dataset, batches, num_workers=1))
+    for kind in torch.UntypedStorage.__mro__:
+        if "_new_shared" in vars(kind):
+            monkeypatch.delattr(kind, "_new_shared")
+    found = list(make_loader(dataset, batches, num_workers=1))
+    assert len(found) == len(expected) == len(batches)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.waveforms, other.waveforms)
+        assert torch.equal(one.wav32k, other.wav32k)
+        assert one.waveforms.is_shared()

@@ -1,12 +1,16 @@
 """`AudioDataset`: every index gives a value, and a bad recording costs itself alone."""
 
+import errno
 import pickle
+import re
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from conftest import write_wav
 
+from extract import audio
 from extract import dataset as module
 from extract.audio import AudioSettings, prepare
 from extract.dataset import AudioDataset, Failure, Utterance
@@ -52,11 +56,12 @@ def test_a_recording_that_cannot_be_used_is_a_value_too(recordings_of_all_kinds)
     ("error", "reason"),
     [
         (MemoryError(), "out_of_memory"),
-        (ZeroDivisionError("rate"), "undecodable"),
-        (RuntimeError("a decoder's surprise"), "undecodable"),
+        (OSError(errno.EIO, "Input/output error"), "undecodable"),
+        (TypeError("open() got an unexpected keyword argument"), "internal_error"),
+        (ZeroDivisionError("rate"), "internal_error"),
     ],
 )
-def test_a_decoders_surprise_is_this_files_and_not_the_runs(
+def test_whatever_is_raised_is_a_value_and_a_fault_of_ours_is_never_the_files(
     recordings_of_all_kinds, monkeypatch, error, reason
 ):
     def surprise(path, settings):
@@ -67,6 +72,20 @@ def test_a_decoders_surprise_is_this_files_and_not_the_runs(
     assert isinstance(item, Failure)
     assert item.reason == reason
     assert item.detail.startswith(str(recordings_of_all_kinds))
+
+
+def test_an_internal_error_names_the_line_of_ours_that_led_to_it(
+    recordings_of_all_kinds, monkeypatch
+):
+    def resample(*args, **options):
+        raise TypeError("no such quality")
+
+    monkeypatch.setattr(audio.soxr, "resample", resample)
+    item = AudioDataset(read_folder(recordings_of_all_kinds))[0]
+    path = recordings_of_all_kinds / "a.wav"
+    said = re.fullmatch(rf"{path}: TypeError: no such quality \(audio\.py:(\d+)\)", item.detail)
+    line = Path(audio.__file__).read_text().splitlines()[int(said[1]) - 1]
+    assert "soxr.resample(" in line
 
 
 def test_an_index_past_the_end_raises_index_error(recordings_of_all_kinds):

@@ -5,10 +5,13 @@ import logging
 import weakref
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
+from conftest import audit, ids_of, ledger
 from torch import Tensor
 
+from extract import job
 from extract.batching import Batch, collate
 from extract.dataset import Failure, Recording, Utterance
 from extract.encoder import Encoder, Features
@@ -261,3 +264,50 @@ def test_the_real_encoder_gives_the_same_features_after_a_shortage():
     assert [item.recording.id for item in little] == list("01234")
     for one, other in zip(plenty, little, strict=True):
         torch.testing.assert_close(one.features.values, other.features.values, atol=1e-5, rtol=0)
+
+
+class Full(Encoder):
+    """An encoder on a GPU whose memory holds not a single utterance; it computes nothing."""
+
+    def __init__(self) -> None:
+        model = load_model("tiny_random")
+        super().__init__(model)
+        self.model, self.device = model, torch.device("cuda")
+
+    def submit(self, waveforms: Tensor, lengths: list[int]):
+        raise torch.OutOfMemoryError
+
+
+@pytest.fixture
+def full_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "load_encoder", lambda config: (Full(), "0" * 64))
+    monkeypatch.setattr(job, "_pinned", iter)
+
+
+@pytest.mark.parametrize(("allowed", "reason"), [(True, None), (False, "out_of_memory")])
+def test_the_run_falls_back_to_the_cpu_where_it_may(
+    full_gpu, extract_folder, recordings, tmp_path, allowed, reason
+):
+    code = extract_folder(recordings, "loader.batch_seconds=4", f"cpu_fallback={allowed}")
+    assert code == (0 if allowed else 1)
+    assert {record["reason"] for record in ledger(tmp_path / "out")} == {reason}
+    assert len(ledger(tmp_path / "out")) == 24
+
+
+def test_a_batch_whose_headers_lied_is_split(
+    extract_folder, recordings, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    """By the headers all of it is one batch of 2.4 s; in truth it is about 16 s, 29 padded."""
+    monkeypatch.setattr(job, "durations", lambda manifest, *_: np.full(len(manifest), 0.1))
+    seconds: list[float] = []
+    submit = Encoder.submit
+
+    def noted(self: Encoder, waveforms: Tensor, lengths: list[int]):
+        seconds.append(waveforms.numel() / 16_000)
+        return submit(self, waveforms, lengths)
+
+    monkeypatch.setattr(Encoder, "submit", noted)
+    assert extract_folder(recordings, "loader.batch_seconds=4") == 0
+    audit(tmp_path / "out", ids_of(recordings))
+    assert max(seconds) <= 1.1 * 4
+    assert sum(seconds) > 4 * 2.4

@@ -2,6 +2,8 @@
 
 import os
 import random
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -293,6 +295,114 @@ def test_shards_run_side_by_side(recordings, tmp_path, slow_saves):
     ]
     assert [finish(shard) for shard in shards] == [0, 0]
     audit(store, ids_of(recordings))
+
+
+@pytest.mark.fault(
+    "both shards started together on a finished unsharded store",
+    "nothing is done again; each utterance once over their ledgers",
+)
+def test_shards_that_start_together_on_a_finished_store_find_all_done(recordings, tmp_path):
+    store = tmp_path / "out"
+    assert finish(start(argv(recordings, store), tmp_path)) == 0
+    before = contents(store)
+    times = {path: path.stat().st_mtime_ns for path in store.rglob("*.pt")}
+    for folder in ("4-cnhubert", "5-wav32k/below"):
+        (store / folder / ".tmp-host-12-0123abcd-3").touch()  # of a shard that was killed
+    options = ("shard.count=2", "shard.index={}")
+    shards = [
+        start(argv(recordings, store, *(o.format(index) for o in options)), tmp_path)
+        for index in range(2)
+    ]
+    assert [finish(shard) for shard in shards] == [0, 0]
+    audit(store, ids_of(recordings))
+    assert contents(store) == before
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*.pt")} == times
+    assert sorted(path.name for path in store.glob("ledger*")) == [
+        "ledger.0-of-2.jsonl",
+        "ledger.1-of-2.jsonl",
+    ]
+
+
+@pytest.mark.fault(
+    "`overwrite=true` with other settings on both shards at once",
+    "the first one replaces the store, the second one finds its own; each utterance once",
+)
+def test_shards_that_start_together_may_both_overwrite(recordings, tmp_path):
+    store = tmp_path / "out"
+    assert finish(start(argv(recordings, store), tmp_path)) == 0
+    before = contents(store)
+    other = ("audio.alpha=0.25", "overwrite=true", "shard.count=2")
+    shards = [
+        start(argv(recordings, store, *other, f"shard.index={index}"), tmp_path)
+        for index in range(2)
+    ]
+    assert [finish(shard) for shard in shards] == [0, 0]
+    audit(store, ids_of(recordings))
+    after = contents(store)
+    assert all(after[name] != before[name] for name in before if name.startswith("5-wav32k"))
+
+
+def test_a_shard_with_other_settings_than_a_running_one_is_told_to_wait(
+    recordings, tmp_path, slow_saves
+):
+    slow_saves(0.3)
+    store, log = tmp_path / "out", tmp_path / "log"
+    first = start(argv(recordings, store, "shard.count=2"), tmp_path)
+    wait_for(lambda: (store / "ledger.0-of-2.jsonl").exists())
+    other = ("audio.alpha=0.25", "overwrite=true", "shard.count=2", "shard.index=1")
+    assert finish(start(argv(recordings, store, *other), tmp_path, log)) == 2
+    said = " ".join(log.read_text().split())
+    assert "another process is at work here, with other settings" in said
+    assert "Wait for it" in said
+    assert finish(first) == 0
+
+
+def leave(disk: Path, num_pages: int, num_inodes: int) -> None:
+    """Fills a disk but for so many pages and files."""
+    filler = disk / "filler"
+    shutil.rmtree(filler, ignore_errors=True)
+    filler.mkdir()
+    room = os.statvfs(disk)
+    with (filler / "pages").open("wb") as file:
+        file.truncate(0)
+        os.posix_fallocate(file.fileno(), 0, max(1, (room.f_bavail - num_pages)) * room.f_bsize)
+    for number in range(os.statvfs(disk).f_favail - num_inodes):
+        (filler / str(number)).touch()
+
+
+FEW = [(pages, 100) for pages in range(12)] + [(100, inodes) for inodes in range(16)]
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "a disk that is full at any write: folders, locks, metadata, caches, ledger, files",
+    "stops, exit 1, says what is missing; goes on once there is room",
+)
+def test_a_disk_that_is_full_at_any_write_says_so(extract_folder, tmp_path, capfd):
+    for seed in range(3):
+        write_wav(tmp_path / "in" / "below" / f"{seed}.wav", 0.2 + 0.1 * seed, seed)
+    disk, stopped_at = tmp_path / "disk", set()
+    with tmpfs(disk, "size=2m,nr_inodes=200"):
+        for pages, inodes in FEW:
+            options = (f"store.dir={disk / 'out'}", "loader.num_workers=0", "store.num_writers=1")
+            leave(disk, pages, inodes)
+            code = extract_folder(tmp_path / "in", *options)
+            said = " ".join(capfd.readouterr().err.split())
+            assert "Traceback" not in said, said
+            if code == 0:
+                assert pages == inodes == 100 or min(pages, inodes) > 8
+            else:
+                assert (code, "the disk is full: " in said) == (1, True), said
+                stopped_at.update(re.findall(r"needed for (?:\S+/)?(\S+)", said))
+                leave(disk, 300, 100)
+                assert extract_folder(tmp_path / "in", *options) == 0
+            audit(disk / "out", ids_of(tmp_path / "in"))
+            shutil.rmtree(disk / "out")
+            capfd.readouterr()
+    folders, locks = {"out:", "4-cnhubert:"}, {"lock:", "lock-0-of-1:", "owner-0-of-1.json:"}
+    others = {"metadata.json:", "unfinished-0-of-1:", "plan-0-of-1:", "lengths-0-of-1:"}
+    utterance, ledger_itself = {"the"}, {"ledger.jsonl:"}
+    assert stopped_at >= folders | locks | others | utterance | ledger_itself, stopped_at
 
 
 @pytest.mark.fault(

@@ -8,6 +8,7 @@ import zlib
 import pytest
 import torch
 
+from extract import formats
 from extract.formats import archive
 
 SHAPES = [(1, 768, 249), (1, 1, 1), (1, 3, 7), (1, 2, 64), (5,)]
@@ -59,3 +60,67 @@ def test_it_can_be_mapped_into_memory(tmp_path):
 
 def test_zeros_are_no_special_case():
     assert ours(torch.zeros(1, 4, 4)) == by_torch(torch.zeros(1, 4, 4))
+
+
+def compressed(data: bytes) -> bytes:
+    """The same archive, its records compressed: torch reads it, and it is not the one known."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
+        for name, content in records(data).items():
+            file.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("way", ["legacy", "rewritten", "no checksums"])
+def test_another_archive_of_torchs_is_written_by_torch_itself(monkeypatch, caplog, way):
+    formats._surroundings.cache_clear()
+    formats._is_known.cache_clear()
+    save = torch.save
+
+    def other(tensor, buffer):
+        if way == "legacy":
+            return save(tensor, buffer, _use_new_zipfile_serialization=False)
+        if way == "rewritten":
+            return buffer.write(compressed(by_save(tensor)))
+        torch.serialization.set_crc32_options(False)
+        try:
+            return save(tensor, buffer)
+        finally:
+            torch.serialization.set_crc32_options(True)
+
+    def by_save(tensor):
+        buffer = io.BytesIO()
+        save(tensor, buffer)
+        return buffer.getvalue()
+
+    monkeypatch.setattr(torch, "save", other)
+    try:
+        for seed in range(3):
+            torch.manual_seed(seed)
+            for dtype in (torch.float16, torch.bfloat16, torch.float32):
+                tensor = torch.randn(1, 5, 7 + seed).to(dtype)
+                read = torch.load(io.BytesIO(ours(tensor)), weights_only=True)
+                assert read.dtype == dtype
+                assert torch.equal(read, tensor)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "another archive" in caplog.text
+    finally:
+        formats._surroundings.cache_clear()
+        formats._is_known.cache_clear()
+
+
+def test_the_archive_of_this_torch_is_known(caplog):
+    formats._is_known.cache_clear()
+    assert formats._is_known()
+    assert not caplog.records
+
+
+def test_damaged_feature_files_are_told_from_whole_ones():
+    data = ours(torch.randn(1, 4, 5))
+    assert formats.is_readable(data)
+    assert not formats.is_readable(data[:-1])
+    assert not formats.is_readable(b"")
+    assert not formats.is_readable(data.replace(b"PK", b"KP"))
+    buffer = io.BytesIO()
+    torch.save({"no": "tensor"}, buffer)
+    assert not formats.is_readable(buffer.getvalue())

@@ -1,17 +1,26 @@
 """Worker deaths of every kind: each item is delivered once, and only the guilty one is given up."""
 
+import contextlib
+import itertools
 import logging
+import multiprocessing
 import os
+import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from extract import loading, workers
 from extract.loading import ResilientLoader
@@ -147,7 +156,7 @@ def test_killed_twice_in_a_row_means_fewer_workers(caplog):
 
 def test_workers_that_cannot_live_end_the_run(monkeypatch):
     monkeypatch.setattr(loading, "MAX_DEATHS_IN_A_ROW", 3)
-    monkeypatch.setattr(workers, "_prepare_worker", lambda worker_id: os._exit(9))
+    monkeypatch.setattr(workers, "_prepare_worker", lambda *_: os._exit(9))
     with pytest.raises(RuntimeError, match=r"try loader\.num_workers=1"):
         load(Items(20))
 
@@ -191,7 +200,7 @@ def test_a_batch_arrives_whether_or_not_shared_memory_has_room(monkeypatch, num_
             raise RuntimeError("unable to allocate shared memory(shm): temporarily unavailable")
 
         monkeypatch.setattr(
-            workers, "_prepare_worker", lambda _: setattr(torch.Tensor, "share_memory_", no_room)
+            workers, "_prepare_worker", lambda *_: setattr(torch.Tensor, "share_memory_", no_room)
         )
     options = Options(num_workers)
     loader = ResilientLoader(Items(20), batches(20), with_values, str, options)
@@ -202,9 +211,119 @@ def test_a_batch_arrives_whether_or_not_shared_memory_has_room(monkeypatch, num_
         assert batch.values.is_shared() == (num_workers > 0 and not full)
 
 
+class Public(DataLoader):
+    """A DataLoader whose iterator has nothing private."""
+
+    def __iter__(self):
+        return itertools.chain(super().__iter__())
+
+
+def test_deaths_are_found_without_the_private_parts_of_torch(monkeypatch):
+    monkeypatch.setattr(workers, "DataLoader", Public)
+    loader = make(Items(40, {17: "segfault"}))
+    iterator = iter(loader)
+    delivered = next(iterator)
+    processes = loader._workers.processes
+    assert len(processes) == 2
+    delivered += [item for batch in iterator for item in batch]
+    assert delivered.count("17: killed by SIGSEGV") == 1
+    assert set(range(40)) - {17} == {item for item in delivered if isinstance(item, int)}
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_a_killed_worker_leaves_no_iterator_of_torchs_behind():
+    loader = make(Items(20, {3: "exit"}))
+    iterator = iter(loader)
+    loader.start()
+    first = weakref.ref(loader._workers.iterator)
+    list(iterator)
+    assert first() is None
+
+
 @pytest.mark.parametrize("method", ["forkserver"])
 def test_other_start_methods_survive_a_death_too(method):
     delivered = [
         item for batch in load(Items(20, {7: "exit"}), start_method=method) for item in batch
     ]
     assert Counter(str(item).split(":")[0] for item in delivered) == Counter(map(str, range(20)))
+
+
+RUN_TO_BE_KILLED = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from test_loading import Items, make
+from extract.workers import Options
+
+loader = make(Items(40, {7: "hang", 13: "hang"}), Options(2, start_method=sys.argv[1]))
+for _ in loader:
+    print("delivered", flush=True)
+"""
+
+
+def group_of(leader: int) -> set[int]:
+    """Processes of a process group that live."""
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if alive and os.getpgid(process.pid) == leader:
+                found.add(process.pid)
+    return found
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_nothing_outlives_a_main_process_that_is_killed(method):
+    """Neither a worker in the midst of an item nor a helper of multiprocessing's."""
+    code = [sys.executable, "-c", RUN_TO_BE_KILLED, method, str(Path(__file__).parent)]
+    main = subprocess.Popen(code, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert main.stdout.readline() == b"delivered\n"
+        assert len(group_of(main.pid)) >= 3
+        main.kill()
+        main.wait()
+        deadline = time.monotonic() + 30
+        while group_of(main.pid):
+            assert time.monotonic() < deadline, group_of(main.pid)
+            time.sleep(0.01)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(main.pid, signal.SIGKILL)
+        main.stdout.close()
+
+
+@pytest.mark.parametrize(("parent", "code"), [(os.getpid, 0), (os.getppid, 1)])
+def test_a_worker_whose_parent_died_before_it_was_prepared_ends(parent, code):
+    """The kernel says nothing of a death that came before it was asked to."""
+    arguments = parent(), torch.zeros(1, 3), 0
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=workers._prepare_worker, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == code
+
+
+def test_a_forkserver_has_imported_all_that_a_worker_needs():
+    """multiprocessing says nothing of a preload that fails; each worker would import torch."""
+    names = ("torch", "extract.dataset", "extract.batching")
+    code = (
+        "import sys; from extract import workers; pool = workers._context('forkserver').Pool(1); "
+        "print(sorted(pool.apply(eval, (\"list(__import__('sys').modules)\",))))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(repr(name) in ran.stdout for name in names)
+
+
+def test_a_preload_that_does_not_exist_is_an_error(monkeypatch):
+    monkeypatch.setattr(workers, "PRELOAD", ("extract.no_such_module",))
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        load(Items(5), start_method="forkserver")
+
+
+def test_a_run_may_open_as_many_files_as_the_system_lets_it(extract_folder, recordings):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))
+    try:
+        assert extract_folder(recordings) == 0
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from extract import lock
-from extract.lock import StoreBusy, door, locked
+from extract.lock import StoreBusy, locked
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 
@@ -132,9 +132,72 @@ def test_another_sharding_is_welcome_afterwards(tmp_path):
 
 
 def test_whoever_shares_a_store_knows_that_he_is_not_alone(tmp_path, other):
-    with locked(tmp_path, 0, 2):
-        with door(tmp_path) as alone:
-            assert alone
-        other(1, 2)
-        with door(tmp_path) as alone:
-            assert not alone
+    told = []
+    with locked(tmp_path, 0, 2, told.append):
+        assert told == [True]
+    other(1, 2)
+    with locked(tmp_path, 0, 2, told.append):
+        assert told == [True, False]
+
+
+def test_of_two_that_start_together_one_settles_alone_before_the_other_has_its_shard(
+    tmp_path, other
+):
+    """Both holding a shard before either settles, neither would be alone."""
+    context = multiprocessing.get_context("fork")
+    told, tell = context.Pipe(duplex=False)
+
+    def second() -> None:
+        with locked(tmp_path, 1, 2, tell.send):
+            pass
+
+    process = context.Process(target=second)
+
+    def settle(alone: bool) -> None:
+        assert alone
+        process.start()
+        assert not told.poll(0.5), "the second one settles while the first does"
+
+    with locked(tmp_path, 0, 2, settle):
+        assert told.poll(30)
+        assert told.recv() is False
+    process.join(30)
+    assert process.exitcode == 0
+
+
+def test_a_shard_is_free_again_if_settling_fails(tmp_path, other):
+    with pytest.raises(ZeroDivisionError), locked(tmp_path, settle=lambda alone: 1 / 0):
+        pass
+    assert not owner_of(tmp_path).exists()
+    other()
+
+
+@pytest.mark.parametrize("name", ["lock", "lock-0-of-1", "lock-1-of-3", "owner-0-of-1.json"])
+def test_a_link_in_the_place_of_a_lock_leads_nowhere(tmp_path, name):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    store = tmp_path / "store"
+    (store / ".extract").mkdir(parents=True)
+    (store / ".extract" / name).symlink_to(victim)
+    with locked(store):
+        assert json.loads(owner_of(store).read_text())["pid"] == os.getpid()
+    assert victim.read_text() == "mine"
+
+
+def test_a_folder_of_locks_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / ".extract").symlink_to(tmp_path / "victim")
+    with pytest.raises(ValueError, match="a symbolic link"), locked(tmp_path / "store"):
+        pass
+    assert list((tmp_path / "victim").iterdir()) == []
+
+
+def test_an_owner_cannot_send_anything_to_the_terminal(tmp_path, other, monkeypatch):
+    monkeypatch.setattr(lock, "TAKE_OVER_S", 0.5)
+    other()
+    owner_of(tmp_path).write_text(json.dumps({"host": "\x1b[31m" + "x" * 999, "pid": 10**999}))
+    with pytest.raises(StoreBusy) as caught, locked(tmp_path):
+        pass
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600

@@ -4,6 +4,9 @@ import logging
 import os
 import pickle
 import re
+import shutil
+import subprocess
+import sys
 import tempfile
 import tracemalloc
 from pathlib import Path
@@ -12,12 +15,18 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from extract.ids import MAX_ID_BYTES, MAX_PART_BYTES, TEMPORARY_PREFIX, printable
+from extract.ids import MAX_ID_BYTES, MAX_PART_BYTES, TEMPORARY_PREFIX, printable, shortened
 from extract.lists import clean_path
 from extract.manifest import Entry, Fault, Manifest, check_id, read_folder, read_gpt_sovits_list
 
 each_example_may_use_one_folder = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+
+
+# Root may read everything: what may not be read needs a process without that right.
+AS_ANYONE = (
+    ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 )
 
 
@@ -52,6 +61,7 @@ IDS = st.lists(PARTS, max_size=5).map("/".join)
 @example("/etc/passwd")
 @example("a/../../b")
 @example("C:/x")
+@example("a:b")
 @example("..")
 @each_example_may_use_one_folder
 def test_an_accepted_id_names_a_new_file_inside_the_store(tmp_path, name):
@@ -77,7 +87,12 @@ def test_an_accepted_id_names_a_new_file_inside_the_store(tmp_path, name):
         "a..",
         "x" * 252,
         "ab:c",
+        "a:b.wav",
+        "Q: why.wav",
+        "C:/x",
+        "s/a:b.wav",
         "a ",
+        "\u202egnp.wav",
     ],
 )
 def test_ordinary_ids_are_accepted(name):
@@ -94,7 +109,6 @@ def test_ordinary_ids_are_accepted(name):
         ("../a", "names no file"),
         ("a/../b", "names no file"),
         ("/a", "absolute"),
-        ("C:a", "absolute"),
         ("a\\b", "not safe"),
         ("a\0", "not safe"),
         ("a\x85", "not safe"),
@@ -123,6 +137,17 @@ def test_what_is_printed_for_two_texts_differs_as_they_do(a, b):
     assert printable(a).isprintable()
     printable(a).encode()
     assert (printable(a) == printable(b)) == (a == b)
+
+
+@pytest.mark.parametrize("text", ["\u202e", "\u2028", "\u2029", "\u200f", "\x85", "\x1b[2J"])
+def test_a_message_shows_what_a_terminal_would_obey(text):
+    assert printable(f"a{text}.wav").startswith("a\\")
+    assert shortened(f"a{text}.wav") == printable(f"a{text}.wav")
+
+
+def test_a_message_holds_the_start_of_a_long_text():
+    assert shortened("x" * 200) == "x" * 200
+    assert shortened("\n" * 1_234_567) == "\\n" * 200 + "... and 1,234,367 characters more"
 
 
 # --- manifests ---------------------------------------------------------------------------------
@@ -201,7 +226,7 @@ def test_a_recording_listed_twice_is_kept_once(tmp_path, caplog):
         manifest = Manifest.from_entries(entries)
     assert list(manifest) == entries[:2]
     assert len(manifest.faults) == 1
-    assert "3 entries are listed again" in caplog.text
+    assert "3 entries listed again" in caplog.text
 
 
 @given(st.lists(st.sampled_from(["a", "b", "a/b", "a/b/c", "a.pt", "a.pt/b", "b.pt", "c/d"])))
@@ -250,6 +275,15 @@ def test_other_files_and_hidden_ones_are_left_out_and_counted(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         assert list(read_folder(tmp_path).ids) == ["a.wav"]
     assert "4 files left out" in caplog.text
+
+
+def test_one_is_not_said_in_the_plural(tmp_path, caplog):
+    touch(tmp_path, "a.wav", "d.txt")
+    with caplog.at_level(logging.INFO):
+        read_folder(tmp_path)
+    assert "1 file left out" in caplog.text
+    [fault] = read_gpt_sovits_list(write_list(tmp_path, "/a.wav|s|zh|a", "/b.wav")).faults
+    assert "1 field;" in fault.detail
 
 
 @pytest.mark.parametrize(
@@ -330,7 +364,7 @@ def test_a_folder_that_is_none_is_the_users_mistake(tmp_path):
 
 def test_a_folder_without_recordings_says_what_was_looked_for(tmp_path):
     touch(tmp_path, "a.txt")
-    with pytest.raises(ValueError, match=r"\.flac.*\.wav.*found 1 others; dataset\.extensions"):
+    with pytest.raises(ValueError, match=r"\.flac.*\.wav.*found 1 other; dataset\.extensions"):
         read_folder(tmp_path)
 
 
@@ -340,6 +374,29 @@ def test_relative_folders_become_absolute(tmp_path, monkeypatch):
     assert list(read_folder("corpus/").paths) == [f"{tmp_path}/corpus/a.wav"]
     monkeypatch.setenv("HOME", str(tmp_path))
     assert list(read_folder("~/corpus").paths) == [f"{tmp_path}/corpus/a.wav"]
+
+
+@pytest.mark.parametrize(
+    "spelling", ["corpus/", "./corpus", "corpus//", "other/../corpus", "link", "link/", "~/corpus"]
+)
+def test_one_folder_is_one_source_however_it_is_spelled(tmp_path, monkeypatch, spelling):
+    touch(tmp_path, "corpus/s/a.wav", "other/b.wav")
+    (tmp_path / "link").symlink_to("corpus")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    manifest = read_folder(spelling)
+    assert manifest.source == f"{tmp_path}/corpus"
+    assert list(manifest) == [Entry("s/a.wav", f"{tmp_path}/corpus/s/a.wav")]
+
+
+def test_a_root_that_is_not_unicode_is_read(tmp_path):
+    root = os.fsdecode(os.fsencode(tmp_path) + b"/\xd3\xef\xd2\xf4")
+    touch(Path(root), "a.wav")
+    manifest = read_folder(root)
+    assert list(manifest) == [Entry("a.wav", f"{root}/a.wav")]
+    with pytest.raises(ValueError, match=r"no recordings") as caught:
+        read_folder(root, ["mp3"])
+    assert str(caught.value).isprintable()
 
 
 # --- lists -------------------------------------------------------------------------------------
@@ -492,6 +549,94 @@ def test_a_list_that_is_none_is_the_users_mistake(tmp_path):
         read_gpt_sovits_list(path)
     with pytest.raises(ValueError, match="no such folder"):
         read_gpt_sovits_list(path, tmp_path / "none")
+
+
+def test_one_list_is_one_source_however_it_is_spelled(tmp_path, monkeypatch):
+    touch(tmp_path, "lists/wav/a.wav", "wavs/b.wav", "other/c.wav")
+    path = write_list(tmp_path / "lists", "wav/a.wav|s|zh|")
+    (tmp_path / "link").symlink_to("lists")
+    monkeypatch.chdir(tmp_path)
+    for spelling in ("lists/train.list", "other/../lists/train.list", "link/train.list"):
+        manifest = read_gpt_sovits_list(spelling)
+        assert manifest.source == str(path)
+        assert list(manifest.paths) == [f"{tmp_path}/lists/wav/a.wav"]
+    (manifest,) = [read_gpt_sovits_list(path, "other/../wavs")]
+    assert list(manifest.paths) == [f"{tmp_path}/wavs/a.wav"]
+
+
+def test_a_linked_list_has_its_relative_paths_beside_the_link(tmp_path, monkeypatch):
+    touch(tmp_path, "corpus/wav/a.wav")
+    path = write_list(tmp_path, "wav/a.wav|s|zh|")
+    (tmp_path / "corpus" / "train.list").symlink_to(path)
+    monkeypatch.chdir("/")
+    manifest = read_gpt_sovits_list(tmp_path / "corpus" / "train.list")
+    assert list(manifest.paths) == [f"{tmp_path}/corpus/wav/a.wav"]
+    assert manifest.source == str(path)
+
+
+@pytest.mark.skipif(AS_ANYONE != [] and not shutil.which("setpriv"), reason="root reads all")
+def test_a_list_without_the_right_to_read_it_is_the_users_mistake(tmp_path):
+    path = write_list(tmp_path, "a.wav|s|zh|")
+    path.chmod(0)
+    code = (
+        "import sys; from extract.manifest import read_gpt_sovits_list\n"
+        "try: read_gpt_sovits_list(sys.argv[1])\n"
+        "except ValueError as error: print(error)"
+    )
+    said = subprocess.run(
+        [*AS_ANYONE, sys.executable, "-c", code, path], capture_output=True, text=True, check=False
+    )
+    assert said.stdout == f"{path}: cannot be read: Permission denied\n", said.stderr
+
+
+def test_a_colon_in_a_name_makes_no_drive_of_it(tmp_path, monkeypatch):
+    touch(tmp_path, "a:b.wav")
+    monkeypatch.chdir(tmp_path)
+    path = write_list(tmp_path, "a:b.wav|s|zh|")
+    assert list(read_gpt_sovits_list(path)) == [Entry("a:b.wav", f"{tmp_path}/a:b.wav")]
+
+
+def test_a_line_that_cannot_be_a_path_is_a_fault_and_not_kept_whole(tmp_path):
+    long = "x" * 10_000_000
+    path = write_list(
+        tmp_path,
+        f"{long}|s|zh|a",
+        f"/{long[:9_000]}/b.wav|s|zh|b",
+        long,
+        f"{' ' * 2_000_000}c.wav|s|zh|c",
+        f"d.wav|s|zh|{long}",
+        "/nul\0l/e.wav|s|zh|e",
+        f"{long[:4_000]}|s|zh|a",
+        "/f.wav|s|zh|f",
+    )
+    manifest = read_gpt_sovits_list(path)
+    assert list(manifest.ids) == ["d.wav", "f.wav"]
+    assert [fault.id for fault in manifest.faults] == [
+        f"train.list:{n}" for n in (1, 2, 3, 4, 6, 7)
+    ]
+    assert [fault.reason for fault in manifest.faults] == [*5 * ["bad_line"], "bad_id"]
+    assert all(len(fault.path) < 4_096 and len(fault.detail) < 400 for fault in manifest.faults)
+    assert "1 field in the first 65,536 characters" in manifest.faults[0].detail
+    assert "9,007 bytes; at most 4,095" in manifest.faults[1].detail
+    assert "null character" in manifest.faults[4].detail
+
+
+def test_a_file_without_line_ends_is_not_held_whole(tmp_path):
+    path = tmp_path / "no.list"
+    path.write_bytes(b"x" * 30_000_000)
+    tracemalloc.start()
+    manifest = read_gpt_sovits_list(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(manifest.faults) == 1
+    assert peak < 15_000_000
+
+
+def test_what_a_line_tells_a_terminal_to_do_is_shown_instead(tmp_path):
+    path = write_list(tmp_path, "\u202e\x1b[2J.wav|\u2028s", "/x/\u2028.wav|s|zh|")
+    manifest = read_gpt_sovits_list(path)
+    assert list(manifest.ids) == ["\u2028.wav"]  # such a name works, and so it stays
+    assert all(fault.detail.isprintable() for fault in manifest.faults)
 
 
 LINES = st.one_of(

@@ -1,8 +1,12 @@
 """A store knows what its numbers are made of."""
 
 import json
+import os
+import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from extract import metadata
 from extract.audio import AudioSettings
@@ -78,7 +82,135 @@ def test_what_is_written_is_read_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metadata.json"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 99}'])
+def test_metadata_is_made_of_these_bytes(tmp_path):
+    """Stores outlive versions: another text here is a store that refuses to go on."""
+    run = metadata.identity(
+        AudioSettings(), weights="0123abcd", layer=12, precision="float16", source="/data/ä"
+    )
+    metadata.write(tmp_path, run, {"model": "some/model", "torch": "2.11.0"})
+    assert (
+        (tmp_path / "metadata.json").read_bytes().decode()
+        == """{
+  "format": 1,
+  "identity": {
+    "dataset.path": "/data/ä",
+    "model.weights": "0123abcd",
+    "model.layer": 12,
+    "precision": "float16",
+    "audio.max_peak": 2.2,
+    "audio.maxx": 0.95,
+    "audio.alpha": 0.5,
+    "audio.min_duration_s": 0.0,
+    "audio.max_duration_s": 600.0,
+    "audio.resampler": "soxr",
+    "layout": "gpt_sovits"
+  },
+  "made_with": {
+    "model": "some/model",
+    "torch": "2.11.0"
+  }
+}
+"""
+    )
+
+
+def test_a_path_that_is_not_unicode_is_read_back_as_it_was(tmp_path):
+    run = {"dataset.path": "/data/\udcff"}
+    metadata.write(tmp_path, run, {})
+    assert metadata.read(tmp_path)["identity"] == run
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+def test_metadata_is_whole_or_not_there_and_survives_a_power_cut_if_asked_to(
+    tmp_path, monkeypatch, fsync
+):
+    events = []
+    for name in ("fsync", "rename", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *args, real=real, name=name: (events.append(name), real(*args))
+        )
+    metadata.write(tmp_path, identity(), {}, fsync=fsync)
+    assert events == (["fsync", "replace", "fsync"] if fsync else ["replace"])
+
+
+def test_metadata_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
+    metadata.write(tmp_path, identity(), {"torch": "2.11"})
+    before = (tmp_path / "metadata.json").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        metadata.write(tmp_path, identity(layer=1), {"torch": "2.12"})
+    assert (tmp_path / "metadata.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["metadata.json"]
+
+
+A = "/data/some/folder/with/a/long/name"
+APART = [
+    (f"{A}/one", f"{A}/two"),
+    (A, f"{A}/below"),
+    (A, A + " "),
+    ("/data/caf\u00e9", "/data/cafe\u0301"),
+    ("\x1b[31mred", "\x1b[32mgreen"),
+    ("a" * 999 + "x", "a" * 999 + "y" * 999),
+    (1, "1"),
+    (None, "None"),
+    ([1, 2], [1, 3]),
+    ("\ud800", "\ud801"),
+]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), APART)
+def test_what_differs_is_shown_where_it_differs_and_is_printable(tmp_path, theirs, ours):
+    shown = metadata.shown_apart(theirs, ours)
+    assert shown[0] != shown[1]
+    assert unicodedata.normalize("NFC", shown[0]) != unicodedata.normalize("NFC", shown[1])
+    assert all(len(text) <= 24 and text.isprintable() for text in shown)
+    message = metadata.Comparison({"\x1b[2Jkey": (theirs, ours)}).message(tmp_path)
+    assert message.replace("\n", "").isprintable()
+    assert all(text in message for text in shown)
+
+
+@given(st.text(min_size=1), st.text(), st.text())
+def test_two_values_never_look_alike(start, one, other):
+    theirs, ours = start + one, start + other
+    if theirs != ours and "." not in theirs + ours:  # what is left out is shown as dots
+        shown = metadata.shown_apart(theirs, ours)
+        assert shown[0] != shown[1]
+        assert all(len(text) <= 24 and text.isprintable() for text in shown)
+
+
+def test_a_message_is_bounded_whatever_the_metadata_hold(tmp_path):
+    many = {f"{n}" * 1000: (None, n) for n in range(1000)}
+    message = metadata.Comparison(many).message(tmp_path)
+    assert "and 980 more" in message
+    assert len(message) < 4_000
+
+
+UNREADABLE = ["null", '{"format": 1}', '{"format": 1, "identity": null}', "[" * 100_000]
+UNREADABLE += ['{"format": true, "identity": {}}', '{"format": 1, "identity": []}', "1" * 5_000]
+
+
+@pytest.mark.parametrize("stands_there", ["folder", "link", "pipe", "not utf-8"])
+def test_metadata_that_are_no_file_of_ours_are_named(tmp_path, stands_there):
+    path = tmp_path / "metadata.json"
+    if stands_there == "folder":
+        path.mkdir()
+    elif stands_there == "link":
+        metadata.write(tmp_path, identity(), {})
+        path.symlink_to(path.rename(tmp_path / "elsewhere"))
+    elif stands_there == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"\xff\xfe")
+    with pytest.raises(metadata.Unreadable, match=r"metadata\.json"):
+        metadata.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 99}', *UNREADABLE])
 def test_metadata_that_is_not_ours_is_named(tmp_path, text):
     (tmp_path / "metadata.json").write_text(text)
     with pytest.raises(ValueError, match=r"metadata\.json"):

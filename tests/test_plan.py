@@ -1,5 +1,7 @@
 """The plan of batches: everyone once, within the budget, little padding, the same everywhere."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -82,6 +84,14 @@ def test_a_plan_is_known_by_who_shares_a_batch():
     assert fingerprint(plan, ids) != fingerprint(other, ids)
     assert fingerprint(plan, ids) != fingerprint(plan, ids[::-1])
     assert len(fingerprint(plan, ["odd\udcff", *ids])) == 64
+
+
+def test_a_plans_hash_is_this():
+    """A store's note of its plan outlives versions; another hash is another plan."""
+    plan = [np.array([2, 0]), np.array([1])]
+    expected = "c865cf70218c2ba708b36a4d4c7aed8a2dd671b7dae28e7185bb23c8c867ac27"
+    assert fingerprint(plan, ["a", "b", "ä"]) == expected
+    assert hashlib.sha256("ä\na\0b\0".encode()).hexdigest() == expected
 
 
 def lists(batches) -> list[list[int]]:

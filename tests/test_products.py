@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from extract.products import Linear
+from extract import products
+from extract.products import Linear, can_fuse
 
 ROWS, INNER, OUTER = 37, 48, 80
 
@@ -48,3 +50,69 @@ def test_rows_may_overlap(way, dtype):
     windows = x.as_strided((ROWS - 1, INNER), (INNER // 2, 1), 5)
     linear = Linear(weight, bias)
     assert torch.equal(linear.gelu(windows), linear.gelu(windows.clone()))
+
+
+@pytest.fixture
+def tried_again():
+    """Whether oneDNN's operations work is found out anew in this test, and after it."""
+    products._fusing_works.cache_clear()
+    yield
+    products._fusing_works.cache_clear()
+
+
+def wrong(*operands: object) -> Tensor:
+    return 1.5 * F.linear(*operands[:3])
+
+
+wrong.binary = lambda x, other, weight, bias, _: other + wrong(x, weight, bias)
+
+
+class Operations:
+    """torch's operations for oneDNN, of which some are gone or changed."""
+
+    def __init__(self, changed: dict[str, object]) -> None:
+        self.changed = changed
+
+    def __getattr__(self, name: str) -> object:
+        if name not in self.changed:
+            return getattr(mkldnn, name)
+        if self.changed[name] is None:
+            raise AttributeError(name)
+        return self.changed[name]
+
+
+mkldnn = torch.ops.mkldnn
+CHANGES = {
+    "no products": {"_linear_pointwise": None},
+    "no layout": {"_reorder_linear_weight": None},
+    "other arguments": {"_linear_pointwise": lambda x: x},
+    "refused": {"_reorder_linear_weight": lambda *_: torch.zeros(2) @ torch.zeros(3)},
+    "wrong numbers": {
+        "_linear_pointwise": wrong,
+        "_reorder_linear_weight": lambda weight, _: weight,
+    },
+}
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_torch_without_these_operations_takes_the_public_ones(
+    change, dtype, tried_again, monkeypatch, caplog
+):
+    x, weight, bias, other = operands(dtype)
+    fused = Linear(weight, bias)
+    assert fused.fused
+    expected = fused(x), fused.gelu(x), fused.plus(x, other.clone())
+    products._fusing_works.cache_clear()
+    monkeypatch.setattr(torch.ops, "mkldnn", Operations(CHANGES[change]))
+    assert not can_fuse(dtype)
+    assert len(caplog.messages) == 1
+    plain = Linear(weight, bias)
+    assert not plain.fused
+    found = plain(x), plain.gelu(x), plain.plus(x, other.clone())
+    for one, other_one in zip(found, expected, strict=True):
+        torch.testing.assert_close(
+            one, other_one, atol=1e-5 if dtype == torch.float32 else 5e-2, rtol=1e-2
+        )
+    assert len(caplog.messages) == 1, "it is tried, and said, once"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import DEMO
 
 import extract
@@ -98,3 +99,28 @@ def test_features_on_the_fly_take_three_more():
     encoder = Encoder(load_model("tiny_random"))
     features = encoder.encode(batch.waveforms, batch.lengths.tolist())
     assert [len(one.values) for one in features] == [num_frames(n) for n in batch.lengths.tolist()]
+
+
+def test_a_model_is_trained_on_features_on_the_fly(tmp_path):
+    """The README's loop with an optimizer's step, over a folder with a broken recording in it."""
+    from extract import AudioDataset, Encoder, load_model, make_loader, plan_batches, read_folder
+
+    for path in DEMO.glob("*.wav"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "broken.wav").write_text("no recording")
+    dataset = AudioDataset(read_folder(tmp_path))
+    encoder = Encoder(load_model("tiny_random"))
+    linear = torch.nn.Linear(encoder.hidden_size, 2)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=0.1)
+    before = linear.weight.clone()
+    plan = plan_batches([5.0] * len(dataset), 5.0)  # one recording a batch: one has failures only
+    sizes = []
+    for batch in make_loader(dataset, plan):
+        features = encoder.encode(batch.waveforms, batch.lengths.tolist())  # one per utterance
+        sizes.append(len(features))
+        for one in features:
+            linear(one.values).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert sorted(sizes) == [0] + [1] * (len(dataset) - 1)
+    assert not torch.equal(linear.weight, before)

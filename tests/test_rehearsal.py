@@ -5,7 +5,7 @@ the host's memory raises, as it would there, and so does whatever would wait for
 read from it, a shape that depends on one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 import pytest
@@ -75,9 +75,9 @@ def test_a_tensor_left_on_the_host_is_found(on_the_card):
 
 
 def test_a_step_that_waits_for_the_card_is_found(on_the_card):
-    def waiting(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
-        assert float(query.max()) < 1e9
-        return attend_varlen(query, key, value, packing)
+    def waiting(qkv: Sequence[Tensor], packing: Packing) -> Tensor:
+        assert float(qkv[0].max()) < 1e9
+        return attend_varlen(qkv, packing)
 
     found = on_the_card("base", waiting, "fp16")
     with pytest.raises(DataDependentOutputException):

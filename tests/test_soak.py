@@ -181,3 +181,39 @@ def test_a_manifest_costs_300_mb_a_million_entries_with_four_workers():
     costs_mb = json.loads(result.stdout)
     assert len(costs_mb) == 5
     assert 10 < sum(costs_mb) <= 300 * num / 1e6, costs_mb
+
+
+LENGTHS = """
+    import random, sys
+    import torch
+    from transformers import HubertConfig
+    from extract.encoder import Encoder
+    from extract.machine import keep_freed_memory
+    from extract.weights import Checkpoint, random_checkpoint
+
+    def resident_mb():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * 4096 / 1e6
+
+    torch.set_num_threads(1)
+    sizes = dict(hidden_size=64, num_attention_heads=2, intermediate_size=128, conv_dim=(32,) * 7)
+    model = random_checkpoint(HubertConfig(num_hidden_layers=1, **sizes), seed=0)
+    encoder = Encoder(model, precision=sys.argv[1])
+    keep_freed_memory()
+    lengths = random.Random(0).sample(range(400, 24_000, 10), 3 * 200)
+    batches = [sorted(lengths[n : n + 3], reverse=True) for n in range(0, len(lengths), 3)]
+    for number, batch in enumerate(sorted(batches, reverse=True)[:1] + batches, 1):
+        encoder.encode(torch.randn(len(batch), batch[0]), batch)
+        if number in (20, len(batches) + 1):
+            print(resident_mb())
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_lengths_that_never_repeat_cost_no_memory(precision):
+    """oneDNN keeps what it made for each number of rows: 180 batches more took hundreds of MB."""
+    command = [sys.executable, "-c", textwrap.dedent(LENGTHS), precision]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    early, late = map(float, result.stdout.split())
+    assert late - early <= 30

@@ -3,8 +3,10 @@
 import errno
 import io
 import os
+import re
 import stat
 import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,7 @@ def files(store: Store) -> list[str]:
 
 def record(store: Store, id_: str) -> dict:
     written = store.publish(id_, FEATURES, WAV)
-    return {"id": id_, **vars(written)}
+    return {"id": id_, "status": "saved", "files": written}
 
 
 # --- what is written -----------------------------------------------------------------------------
@@ -187,6 +189,115 @@ def test_a_store_that_cannot_be_made_stops_before_any_work(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnusable, match="file"):
         Store(tmp_path / "file" / "store").create()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.EACCES, r"out: cannot be made or written to: Permission denied: {}$"),
+        (errno.EROFS, r"out: cannot be made or written to: Read-only file system: {}$"),
+        (errno.ENOSPC, r"out: the disk is full: .*more is needed for {}/out"),
+    ],
+)
+def test_a_store_that_never_was_is_not_said_to_be_gone(tmp_path, monkeypatch, code, said):
+    """The place is named where the way ends: the folder that exists."""
+
+    def refused(path, *_args, **_kwargs):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(os, "mkdir", refused)
+    with pytest.raises(StoreUnusable) as caught:
+        Store(tmp_path / "out").create()
+    assert re.search(said.format(re.escape(str(tmp_path))), str(caught.value))
+    assert "gone" not in str(caught.value)
+
+
+def test_a_file_above_a_store_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnusable) as caught:
+        Store(tmp_path / "file" / "deep" / "out").create()
+    assert f"{tmp_path / 'file'} is in the way: it is no folder" in str(caught.value)
+
+
+def test_a_folder_of_the_store_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "5-wav32k").touch()
+    with pytest.raises(StoreUnusable, match="5-wav32k is in the way: it is no folder"):
+        Store(tmp_path).create()
+
+
+def test_a_disk_without_inodes_says_what_is_missing(store, monkeypatch):
+    failing(monkeypatch, "open", 0, errno.ENOSPC)
+    disk = os.statvfs(store.directory)
+    monkeypatch.setattr(
+        os, "statvfs", lambda _: os.statvfs_result([*disk[:5], 1000, 0, 0, *disk[8:]])
+    )
+    with pytest.raises(StoreUnusable, match="no inodes left"):
+        store.publish("a.wav", FEATURES, WAV)
+
+
+def test_what_the_ledger_keeps_is_each_whole_files_checksum(store):
+    for (name, offset, size, crc), path in zip(
+        store.publish("deep/a.wav", FEATURES, WAV), store.paths("deep/a.wav"), strict=True
+    ):
+        data = Path(path).read_bytes()
+        assert (store.directory / name) == Path(path)
+        assert (offset, size, crc) == (0, len(data), zlib.crc32(data))
+
+
+def test_lines_whose_files_are_not_the_utterances_are_not_believed(store):
+    whole = record(store, "a.wav")
+    feature, wav = whole["files"]
+    assert store.intact(whole)
+    for files in (
+        [],
+        [feature],
+        [wav, feature],
+        [feature, wav, wav],
+        [feature, ("5-wav32k/b.wav", *wav[1:])],
+        [feature, ("../store/5-wav32k/a.wav", *wav[1:])],
+        [feature, (wav[0], 1, *wav[2:])],
+        [feature, (wav[0], 0, str(wav[2]), wav[3])],
+        ["ab", "cd"],
+        {"a": 1},
+        7,
+    ):
+        assert not store.intact({**whole, "files": files})
+
+
+def test_nothing_is_written_or_removed_through_a_link(store, tmp_path):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "a.wav").write_text("mine")
+    (victim / "a.wav.pt").write_text("mine")
+    for folder in ("4-cnhubert", "5-wav32k"):
+        (store.directory / folder / "deep").symlink_to(victim)
+        (store.directory / folder / "new").symlink_to(tmp_path / "nothing")
+    for id_ in ("deep/a.wav", "new/a.wav", "deep/deeper/a.wav"):
+        with pytest.raises(WriteFailed, match="symbolic link"):
+            store.publish(id_, FEATURES, WAV)
+        store.discard(id_)
+    assert {path.name: path.read_text() for path in victim.iterdir()} == {
+        "a.wav": "mine",
+        "a.wav.pt": "mine",
+    }
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_an_id_that_leaves_the_store_discards_nothing(store, tmp_path):
+    (tmp_path / "x").write_text("mine")
+    (tmp_path / "x.pt").write_text("mine")
+    for id_ in ("../../x", str(tmp_path / "x"), "a/../../../x"):
+        store.discard(id_)
+    assert (tmp_path / "x").exists()
+    assert (tmp_path / "x.pt").exists()
+
+
+def test_a_file_of_the_same_size_behind_a_link_is_not_ours(store, tmp_path):
+    saved = record(store, "a.wav")
+    path = Path(store.paths("a.wav")[0])
+    path.symlink_to(path.rename(tmp_path / "elsewhere"))
+    assert not store.intact(saved)
+    assert not store.intact(saved, checksum=True)
 
 
 def test_files_reach_the_disk_before_their_names_do(tmp_path, monkeypatch):

@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 from conftest import DEMO, audit, ids_of
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +41,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_code_options_clips_and_licences(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {f"extract/{path.name}" for path in (ROOT / "extract").glob("*.py")}
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "extract").rglob("*.py")}
     options = {
         f"extract/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*") if path.is_file()
     }
@@ -66,3 +69,19 @@ def test_the_installed_wheel_runs_the_demo_from_an_empty_folder(wheel, tmp_path)
     clips = {name for name in ids_of(DEMO) if "_" in name}
     audit(store, clips)
     assert len(list((store / "4-cnhubert").iterdir())) == len(clips) >= 12
+
+
+def bounds(requirement: Requirement, *operators: str) -> list[Version]:
+    """Versions that a requirement names after one of `operators`."""
+    return [Version(one.version) for one in requirement.specifier if one.operator in operators]
+
+
+def test_the_oldest_versions_tested_are_the_oldest_admitted_and_no_new_major_is():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
+    admitted = {need.name: need for need in map(Requirement, project["dependencies"])}
+    lines = (ROOT / "constraints-oldest.txt").read_text("utf8").splitlines()
+    tested = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert {need.name: bounds(need, "==") for need in tested} == {
+        name: bounds(need, ">=") for name, need in admitted.items()
+    }
+    assert all(len(bounds(need, "<")) == 1 for need in admitted.values())

@@ -1,0 +1,269 @@
+"""Files that are written whole or not at all, and opened without following a symbolic link.
+
+A run writes inside its store alone. A link in the store may lead anywhere, so nothing here writes,
+reads or deletes through one: a link is replaced, or it is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from extract.ids import TEMPORARY_PREFIX, printable
+
+log = logging.getLogger(__name__)
+
+Buffer = bytes | bytearray | memoryview
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL}
+MAX_READ = 16 << 20  # bytes of a file that is read whole: metadata and notes take a few hundred
+
+_BINARY, _NO_FOLLOW = getattr(os, "O_BINARY", 0), getattr(os, "O_NOFOLLOW", 0)
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
+APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_FOLLOW | _BINARY
+_READ = os.O_RDONLY | _NO_FOLLOW | _BINARY | getattr(os, "O_NONBLOCK", 0)  # a FIFO would wait
+
+
+class StoreUnusable(Exception):
+    """The store takes no more files: full, read-only or gone. The run stops; nothing is lost."""
+
+
+@contextmanager
+def explained(directory: Path) -> Iterator[None]:
+    """Turns an OSError of the block, which writes below `directory`, into `StoreUnusable`.
+
+    One for want of memory passes: it is not the store's.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise
+        raise StoreUnusable(explain(directory, error)) from None
+
+
+def explain(directory: Path, error: OSError, needed: int = 0) -> str:
+    """What stopped a write below `directory`, in one printable line.
+
+    Args:
+        directory: the store.
+        error: what the operating system said.
+        needed: bytes that were to be written; 0 where that is not known.
+    """
+    where, file = printable(str(directory)), _file_of(error)
+    if error.errno in NO_SPACE:
+        missing = (
+            f"{needed / 1e6:.1f} MB needed for the next utterance alone"
+            if needed
+            else f"more is needed for {file}: {error.strerror}"
+        )
+        return f"{where}: the disk is full: {_room(directory)}, {missing}"
+    if not os.path.isdir(directory):  # noqa: PTH112 (pathlib's raises without permission)
+        return f"{where}: the folder is gone"
+    if error.errno in _IN_THE_WAY:
+        return f"{where}: {error.strerror}: {file} is in the way: move it away"
+    return f"{where}: {error.strerror or error}: {file}"
+
+
+def cannot_be_made(directory: Path, error: OSError) -> str:
+    """Why a folder cannot be made or written to: what stands in the way, and where."""
+    where = printable(str(directory))
+    if error.errno in NO_SPACE:
+        return explain(directory, error)
+    place = Path(error.filename or directory).absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    found = printable(str(place))
+    if not os.path.isdir(place):  # noqa: PTH112
+        return f"{where}: cannot be made or written to: {found} is in the way: it is no folder"
+    return f"{where}: cannot be made or written to: {error.strerror or error}: {found}"
+
+
+def _file_of(error: OSError) -> str:
+    return printable(os.fsdecode(error.filename)) if error.filename else "a file of the store"
+
+
+def _room(directory: Path) -> str:
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError:
+        return "unknown room left"
+    if hasattr(os, "statvfs"):
+        disk = os.statvfs(directory)
+        if disk.f_files and not disk.f_favail:
+            return f"it takes no more files (no inodes left), {free / 1e6:.1f} MB free"
+    return f"{free / 1e6:.1f} MB free"
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder of the store, if it is not there.
+
+    Raises:
+        ValueError: a symbolic link stands there; what is written would land elsewhere.
+        OSError: it cannot be made.
+    """
+    if path.is_symlink():
+        raise ValueError(
+            f"{printable(str(path))}: a symbolic link; a run writes inside its store alone. Ways "
+            "out: put a real folder there, or name another store.dir=DIR"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def replace_whole(path: Path, parts: bytes | Iterable[bytes], *, fsync: bool = True) -> None:
+    """Replaces the file at `path`; a symbolic link or an empty folder there gives way to it.
+
+    Args:
+        path: the file. Readers find the old one or the new one, never a part.
+        parts: its bytes, in one piece or several.
+        fsync: whether the file and its name survive a power cut once this returns.
+
+    Raises:
+        OSError: the file is as it was.
+    """
+    name = f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(name)
+    make_way(path)
+    try:
+        with open(os.open(temporary, NEW_FILE, 0o666), "wb") as file:
+            file.writelines([parts] if isinstance(parts, bytes) else parts)
+            file.flush()
+            if fsync:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # the one that a message names
+        raise
+    if fsync:
+        sync_folder(path.parent)
+
+
+def replace_cache(path: Path, data: bytes) -> None:
+    """Replaces a file that only saves a later run time; one that cannot be is said and left.
+
+    Raises:
+        OSError: the disk is full, read-only or gone.
+    """
+    try:
+        replace_whole(path, data, fsync=False)
+    except (IsADirectoryError, FileExistsError) as error:  # a folder that holds something
+        log.warning("%s: %s: each run makes it anew", printable(str(path)), error.strerror)
+
+
+class Temporary:
+    """A file under a temporary name in its target's folder, gone on exit unless published.
+
+    Args:
+        final: the target's path.
+        name: the temporary one.
+        root: the folder that is never made again if it is gone; those between are made.
+        fsync: whether its bytes reach the disk before its name does.
+    """
+
+    def __init__(self, final: str, name: str, *, root: Path, fsync: bool) -> None:
+        self.final, self.root, self.fsync = final, root, fsync
+        self.folder = final[: final.rindex("/")]
+        self.path = f"{self.folder}/{name}"
+
+    def __enter__(self) -> Temporary:
+        try:
+            self.descriptor = os.open(self.path, NEW_FILE, 0o666)
+        except FileNotFoundError:
+            if not self.root.exists():
+                raise
+            os.makedirs(self.folder, exist_ok=True)  # noqa: PTH103
+            self.descriptor = os.open(self.path, NEW_FILE, 0o666)
+        return self
+
+    def write(self, parts: Sequence[Buffer]) -> None:
+        """Writes the whole file, given in parts."""
+        left = [memoryview(part) for part in parts]
+        while left:
+            written = _write(self.descriptor, left)
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if written:
+                left[0] = left[0][written:]
+        if self.fsync:
+            os.fsync(self.descriptor)
+
+    def publish(self) -> None:
+        """Gives the file its name, in the place of an older one or of a symbolic link."""
+        os.close(self.descriptor)
+        self.descriptor = -1
+        os.replace(self.path, self.final)  # noqa: PTH105
+        self.path = ""
+
+    def __exit__(self, *_: object) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+        if self.path:
+            os.unlink(self.path)  # noqa: PTH108
+
+
+def _write(descriptor: int, parts: list[memoryview]) -> int:
+    """Writes as much as the disk takes at once; returns how many bytes."""
+    if hasattr(os, "writev"):
+        return os.writev(descriptor, parts)
+    return os.write(descriptor, parts[0])  # Windows
+
+
+def make_way(path: Path) -> None:
+    """Removes a symbolic link or an empty folder where a file of ours goes: no data is lost."""
+    with suppress(OSError):
+        if path.is_symlink():
+            path.unlink()
+        elif path.is_dir():
+            path.rmdir()
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings a folder's names to the disk, where the system can."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks refuse
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def open_regular(path: Path | str) -> BinaryIO:
+    """A regular file, opened for reading.
+
+    Raises:
+        OSError: there is none, or a link, a folder, a pipe or a device stands there.
+    """
+    descriptor = os.open(path, _READ)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return open(descriptor, "rb")
+
+
+def read_whole(path: Path | str, most: int = MAX_READ) -> bytes:
+    """A regular file's bytes.
+
+    Raises:
+        OSError: as `open_regular`, or it holds more than `most` bytes.
+    """
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return data

@@ -1,0 +1,59 @@
+"""Faults of this program, told apart from those of recordings: said once, and a reason to stop."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from extract.ids import printable
+
+log = logging.getLogger(__name__)
+
+INTERNAL_ERROR = "internal_error"  # the ledger's reason
+GIVE_UP_AFTER = 20  # faults, if not one recording came through before them
+MAX_MESSAGE = 500  # characters of an exception's message that the ledger keeps
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+def last_line(error: BaseException) -> str:
+    """`TypeError: its message (decode.py:12)`: an exception, and the line that it came from.
+
+    The line is the innermost one of this package on the traceback.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if frame.filename.startswith(_PACKAGE)]
+    said = printable(f"{type(error).__qualname__}: {error}"[:MAX_MESSAGE])
+    return said + "".join(f" ({Path(at.filename).name}:{at.lineno})" for at in ours[-1:])
+
+
+class InternalErrors:
+    """Counts the faults of this program that a run meets while it reads recordings."""
+
+    def __init__(self) -> None:
+        self.num = 0
+        self.hopeless = False  # the first recordings of a stage brought nothing but such faults
+        self._in_vain: int | None = 0  # faults of this stage; None once a recording was read
+
+    def begin(self) -> None:
+        """Begins a stage: headers are read by other code than samples."""
+        self._in_vain = 0
+
+    def note(self, faults: Sequence[str], num_read: int) -> None:
+        """Adds what became of some recordings; logs the first fault, and when there is no hope.
+
+        Args:
+            faults: one line for each recording that ended in a fault of this program.
+            num_read: how many others were read as they should be.
+        """
+        if faults and not self.num:
+            log.error(
+                "%s: a fault of this program, not of the recording; please report it", faults[0]
+            )
+        self.num += len(faults)
+        self._in_vain = None if num_read or self._in_vain is None else self._in_vain + len(faults)
+        if self._in_vain is not None and self._in_vain >= GIVE_UP_AFTER and not self.hopeless:
+            self.hopeless = True
+            log.error("%d such faults, and not one recording was read: stopping", self._in_vain)

@@ -1,0 +1,30 @@
+"""Counts and names as a sentence or a table's cell holds them."""
+
+from __future__ import annotations
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: `1 batch`, `2,000 batches`, `2 entries`."""
+    if number == 1:
+        return f"1 {noun}"
+    plural = noun[:-1] + "ie" if noun.endswith("ry") else noun + "e" * noun.endswith("ch")
+    return f"{number:,} {plural}s"
+
+
+def shown(text: str, most: int) -> str:
+    """`text` with the unprintable escaped, in at most `most` characters.
+
+    A longer one keeps its start and its end, which tell paths apart, around an ellipsis. What is
+    escaped already stays as it is.
+    """
+    if len(text) <= most and text.isprintable():
+        return text  # nearly every text
+    head, tail = _escaped(text[:most]), _escaped(text[-most:])  # never all of a text of megabytes
+    if len(text) <= most and len(head) <= most:
+        return head
+    half = most // 2
+    return f"{head[: most - half - 1]}…{tail[-half:]}"
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,0 +1,83 @@
+"""The words of the command line, made ready for Hydra: a path works as the shell gives it.
+
+Hydra reads `key=value` with a grammar of its own, in which `a(1)`, `it's` and `émile` are errors
+and `2024_11_25` is a number. Values of options that take text are quoted before Hydra sees them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from extract.options import is_text, options
+
+# Hydra's options that take the next word.
+TAKES_A_WORD = {
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun"),
+}
+# Hydra's prefix (add, force, delete), then a name, then the value: `++model.path=DIR`.
+OVERRIDE = re.compile(r"(?P<head>(?:\+\+?|~)?(?P<name>[^=]*)=)(?P<value>.*)", re.DOTALL)
+QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+KEPT = re.compile(rf"{QUOTED}|null", re.DOTALL | re.IGNORECASE)  # has Hydra's meaning
+# A comma in ${...} separates nothing; one may stand in another: ${stem:${dataset.path}}.
+INTERPOLATION = r"\$\{(?:[^{}]|\{[^{}]*\})*\}"
+ONE_OF_A_SWEEP = re.compile(
+    rf"[ \t]*((?:{QUOTED})(?=[ \t]*(?:,|\Z))|(?:{INTERPOLATION}|[^,])*?)[ \t]*(,|\Z)", re.DOTALL
+)
+
+
+def prepared(words: Iterable[str]) -> list[str]:
+    """The words as Hydra takes them: first `key=value`, text in quotes, then Hydra's own options.
+
+    In that order because argparse refuses `key=value` on both sides of `-m`.
+    """
+    overrides, flags = _apart(words)
+    sweep = is_sweep([*overrides, *flags])
+    return [_for_hydra(word, sweep) for word in overrides] + flags
+
+
+def is_sweep(words: Iterable[str]) -> bool:
+    """Whether Hydra is asked for a sweep; argparse takes the beginning of `--multirun` for it."""
+    return any(
+        word in ("-m", "hydra.mode=MULTIRUN") or (len(word) > 2 and "--multirun".startswith(word))
+        for word in words
+    )
+
+
+def quoted(text: str) -> str:
+    r"""`text` in Hydra's quotes, where a backslash is an escape only before a quote or the end."""
+    escaped = re.sub(r"(\\*)('|\Z)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text)
+    return f"'{escaped}'"
+
+
+def _apart(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The `key=value` words, and all others, each kind in its order."""
+    overrides: list[str] = []
+    flags: list[str] = []
+    taken = False  # by the option before it
+    for word in words:
+        is_override = word[:1] == "~" or (word[:1] != "-" and "=" in word)
+        (overrides if is_override and not taken else flags).append(word)
+        taken = not taken and word in TAKES_A_WORD
+    return overrides, flags
+
+
+def _for_hydra(word: str, sweep: bool) -> str:
+    """A `key=value` with its value quoted, if the option takes text and nothing else."""
+    override = OVERRIDE.fullmatch(word)
+    option = options().get(override["name"]) if override else None
+    if override is None or option is None or not is_text(option):
+        return word
+    values = _one_by_one(override["value"]) if sweep else [override["value"]]
+    return override["head"] + ",".join(v if KEPT.fullmatch(v) else quoted(v) for v in values)
+
+
+def _one_by_one(value: str) -> list[str]:
+    """The values that commas separate in a sweep, without the blanks around them."""
+    values = []
+    for match in ONE_OF_A_SWEEP.finditer(value):
+        values.append(match[1])
+        if not match[2]:  # the end; finditer would find an empty value behind it
+            break
+    return values
