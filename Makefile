@@ -5,7 +5,7 @@ OLDEST ?= 3.11
 NEWEST ?= 3.13
 TESTS ?=
 
-.PHONY: help venv demo test test-oldest test-newest pytest lint types bench bench-gpu clean
+.PHONY: help venv demo test test-oldest test-newest pytest lint types docs bench bench-gpu clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -18,7 +18,7 @@ $(VENV)/installed: $(BIN)/python pyproject.toml
 	touch $@
 
 $(VENV)/installed-dev: $(BIN)/python pyproject.toml $(CONSTRAINTS)
-	$(BIN)/python -m pip install --quiet -e '.[dev]' $(addprefix --constraint ,$(CONSTRAINTS))
+	$(BIN)/python -m pip install --quiet -e '.[dev,docs]' $(addprefix --constraint ,$(CONSTRAINTS))
 	touch $@ $(VENV)/installed
 
 venv: $(VENV)/installed-dev  ## a virtual environment with everything for development
@@ -44,6 +44,9 @@ lint: venv  ## ruff: rules and format
 types: venv  ## mypy, strict
 	$(BIN)/mypy
 
+docs: venv  ## the pages of docs/ as a site in site/; a warning is an error
+	$(BIN)/zensical build --strict
+
 bench: venv  ## the speed of everything on the CPU, in one table
 	$(BIN)/python -m benchmarks
 
@@ -51,4 +54,4 @@ bench-gpu: venv  ## checks and speed on a GPU
 	$(BIN)/python benchmarks/gpu.py
 
 clean:  ## all that was made here but outputs/
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -77,7 +77,7 @@ def register() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code (README, `Exit codes`)."""
+    """Runs the command line; returns the exit code (docs/faults.md, `Exit codes`)."""
     register()
     jobs: list[Job] = []
 

@@ -57,7 +57,10 @@ def location(default: Any = MISSING) -> Any:
 
 
 class Precision(Enum):
-    """Number format of the encoder's arithmetic. `auto`: fp16 on a GPU, fp32 on a CPU."""
+    """Number format of the encoder's arithmetic. `auto`: fp16 on a GPU, fp32 on a CPU.
+
+    A CPU that cannot multiply in half precision computes in fp32 and rounds the features.
+    """
 
     auto = "auto"
     fp32 = "fp32"
@@ -66,14 +69,14 @@ class Precision(Enum):
 
 
 class Kind(Enum):
-    """How a dataset lists its recordings."""
+    """How a dataset lists its recordings: a folder, or a GPT-SoVITS list."""
 
     folder = "folder"
     gpt_sovits = "gpt_sovits"
 
 
 class Resampler(Enum):
-    """Who turns 32 kHz into 16 kHz: `soxr` is librosa's default and the reference."""
+    """What turns 32 kHz into 16 kHz: `soxr` is librosa's default and the reference."""
 
     soxr = "soxr"
     torchaudio = "torchaudio"
@@ -101,9 +104,11 @@ class DatasetConfig:
 
     name: str = MISSING  # names the output folder
     kind: Kind = Kind.folder
-    path: str = location()  # the folder, or the .list file
-    audio_dir: str | None = location(None)  # gpt_sovits: look for the file names here instead
-    extensions: list[str] | None = None  # folder: null = what audio files are called; [] = all
+    path: str = location()  # the folder, or the list
+    audio_dir: str | None = location(None)  # `gpt_sovits`: look for the file names here instead
+    # `folder`: endings of the files to take, `[wav,flac]`; null = what audio files are called, [] =
+    # every file
+    extensions: list[str] | None = None
 
 
 @dataclass
@@ -111,9 +116,10 @@ class ModelConfig:
     """Which encoder."""
 
     name: str = MISSING  # names the output folder
-    path: str = location()  # a folder, a model hub's id, or tiny_random
+    path: str = location()  # a folder, a model hub's id, or `tiny_random`
     revision: str | None = None  # commit or tag on the hub
-    layer: int | None = number(None, at_least=1)  # 1 .. number of layers; null = the last
+    # Features of this layer, counted from 1; later ones are not computed. null = the last
+    layer: int | None = number(None, at_least=1)
 
 
 @dataclass
@@ -123,7 +129,8 @@ class AudioConfig:
     maxx: float = number(0.95, above=0, at_most=1)  # the level that `alpha` pulls peaks towards
     alpha: float = number(0.5, at_least=0, at_most=1)  # 0 = leave the level, 1 = peaks at `maxx`
     resampler: Resampler = Resampler.soxr
-    max_peak: float = number(2.2, above=0)  # louder recordings are rejected (`peak_above_gate`)
+    # Louder recordings are rejected (`peak_above_gate`); full scale is 1
+    max_peak: float = number(2.2, above=0)
     min_duration_s: float = number(0.0, at_least=0)  # shorter ones are rejected (`too_short`)
     max_duration_s: float = number(600.0, above=0)  # longer ones are rejected (`too_long`)
 
@@ -132,9 +139,9 @@ class AudioConfig:
 class LoaderConfig:
     """How recordings reach the encoder. Nothing here changes a feature."""
 
-    # Processes that decode; auto = from the cores.
+    # Processes that decode; auto = from the cores. The choice is printed
     num_workers: int | str = number("auto", at_least=0, at_most=1024)
-    # Padded seconds a batch; auto = from the memory.
+    # Padded seconds of a batch; auto = 60 on a CPU, from a GPU's free memory
     batch_seconds: int | float | str = number("auto", at_least=0.1)
     prefetch: int = number(2, at_least=1, at_most=1000)  # batches that each worker keeps ready
     timeout_s: float = number(300.0, above=0)  # a recording that takes longer has hung its worker
@@ -145,9 +152,11 @@ class LoaderConfig:
 class StoreConfig:
     """Where features go and how they are kept."""
 
-    dir: str = location()
-    num_writers: int = number(4, at_least=1, at_most=1024)  # threads
-    fsync: bool = True  # survive a power cut, not only a killed process
+    dir: str = location()  # the output folder
+    num_writers: int = number(4, at_least=1, at_most=1024)  # threads that write
+    # What is saved survives a power cut, not only a killed process; the ledger's lines of the last
+    # 5 s aside, whose recordings are then done again
+    fsync: bool = True
     verify: Verify = Verify.size
 
 
@@ -155,8 +164,8 @@ class StoreConfig:
 class ShardConfig:
     """This process's part of a job that several processes or machines share."""
 
-    index: int = number(0, at_least=0)
-    count: int = number(1, at_least=1, at_most=1_000_000)
+    index: int = number(0, at_least=0)  # which part, from 0
+    count: int = number(1, at_least=1, at_most=1_000_000)  # how many parts
 
 
 @dataclass
@@ -169,10 +178,10 @@ class Config:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     shard: ShardConfig = field(default_factory=ShardConfig)
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+    device: str = "auto"  # `auto`, `cpu`, `cuda`, `cuda:1`, ...
     precision: Precision = Precision.auto
     cpu_fallback: bool = True  # a recording too large for the GPU alone is encoded on the CPU
-    seed: int = number(0, at_least=0, at_most=MAX_SEED)  # of tiny_random's weights
+    seed: int = number(0, at_least=0, at_most=MAX_SEED)  # of the weights of `tiny_random`
     retry_failed: bool = True  # try what failed in an earlier run again
     overwrite: bool = False  # replace a store that was made with other settings
 

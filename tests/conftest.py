@@ -148,11 +148,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-table", type=Path, help="write what became of each fault here")
 
 
-survived: list[str] = []  # rows of the README's fault table, in the order of the tests
+survived: list[str] = []  # rows of the fault table in docs/faults.md, in the order of the tests
 
 
 def fault_row(marker: pytest.Mark) -> str:
-    """A row of the README's fault table."""
+    """A row of the fault table in docs/faults.md."""
     fault, happened = marker.args
     return f"| {fault} | {happened} | nothing |"
 
