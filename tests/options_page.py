@@ -35,6 +35,7 @@ home folder. Within a [sweep](sweeps.md) a comma separates values, unless the va
 """
 CHOOSES = "## Choices"
 TYPES = {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}
+COMMAND = re.compile(r"((?:python -m extract )?\b[\w.]+=[\w.]+(?: [\w.]+=[\w.]+)*)")
 WORDS = {None: "`null`", True: "`true`", False: "`false`"}
 
 
@@ -59,7 +60,8 @@ def _choices() -> Iterator[str]:
         for file in files if len(files) > 1 else []:
             lines = file.read_text("utf8").splitlines()
             said = next(line for line in lines if line.startswith("# ") and "@package" not in line)
-            yield f"| `{folder.name}={file.stem}` | {_cell(said[2:])} |"
+            what = COMMAND.sub(r"`\1`", said[2:])
+            yield f"| `{folder.name}={file.stem}` | {_cell(what)} |"
 
 
 def _table(schema: type, prefix: str) -> Iterator[str]:
