@@ -18,7 +18,7 @@ from torch import Tensor
 
 from extract.first_layer import STRIDE, FirstLayer, Folded, Scratch
 from extract.frames import CONV_LAYERS, HOP_SAMPLES
-from extract.packing import Packing, block_sizes
+from extract.packing import Packing, multiple
 from extract.products import Linear
 
 CPU_CHUNK_FRAMES, CPU_LEAST_FRAMES = 256, 8  # 34 MB of its widest rows; a product wants many
@@ -112,7 +112,7 @@ class Convolutions:
         rows = FirstRows(self.first, waveforms, lengths, packing)
         out = torch.empty(packing.offsets[-1], self.channels, dtype=self.dtype)
         start = 0
-        for size in block_sizes(rows.num_frames, CPU_CHUNK_FRAMES, CPU_LEAST_FRAMES):
+        for size in chunk_sizes(rows.num_frames, CPU_CHUNK_FRAMES, CPU_LEAST_FRAMES):
             [frames] = self._later(rows.take(start, start + size), 1, size)
             for source, target in rows.valid(start, start + size):
                 out[target] = frames[source]
@@ -194,6 +194,17 @@ class FirstRows:
             frames = self.packing.lengths[number]
             self.folded = number, self.first.fold(waveform, [length], frames)
         return self.folded[1]
+
+
+def chunk_sizes(total: int, largest: int, smallest: int) -> list[int]:
+    """Frames of each chunk, `total` of them in all; the last may be part full.
+
+    `largest` as often as it fits, then halves of it down to `smallest`, both powers of two: six
+    sizes, since oneDNN keeps about 0.7 MB for each size and layer.
+    """
+    total = multiple(total, smallest)
+    halves = (largest >> number for number in range(1, (largest // smallest).bit_length()))
+    return [largest] * (total // largest) + [size for size in halves if total % largest & size]
 
 
 def rows_needed(frames: int) -> list[int]:

@@ -24,7 +24,7 @@ from extract.positions import PositionalConvolution
 from extract.products import Linear
 from extract.weights import POSITIONS, Model, folded_positions
 
-CPU_BLOCK_ROWS, CPU_LEAST_ROWS = 512, 16  # of a product on a CPU (`packing.block_sizes`)
+CPU_BLOCK_ROWS, CPU_ROWS_STEP = 512, 32  # of a product on a CPU (`packing.block_sizes`)
 
 
 Norm = tuple[Tensor, Tensor]  # weight and bias
@@ -161,7 +161,7 @@ def in_blocks(rows: Tensor) -> Sequence[Tensor]:
     """(N, ...) rows cut for products: on a CPU into few sizes, zeros behind the last row."""
     if not rows.is_cpu:
         return [rows]
-    sizes = block_sizes(len(rows), CPU_BLOCK_ROWS, CPU_LEAST_ROWS)
+    sizes = block_sizes(len(rows), CPU_BLOCK_ROWS, CPU_ROWS_STEP)
     left = len(rows) - sum(sizes[:-1])
     *full, last = torch.split(rows, [*sizes[:-1], left])
     return [*full, F.pad(last, (0, 0, 0, sizes[-1] - left))]

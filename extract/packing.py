@@ -4,7 +4,7 @@ Shapes: B utterances, T frames of the longest, N frames of all, H heads, Dh numb
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
 
@@ -21,21 +21,16 @@ PRODUCTS_FRAMES = {2: 512, 4: 300}
 HALF_STEP_FRAMES = 32  # what a product of values in half precision is padded to a multiple of
 
 
-def block_sizes(total: int, largest: int, smallest: int) -> list[int]:
-    """Sizes of the blocks that hold `total` rows, the largest first; the last may be part full.
+def block_sizes(total: int, block: int, step: int) -> list[int]:
+    """Sizes of the blocks in which a product reads `total` rows; the last may be part full.
 
-    oneDNN keeps about 0.7 MB for each number of rows that a product was ever computed of, so on a
-    CPU there are few: `largest` as often as it fits, then halves down to `smallest`. Both are
-    powers of two.
+    oneDNN keeps about 0.7 MB for each number of rows that a weight was ever multiplied with, so on
+    a CPU there are few: `block`, and in the last place half to one and a half of it, a multiple of
+    `step`. (A last one of few rows would read all weights for them alone.)
     """
-    total = multiple(total, smallest)
-    sizes = [largest] * (total // largest)
-    return sizes + [size for size in _halves(largest, smallest) if total % largest & size]
-
-
-def _halves(largest: int, smallest: int) -> Iterator[int]:
-    while (largest := largest // 2) >= smallest:
-        yield largest
+    total = multiple(total, step)
+    full = max(0, (total - block // 2) // block)
+    return [block] * full + [total - full * block]
 
 
 def multiple(count: int, step: int) -> int:

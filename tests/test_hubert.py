@@ -11,7 +11,7 @@ from transformers import HubertConfig, HubertModel
 
 from extract import convolutions, first_layer, hubert
 from extract import packing as attention
-from extract.convolutions import ConvLayer
+from extract.convolutions import ConvLayer, chunk_sizes
 from extract.frames import num_frames
 from extract.hubert import ExactHubert
 from extract.packing import Packing, attend_each, attend_padded, block_sizes, gathered
@@ -177,9 +177,9 @@ def test_utterances_of_many_lengths_need_products_of_few_sizes(
         monkeypatch.setattr(torch, "bmm", noted(torch.bmm))
     for frames in range(1, 800, 3):
         exact.forward(torch.zeros(1, 320 * frames + 80), [320 * frames + 80])
-    products = 5 + 6  # of rows in a layer and before it, and of convolutions
+    rows, chunks = 5 * 23, 6 * 6  # products of a layer and before it; convolutions
     attention = 512 // 32 if dtype != torch.float32 else 0
-    assert products < len(sizes) <= products * 6 + attention
+    assert chunks < len(sizes) <= rows + chunks + attention
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
@@ -262,8 +262,22 @@ def test_packing_pads_with_zeros_and_unpads() -> None:
     ("total", "sizes"),
     [(1, [4]), (12, [8, 4]), (13, [16]), (16, [16]), (17, [16, 4]), (60, [16, 16, 16, 8, 4])],
 )
-def test_blocks_are_of_few_sizes_and_hold_all_rows(total: int, sizes: list[int]) -> None:
-    assert block_sizes(total, largest=16, smallest=4) == sizes
+def test_chunks_are_of_few_sizes_and_hold_all_frames(total: int, sizes: list[int]) -> None:
+    assert chunk_sizes(total, largest=16, smallest=4) == sizes
+
+
+@pytest.mark.parametrize(
+    ("total", "sizes"),
+    [(1, [4]), (12, [12]), (20, [20]), (21, [16, 8]), (24, [16, 8]), (55, [16, 16, 16, 8])],
+)
+def test_blocks_are_of_few_sizes_none_small_behind_another(total: int, sizes: list[int]) -> None:
+    assert block_sizes(total, block=16, step=4) == sizes
+
+
+def test_blocks_hold_all_rows_in_23_sizes() -> None:
+    blocks = [block_sizes(total, block=512, step=32) for total in range(1, 5_000)]
+    assert all(0 <= sum(sizes) - total < 32 for total, sizes in enumerate(blocks, start=1))
+    assert len({size for sizes in blocks for size in sizes}) == 23
 
 
 def test_rows_are_gathered_from_blocks_and_copied_only_where_two_hold_them() -> None:
@@ -276,15 +290,15 @@ def test_rows_are_gathered_from_blocks_and_copied_only_where_two_hold_them() -> 
     assert gathered(blocks, slice(5, 8)).data_ptr() == rows[5:].data_ptr()
 
 
-@pytest.mark.parametrize(("largest", "smallest"), [(8, 8), (4096, 1), (4096, 4096)])
+@pytest.mark.parametrize(("block", "step"), [(8, 8), (16, 1), (4096, 1), (4096, 4096)])
 def test_the_size_of_blocks_does_not_change_features(
-    largest: int, smallest: int, monkeypatch: pytest.MonkeyPatch
+    block: int, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = ExactHubert(small_model("layer"), CPU, torch.float32)
     waveforms = noise([16_000, 32_000, 400])
     expected = encode(exact, waveforms)
-    monkeypatch.setattr(hubert, "CPU_BLOCK_ROWS", largest)
-    monkeypatch.setattr(hubert, "CPU_LEAST_ROWS", smallest)
+    monkeypatch.setattr(hubert, "CPU_BLOCK_ROWS", block)
+    monkeypatch.setattr(hubert, "CPU_ROWS_STEP", step)
     assert worst(encode(exact, waveforms), expected) <= 1e-5
 
 
