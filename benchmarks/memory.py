@@ -1,9 +1,10 @@
 """What the main process needs of memory: `python -m benchmarks.memory [--longest]`.
 
-Peak resident size, each in a process of its own: after 10 batches and after 400 with a tiny model
-and lengths that never repeat (a leak would show), and by padded second in HuBERT-base. `--longest`
-adds one recording of 600 s (`audio.max_duration_s`): through one layer, which needs what twelve do
-and takes a tenth of the time.
+Each in a process of its own, lengths that never repeat: peak resident size after 10 batches and
+after 400 with a tiny model (a leak would show), resident size after 10 batches and after 130 in
+HuBERT-base, and what one more clip costs after 15,000 of them. And peak size by padded second in
+HuBERT-base. `--longest` adds 1,000 batches, and one recording of 600 s (`audio.max_duration_s`):
+through one layer, which needs what twelve do and takes a tenth of the time.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import random
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +37,9 @@ from extract.writing import Writers
 
 FEW, MANY = 10, 400
 PER_BATCH = 8
+BATCHES, MORE_BATCHES = 130, 1_000  # of CLIPS each, in HuBERT-base
+CLIPS = 3
+NUM_CLIPS, THOUSAND = 16_000, 1_000
 LONGEST_S = 600
 RATE_HZ = 16_000
 
@@ -78,6 +83,46 @@ def pipeline_peaks() -> dict[str, float]:
     return {"few": peaks[FEW - 1], "many": peaks[-1]}
 
 
+def resident_mb() -> float:
+    """Resident size of this process now, MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def encode_lengths(encoder: Encoder, lengths: list[int]) -> None:
+    """One batch of noise."""
+    batch = torch.randn(len(lengths), max(lengths)) * 100
+    encoder.encode(batch, lengths)
+
+
+def growth(precision: str, num_batches: int) -> dict[str, float]:
+    """Resident size of HuBERT-base after FEW batches and after more, the longest first."""
+    encoder = Encoder(load_model(str(random_hubert())), precision=precision)
+    lengths = random.Random(3).sample(range(4_800, 48_000), CLIPS * num_batches)
+    lengths.sort(reverse=True)
+    sizes = {}
+    for number in range(num_batches):
+        encode_lengths(encoder, lengths[CLIPS * number : CLIPS * (number + 1)])
+        if number + 1 in (FEW, BATCHES, MORE_BATCHES):
+            sizes[str(number + 1)] = resident_mb()
+    return sizes
+
+
+def clip_times() -> dict[str, float]:
+    """Milliseconds a clip of the first and of the last thousand of many, with a tiny model."""
+    torch.set_num_threads(1)
+    encoder = Encoder(load_model("tiny_random"))
+    lengths = random.Random(4).sample(range(4_800, 4_800 + 2 * NUM_CLIPS), NUM_CLIPS)
+    encode_lengths(encoder, lengths[:PER_BATCH])
+    times = []
+    for start in range(0, NUM_CLIPS, THOUSAND):
+        begun = time.process_time()
+        for first in range(start, start + THOUSAND, PER_BATCH):
+            encode_lengths(encoder, lengths[first : first + PER_BATCH])
+        times.append(time.process_time() - begun)
+    return {"first": times[0], "last": times[-1]}
+
+
 def encoder_peaks(
     precision: str, padded_s: list[int], layer: int | None = None
 ) -> dict[str, float]:
@@ -94,6 +139,11 @@ def encoder_peaks(
 
 CHILDREN = {
     "pipeline": pipeline_peaks,
+    "clips": clip_times,
+    "growth fp32": lambda: growth("fp32", BATCHES),
+    "growth bf16": lambda: growth("bf16", BATCHES),
+    "more fp32": lambda: growth("fp32", MORE_BATCHES),
+    "more bf16": lambda: growth("bf16", MORE_BATCHES),
     "fp32": lambda: encoder_peaks("fp32", [10, 40]),
     "bf16": lambda: encoder_peaks("bf16", [10, 40]),
     "longest fp32": lambda: encoder_peaks("fp32", [LONGEST_S], layer=1),
@@ -109,14 +159,26 @@ def in_child(name: str) -> dict[str, float]:
     return peaks
 
 
+def grown(what: str, few: float, many: float, unit: str) -> Row:
+    """By how much something has grown, in percent: at most 5."""
+    note = f"{few:.4g} {unit} to {many:.4g} {unit}"
+    return Row.at_most(what, 100 * (many / few - 1), 5, " %", note)
+
+
 def measure(longest: bool = False) -> list[Row]:
     """Growth over a run, and the cost of a padded second."""
     random_hubert()
     peaks = in_child("pipeline")
-    growth = 100 * (peaks["many"] / peaks["few"] - 1)
     what = f"peak memory after {MANY} batches, above that after {FEW}"
-    note = f"{peaks['few']:.0f} MB to {peaks['many']:.0f} MB"
-    rows = [Row.at_most(what, growth, 5, " %", note)]
+    rows = [grown(what, peaks["few"], peaks["many"], "MB")]
+    kind, many = ("more", MORE_BATCHES) if longest else ("growth", BATCHES)
+    for precision in ("fp32", "bf16"):
+        sizes = in_child(f"{kind} {precision}")
+        what = f"memory after {many} batches, above that after {FEW}, HuBERT-base {precision}"
+        rows.append(grown(what, sizes[str(FEW)], sizes[str(many)], "MB"))
+    times = in_child("clips")
+    what = f"a clip of the last thousand of {NUM_CLIPS:,}, above one of the first, tiny model"
+    rows.append(grown(what, times["first"], times["last"], "ms"))
     for precision in ("fp32", "bf16"):
         peaks = in_child(precision)
         each = (peaks["40"] - peaks["10"]) / 30
