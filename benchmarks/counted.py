@@ -24,11 +24,12 @@ from transformers import HubertConfig
 
 from benchmarks.common import Row, run_alone
 from benchmarks.encoder import flops
-from extract import encoder, first_layer, hubert
-from extract.encoder import Encoder
-from extract.first_layer import FirstLayer
-from extract.packing import Attention, Packing, attend_padded, attend_varlen
-from extract.weights import Checkpoint, weight_shapes
+from extract.encoder import encoder, first_layer
+from extract.encoder import forward as hubert
+from extract.encoder.encoder import Encoder
+from extract.encoder.first_layer import FirstLayer
+from extract.encoder.packing import Attention, Packing, attend_padded, attend_varlen
+from extract.models.weights import Checkpoint, weight_shapes
 
 CARD = torch.device("cuda", 0)
 RATE_HZ = 16_000

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from extract.ids import TEMPORARY_PREFIX, printable
+from extract.manifest.ids import TEMPORARY_PREFIX, printable
 
 log = logging.getLogger(__name__)
 

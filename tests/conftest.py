@@ -81,10 +81,10 @@ def start(argv: list[str], cwd: Path, log: Path | None = None) -> multiprocessin
 
     What it says goes to `log`.
     """
-    import extract.job
-    from extract.build import _encoder
+    import extract.run.job
+    from extract.run.build import _encoder
 
-    assert extract.job
+    assert extract.run.job
     _encoder("tiny_random", None, 0, "cpu", "auto", None)  # imported and built, for every child
 
     def child() -> None:

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from extract.first_layer_kernel import activations
+from extract.encoder.first_layer_kernel import activations
 
 calls = torch.load(sys.argv[1], weights_only=False)
 torch.save({name: activations(*call) for name, call in calls.items()}, sys.argv[2])

@@ -17,11 +17,13 @@ import torch
 from conftest import DEMO, TINY, audit, contents, ids_of, ledger, write_wav
 from rich.console import Console
 
-from extract import build, dataset, internal, job
+from extract import internal
 from extract.app import conf_dir
 from extract.config import Config, DatasetConfig, ModelConfig, StoreConfig
-from extract.stopping import Stop
-from extract.store import Store, StoreUnusable
+from extract.data import dataset
+from extract.run import build, job
+from extract.run.signals import Stop
+from extract.store.store import Store, StoreUnusable
 
 
 def test_a_folder_becomes_features_and_training_audio(extract_folder, recordings, tmp_path):
@@ -498,7 +500,7 @@ def test_a_fault_of_ours_on_every_recording_stops_the_run_early(
 ):
     monkeypatch.setattr(internal, "GIVE_UP_AFTER", 6)
     raise_for(monkeypatch, ".wav")
-    monkeypatch.setattr("extract.plan.MAX_BATCH", 3)
+    monkeypatch.setattr("extract.data.plan.MAX_BATCH", 3)
     assert extract_folder(recordings) == 70
     said = one_line(capfd.readouterr().err)
     assert said.count("please report it") == 1
@@ -512,7 +514,7 @@ def test_a_fault_of_ours_in_reading_headers_exits_with_70_and_saves_what_can_be(
     def wrong(path):
         raise TypeError("a mistake of ours")
 
-    monkeypatch.setattr("extract.lengths.probe_duration_s", wrong)
+    monkeypatch.setattr("extract.data.durations.probe_duration_s", wrong)
     with monkeypatch.context() as patch:
         patch.setattr(internal, "GIVE_UP_AFTER", 25)  # of 24: it goes on
         assert extract_folder(recordings) == 70

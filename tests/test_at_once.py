@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from recordings import write_coded
 
-from extract import decode as decode_module
-from extract import resampling
-from extract.decode import AudioError, decode
-from extract.ffmpeg import best_stream, open_container
+from extract.audio import decode as decode_module
+from extract.audio import resampling
+from extract.audio.decode import AudioError, decode
+from extract.audio.ffmpeg import best_stream, open_container
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "memfd_create"), reason="no copies in memory: all goes frame by frame"

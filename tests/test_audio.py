@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from recordings import DEMO, PCM, pack, signal, wav_bytes, write_floats, write_wav
 
-from extract import audio
-from extract.audio import (
+from extract.audio import prepare as audio
+from extract.audio.prepare import (
     AudioError,
     AudioSettings,
     decode,
@@ -272,7 +272,7 @@ def test_what_decoding_refuses_comes_through(tmp_path):
 
 
 def test_workers_start_without_torch():
-    code = "import sys, extract.audio; sys.exit('torch' in sys.modules)"
+    code = "import sys, extract.audio.prepare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from extract import batching
-from extract.batching import Batch, collate, make_loader
-from extract.dataset import AudioDataset, Failure, Recording, Utterance
-from extract.manifest import read_folder
-from extract.plan import plan_batches
+from extract.data import batch as batching
+from extract.data.batch import Batch, collate, make_loader
+from extract.data.dataset import AudioDataset, Failure, Recording, Utterance
+from extract.data.plan import plan_batches
+from extract.manifest.manifest import read_folder
 
 
 def utterance(index: int, num_samples: int) -> Utterance:

@@ -20,11 +20,11 @@ from recordings import (
     write_wav,
 )
 
-from extract import decode as decode_module
-from extract import ffmpeg
-from extract.decode import AudioError, decode, probe_duration_s
-from extract.manifest import AUDIO_EXTENSIONS
-from extract.wav import PROBED_BYTES, may_be_coded, read_header
+from extract.audio import decode as decode_module
+from extract.audio import ffmpeg
+from extract.audio.decode import AudioError, decode, probe_duration_s
+from extract.audio.wav import PROBED_BYTES, may_be_coded, read_header
+from extract.manifest.manifest import AUDIO_EXTENSIONS
 
 LOSSY_TOLERANCE = 2e-6  # see test_decode
 needs_ffmpeg = pytest.mark.skipif(FFMPEG is None, reason="no ffmpeg program here")

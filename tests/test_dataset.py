@@ -10,11 +10,11 @@ import pytest
 import torch
 from conftest import write_wav
 
-from extract import audio
-from extract import dataset as module
-from extract.audio import AudioSettings, prepare
-from extract.dataset import AudioDataset, Failure, Utterance
-from extract.manifest import Entry, Manifest, read_folder
+from extract.audio import prepare as audio
+from extract.audio.prepare import AudioSettings, prepare
+from extract.data import dataset as module
+from extract.data.dataset import AudioDataset, Failure, Utterance
+from extract.manifest.manifest import Entry, Manifest, read_folder
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_an_internal_error_names_the_line_of_ours_that_led_to_it(
     monkeypatch.setattr(audio.soxr, "resample", resample)
     item = AudioDataset(read_folder(recordings_of_all_kinds))[0]
     path = recordings_of_all_kinds / "a.wav"
-    said = re.fullmatch(rf"{path}: TypeError: no such quality \(audio\.py:(\d+)\)", item.detail)
+    said = re.fullmatch(rf"{path}: TypeError: no such quality \(prepare\.py:(\d+)\)", item.detail)
     line = Path(audio.__file__).read_text().splitlines()[int(said[1]) - 1]
     assert "soxr.resample(" in line
 

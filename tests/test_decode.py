@@ -32,10 +32,10 @@ from recordings import (
     write_wav,
 )
 
-from extract import decode as decode_module
-from extract import ffmpeg
-from extract.decode import AudioError, decode, probe_duration_s
-from extract.wav import read_header
+from extract.audio import decode as decode_module
+from extract.audio import ffmpeg
+from extract.audio.decode import AudioError, decode, probe_duration_s
+from extract.audio.wav import read_header
 
 GOLDEN = Path(__file__).parent / "golden"
 CLIPS = sorted(path.name for path in DEMO.glob("*_*"))

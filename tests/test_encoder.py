@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import HubertConfig, HubertForCTC, HubertModel
 
-from extract.encoder import Encoder, Features, Pending
+from extract.encoder.encoder import Encoder, Features, Pending
+from extract.encoder.forward import ExactHubert
 from extract.frames import num_frames
-from extract.hubert import ExactHubert
-from extract.models import load_model
-from extract.weights import fingerprint, weight_shapes
+from extract.models.load import load_model
+from extract.models.weights import fingerprint, weight_shapes
 
 LENGTHS = [400, 9_000, 16_000]
 
@@ -392,7 +392,7 @@ def test_the_weights_are_those_of_transformers(settings: dict[str, Any]) -> None
 
 def test_loading_imports_none_of_transformers_models(tmp_path: Path, model: HubertModel) -> None:
     code = (
-        "import sys; from extract.models import load_model; load_model(sys.argv[1]); "
+        "import sys; from extract.models.load import load_model; load_model(sys.argv[1]); "
         "heavy = [m for m in sys.modules if m.startswith('transformers.model')]; "
         "assert 'transformers.modeling_utils' not in heavy, heavy"
     )
@@ -564,5 +564,5 @@ def test_a_model_out_of_reach_says_what_to_do_without_trying_again(
 
 
 def test_importing_the_encoder_does_not_import_transformers() -> None:
-    code = "import sys, extract.encoder; sys.exit('transformers' in sys.modules)"
+    code = "import sys, extract.encoder.encoder; sys.exit('transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,12 +11,12 @@ import torch
 from conftest import audit, ids_of, ledger
 from torch import Tensor
 
-from extract import job
-from extract.batching import Batch, collate
-from extract.dataset import Failure, Recording, Utterance
-from extract.encoder import Encoder, Features
-from extract.encoding import Encoded, Encoding
-from extract.models import load_model
+from extract.data.batch import Batch, collate
+from extract.data.dataset import Failure, Recording, Utterance
+from extract.encoder.batches import Encoded, Encoding
+from extract.encoder.encoder import Encoder, Features
+from extract.models.load import load_model
+from extract.run import job
 
 OUT_OF_MEMORY = {
     "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),

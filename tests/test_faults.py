@@ -17,8 +17,8 @@ import pytest
 import torch
 from conftest import TINY, audit, contents, ids_of, ledger, start, write_wav
 
-from extract import writing
-from extract.store import Store
+from extract.store import writers as writing
+from extract.store.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
@@ -168,7 +168,7 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_no_half_file(recordings, tmp_p
 def test_a_recording_that_kills_its_worker_each_time_costs_only_itself(
     recordings, tmp_path, monkeypatch
 ):
-    from extract import dataset
+    from extract.data import dataset
 
     prepare = dataset.prepare
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import HubertConfig
 
-from extract import first_layer
-from extract.first_layer import EPS, KERNEL, STRIDE, FirstLayer, choose_activations
-from extract.weights import random_checkpoint
+from extract.encoder import first_layer
+from extract.encoder.first_layer import EPS, KERNEL, STRIDE, FirstLayer, choose_activations
+from extract.models.weights import random_checkpoint
 
 CPU = torch.device("cpu")
 SOURCE = Path(first_layer.__file__)
@@ -100,7 +100,7 @@ def test_it_compiles_for_a_card_and_spills_nothing(card, norm, tmp_path):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from extract import first_layer_kernel as kernel
+    from extract.encoder import first_layer_kernel as kernel
 
     tensors = dict.fromkeys(("windows", "weight", "bias", "gamma", "beta"), "*fp32")
     numbers = dict.fromkeys(("num_rows", "window_step", "weight_step", "bias_step"), "i32")

@@ -64,7 +64,7 @@ def test_imports_go_down(path):
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("audio", "from extract.dataset import AudioDataset"),
+        ("audio", "from extract.data.dataset import AudioDataset"),
         ("audio", "import extract.app"),
         ("store", "def f():\n    from extract import pipeline"),
         ("audio", "from .dataset import AudioDataset"),
@@ -80,10 +80,10 @@ def test_a_wrong_import_is_found(name, source):
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("dataset", "from extract.audio import prepare"),
-        ("store", "from extract.ledger import Ledger"),
+        ("dataset", "from extract.audio.prepare import prepare"),
+        ("store", "from extract.store.ledger import Ledger"),
         ("models", "import transformers"),
-        ("app", "import hydra, omegaconf, extract.pipeline"),
+        ("app", "import hydra, omegaconf, extract.run.pipeline"),
         ("audio", "import soxr"),
     ],
 )

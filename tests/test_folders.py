@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from conftest import TINY, ledger, write_wav
 
-from extract import folders, lock, metadata, store
-from extract import ledger as ledgers
-from extract.folders import is_metadata, same_place
-from extract.ids import printable
-from extract.manifest import read_folder
+from extract.manifest import folders
+from extract.manifest.folders import is_metadata, same_place
+from extract.manifest.ids import printable
+from extract.manifest.manifest import read_folder
+from extract.store import ledger as ledgers
+from extract.store import lock, metadata, store
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -8,8 +8,8 @@ import zlib
 import pytest
 import torch
 
-from extract import formats
-from extract.formats import archive
+from extract.store import formats
+from extract.store.formats import archive
 
 SHAPES = [(1, 768, 249), (1, 1, 1), (1, 3, 7), (1, 2, 64), (5,)]
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import HubertConfig
 
-from extract.encoder import Encoder
-from extract.models import load_model
-from extract.weights import random_checkpoint
+from extract.encoder.encoder import Encoder
+from extract.models.load import load_model
+from extract.models.weights import random_checkpoint
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,8 +12,8 @@ import soundfile
 import torch
 from conftest import audit, ledger, write_wav
 
-from extract.encoder import Encoder
-from extract.models import load_model
+from extract.encoder.encoder import Encoder
+from extract.models.load import load_model
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, pipes and devices")
 

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from transformers import HubertConfig, HubertModel
 
-from extract import convolutions, first_layer, hubert
-from extract import packing as attention
-from extract.convolutions import ConvLayer
+from extract.encoder import convolutions, first_layer
+from extract.encoder import forward as hubert
+from extract.encoder import packing as attention
+from extract.encoder.convolutions import ConvLayer
+from extract.encoder.forward import ExactHubert
+from extract.encoder.linear import Linear
+from extract.encoder.packing import Packing, attend_each, attend_padded, block_sizes, gathered
 from extract.frames import num_frames
-from extract.hubert import ExactHubert
-from extract.packing import Packing, attend_each, attend_padded, block_sizes, gathered
-from extract.products import Linear
 
 CPU = torch.device("cpu")
 REFERENCE_GAIN = 1145.14  # what the reference multiplies a waveform of full scale with

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extract import ledger as module
-from extract.ledger import (
+from extract.store import ledger as module
+from extract.store.ledger import (
     OF_A_SOURCE,
     REASONS,
     SAVED,
@@ -26,8 +26,8 @@ from extract.ledger import (
     rewrite,
     shard_of,
 )
-from extract.resume import reshard
-from extract.store import Store
+from extract.store.resume import reshard
+from extract.store.store import Store
 
 
 def record(id_: str) -> Record:

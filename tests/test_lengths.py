@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from conftest import write_wav
 
-from extract import internal, lengths
+from extract import internal
+from extract.data import durations as lengths
+from extract.data.durations import CHUNK, durations
 from extract.internal import InternalErrors
-from extract.lengths import CHUNK, durations
-from extract.manifest import Manifest, read_folder
+from extract.manifest.manifest import Manifest, read_folder
 
 
 @pytest.fixture

@@ -22,9 +22,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from extract import loading, workers
-from extract.loading import ResilientLoader
-from extract.workers import Options
+from extract.data import loader as loading
+from extract.data import workers
+from extract.data.loader import ResilientLoader
+from extract.data.workers import Options
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
@@ -252,7 +253,7 @@ RUN_TO_BE_KILLED = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
 from test_loading import Items, make
-from extract.workers import Options
+from extract.data.workers import Options
 
 loader = make(Items(40, {7: "hang", 13: "hang"}), Options(2, start_method=sys.argv[1]))
 for _ in loader:
@@ -304,7 +305,7 @@ def test_a_worker_whose_parent_died_before_it_was_prepared_ends(parent, code):
 
 def test_a_forkserver_has_imported_all_that_a_worker_needs():
     """multiprocessing says nothing of a preload that fails; each worker would import torch."""
-    names = ("torch", "extract.dataset", "extract.batching")
+    names = ("torch", "extract.data.dataset", "extract.data.batch")
     code = (
         "import sys; from extract import workers; pool = workers._context('forkserver').Pool(1); "
         "print(sorted(pool.apply(eval, (\"list(__import__('sys').modules)\",))))"

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from extract import lock
-from extract.lock import StoreBusy, locked
+from extract.store import lock
+from extract.store.lock import StoreBusy, locked
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 

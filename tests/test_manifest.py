@@ -15,9 +15,22 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from extract.ids import MAX_ID_BYTES, MAX_PART_BYTES, TEMPORARY_PREFIX, printable, shortened
-from extract.lists import clean_path
-from extract.manifest import Entry, Fault, Manifest, check_id, read_folder, read_gpt_sovits_list
+from extract.manifest.ids import (
+    MAX_ID_BYTES,
+    MAX_PART_BYTES,
+    TEMPORARY_PREFIX,
+    printable,
+    shortened,
+)
+from extract.manifest.lists import clean_path
+from extract.manifest.manifest import (
+    Entry,
+    Fault,
+    Manifest,
+    check_id,
+    read_folder,
+    read_gpt_sovits_list,
+)
 
 each_example_may_use_one_folder = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
@@ -579,7 +592,7 @@ def test_a_list_without_the_right_to_read_it_is_the_users_mistake(tmp_path):
     path = write_list(tmp_path, "a.wav|s|zh|")
     path.chmod(0)
     code = (
-        "import sys; from extract.manifest import read_gpt_sovits_list\n"
+        "import sys; from extract.manifest.manifest import read_gpt_sovits_list\n"
         "try: read_gpt_sovits_list(sys.argv[1])\n"
         "except ValueError as error: print(error)"
     )

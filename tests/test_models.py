@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
-from extract.architecture import SETTINGS, require_supported
-from extract.encoder import Encoder
-from extract.models import load_model, tiny_config
-from extract.weights import FEATURE_SETTINGS, Checkpoint, fingerprint, weight_shapes
+from extract.encoder.encoder import Encoder
+from extract.models.architecture import SETTINGS, require_supported
+from extract.models.load import load_model, tiny_config
+from extract.models.weights import FEATURE_SETTINGS, Checkpoint, fingerprint, weight_shapes
 
 AS_ANYONE = (
     ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
@@ -179,7 +179,7 @@ def test_a_broken_config_says_what_is_broken(folder, text, words):
 def test_a_model_without_the_right_to_read_it_says_so(folder, name):
     (folder / name).chmod(0)
     code = (
-        "import sys; from extract.models import load_model\n"
+        "import sys; from extract.models.load import load_model\n"
         "try: load_model(sys.argv[1])\n"
         "except ValueError as error: print(error)"
     )

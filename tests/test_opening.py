@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import audit, contents, ids_of, ledger, write_wav
 
-from extract import foreign
-from extract.store import Store
+from extract.store import foreign
+from extract.store.store import Store
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_a_ledger_that_is_gone_makes_all_its_files_foreign(run, out, recordings,
 
 def cut_short(monkeypatch, run, *options) -> None:
     """A run that is killed between an utterance's files and its line."""
-    from extract.ledger import Ledger
+    from extract.store.ledger import Ledger
 
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "append", lambda self, record: 1 / 0)
@@ -522,7 +522,7 @@ def test_a_saved_utterance_whose_recording_is_gone_keeps_its_files(run, out, rec
 
 
 def test_hours_of_earlier_runs_are_told(run, out, recordings, capfd):
-    from extract.ledger import read
+    from extract.store.ledger import read
 
     assert run() == 0
     hours = sum(record["duration_s"] for record in read(out)) / 3600

@@ -5,10 +5,10 @@ from enum import Enum
 
 import pytest
 
-from extract.audio import AudioSettings
-from extract.build import audio_settings
+from extract.audio.prepare import AudioSettings
 from extract.config import Config, Range
 from extract.options import check, is_number, options, run_name
+from extract.run.build import audio_settings
 
 NUMBERS = [name for name, option in options().items() if is_number(option)]
 

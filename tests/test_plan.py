@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extract.plan import (
+from extract.data.plan import (
     MAX_BATCH,
     cost_s,
     fingerprint,

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extract import positions
-from extract.packing import Packing
-from extract.positions import PositionalConvolution
+from extract.encoder import positions
+from extract.encoder.packing import Packing
+from extract.encoder.positions import PositionalConvolution
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extract import products
-from extract.products import Linear, can_fuse
+from extract.encoder import linear as products
+from extract.encoder.linear import Linear, can_fuse
 
 ROWS, INNER, OUTER = 37, 48, 80
 

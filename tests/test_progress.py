@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from extract import progress
-from extract.ledger import FAILED, REJECTED, SAVED, Record
-from extract.pipeline import Clock
-from extract.progress import MAX_BAR, MAX_NAMED, Progress, Tally, display, hms, progress_line
-from extract.resume import Remaining
-from extract.summary import Summary, closing_lines, report, summarize, sweep_table, table
+from extract.run import progress
+from extract.run.pipeline import Clock
+from extract.run.progress import MAX_BAR, MAX_NAMED, Progress, Tally, display, hms, progress_line
+from extract.run.summary import Summary, closing_lines, report, summarize, sweep_table, table
+from extract.store.ledger import FAILED, REJECTED, SAVED, Record
+from extract.store.resume import Remaining
 from extract.text import count, shown
 
 

@@ -13,7 +13,11 @@ from conftest import DEMO
 import extract
 
 PACKAGE = Path(extract.__file__).parent
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__main__")
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+    if path.stem != "__main__"
+)
 HEAVY = ("torch", "transformers", "hydra", "librosa", "av")
 
 
@@ -31,7 +35,7 @@ def test_every_module_imports_alone():
         f"for name in {MODULES}:\n"
         "    for known in [m for m in sys.modules if m.partition('.')[0] == 'extract']:\n"
         "        del sys.modules[known]\n"
-        "    importlib.import_module('extract' if name == '__init__' else f'extract.{name}')\n"
+        "    importlib.import_module(name)\n"
     )
 
 
@@ -75,7 +79,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_a_module_that_declares_what_it_exports_has_it():
     for name in MODULES:
-        module = importlib.import_module("extract" if name == "__init__" else f"extract.{name}")
+        module = importlib.import_module(name)
         missing = [one for one in getattr(module, "__all__", ()) if not hasattr(module, one)]
         assert not missing, name
 

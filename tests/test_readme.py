@@ -13,8 +13,8 @@ from omegaconf import MISSING
 
 from extract.app import conf_dir
 from extract.config import Config
-from extract.ledger import REASONS
 from extract.options import options
+from extract.store.ledger import REASONS
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf8")
 FAULT_TESTS = [

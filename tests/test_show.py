@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from extract.commands import show
-from extract.ledger import ledger_name
+from extract.store.ledger import ledger_name
 
 RECORDS = [
     {"id": "a.wav", "status": "saved", "peak": 0.5, "duration_s": 3600.0, "clipped_samples": 1234},

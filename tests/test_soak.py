@@ -16,19 +16,19 @@ import pytest
 import soundfile
 from conftest import write_wav
 
-from extract.batching import Batch, collate
-from extract.dataset import AudioDataset
-from extract.encoder import Encoder
-from extract.encoding import Encoding
-from extract.ledger import Ledger, read
-from extract.loading import ResilientLoader
-from extract.manifest import Entry, Manifest
-from extract.models import load_model
-from extract.pipeline import Clock, run
-from extract.plan import plan_batches
-from extract.store import Store
-from extract.workers import Options
-from extract.writing import Writers
+from extract.data.batch import Batch, collate
+from extract.data.dataset import AudioDataset
+from extract.data.loader import ResilientLoader
+from extract.data.plan import plan_batches
+from extract.data.workers import Options
+from extract.encoder.batches import Encoding
+from extract.encoder.encoder import Encoder
+from extract.manifest.manifest import Entry, Manifest
+from extract.models.load import load_model
+from extract.run.pipeline import Clock, run
+from extract.store.ledger import Ledger, read
+from extract.store.store import Store
+from extract.store.writers import Writers
 
 pytestmark = [
     pytest.mark.slow,
@@ -140,7 +140,7 @@ def test_a_long_run_holds_at_its_end_what_it_held_at_one_fifth(scratch, entries)
 
 MANIFEST = """
     import gc, json, os, random
-    from extract.manifest import Entry, Manifest
+    from extract.manifest.manifest import Entry, Manifest
 
     def held(key):
         with open("/proc/self/smaps_rollup") as file:
@@ -187,9 +187,9 @@ LENGTHS = """
     import random, sys
     import torch
     from transformers import HubertConfig
-    from extract.encoder import Encoder
+    from extract.encoder.encoder import Encoder
     from extract.machine import keep_freed_memory
-    from extract.weights import Checkpoint, random_checkpoint
+    from extract.models.weights import Checkpoint, random_checkpoint
 
     def resident_mb():
         with open("/proc/self/statm") as file:

@@ -13,8 +13,8 @@ import pytest
 import soundfile
 import torch
 
-from extract.formats import encode_features, encode_wav, num_bytes
-from extract.store import Store, StoreUnusable, WriteFailed
+from extract.store.formats import encode_features, encode_wav, num_bytes
+from extract.store.store import Store, StoreUnusable, WriteFailed
 
 FEATURES = torch.arange(60, dtype=torch.float32).view(20, 3)
 WAV = torch.arange(-6_400, 6_720, dtype=torch.int16)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extract.strings import PackedStrings
+from extract.manifest.strings import PackedStrings
 
 FILE_NAMES = st.binary(max_size=20).map(os.fsdecode)  # any name that a file can have
 
@@ -79,7 +79,9 @@ def test_shared_strings_are_handed_to_a_starting_worker_and_copied_elsewhere(mon
     packed = PackedStrings.from_iterable(map(str, range(1000)))
     shared = packed.share()
     assert list(pickle.loads(pickle.dumps(shared))) == list(packed)
-    monkeypatch.setattr("extract.strings.get_spawning_popen", lambda: "a process that starts")
+    monkeypatch.setattr(
+        "extract.manifest.strings.get_spawning_popen", lambda: "a process that starts"
+    )
     assert shared.__getstate__()[1:] == (True, *shared._shared)
     assert packed.__getstate__()[1] is False
 

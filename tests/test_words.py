@@ -10,9 +10,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from extract import job
 from extract.config import Config
 from extract.options import is_text, options
+from extract.run import job
 from extract.words import KEPT, prepared
 
 TEXT_OPTIONS = [name for name, option in options().items() if is_text(option)]

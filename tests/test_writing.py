@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from extract.dataset import Failure, Recording
-from extract.encoder import Features
-from extract.encoding import Encoded
-from extract.formats import _surroundings
-from extract.ledger import Ledger, read
-from extract.store import Store, StoreUnusable, WriteFailed
-from extract.writing import MAX_QUEUED_PER_WRITER, Writers
+from extract.data.dataset import Failure, Recording
+from extract.encoder.batches import Encoded
+from extract.encoder.encoder import Features
+from extract.store.formats import _surroundings
+from extract.store.ledger import Ledger, read
+from extract.store.store import Store, StoreUnusable, WriteFailed
+from extract.store.writers import MAX_QUEUED_PER_WRITER, Writers
 
 
 def encoded(name: str, *, retried_fp32: bool = False, dtype: torch.dtype = torch.float16):
