@@ -10,10 +10,10 @@ from conftest import TINY, ledger, write_wav
 
 from extract.manifest import folders
 from extract.manifest.folders import is_metadata, same_place
-from extract.manifest.ids import printable
 from extract.manifest.manifest import read_folder
 from extract.store import ledger as ledgers
 from extract.store import lock, metadata, store
+from extract.text import printable
 
 
 def touch(folder: Path, *names: str) -> None:

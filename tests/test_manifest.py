@@ -15,13 +15,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from extract.manifest.ids import (
-    MAX_ID_BYTES,
-    MAX_PART_BYTES,
-    TEMPORARY_PREFIX,
-    printable,
-    shortened,
-)
+from extract.files import TEMPORARY_PREFIX
+from extract.manifest.ids import MAX_ID_BYTES, MAX_PART_BYTES
 from extract.manifest.lists import clean_path
 from extract.manifest.manifest import (
     Entry,
@@ -31,6 +26,7 @@ from extract.manifest.manifest import (
     read_folder,
     read_gpt_sovits_list,
 )
+from extract.text import printable, shortened
 
 each_example_may_use_one_folder = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None

@@ -40,7 +40,7 @@ from extract.audio.resampling import (
 )
 from extract.audio.wav import LAYOUTS, WavHeader, read_blocks, read_header, to_float
 from extract.frames import RECORDING_RATE_HZ
-from extract.manifest.ids import printable
+from extract.text import printable
 
 READ_SAMPLES = 262_144  # at once where nothing is resampled: 8 s
 SLACK_S = 0.5  # a header may count whole packets, and priming that is cut off

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from extract.audio.decode import AudioError, channels_cancel, decode, probe_duration_s
 from extract.frames import ENCODER_RATE_HZ, RECORDING_RATE_HZ, min_samples
-from extract.manifest.ids import printable
-from extract.text import count
+from extract.text import count, printable
 
 __all__ = [
     "AudioError",

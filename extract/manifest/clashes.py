@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from extract.manifest.ids import MAX_SHOWN, SUFFIXES, printable
+from extract.manifest.ids import MAX_SHOWN, SUFFIXES
 from extract.manifest.strings import PackedStrings
-from extract.text import count
+from extract.text import count, printable
 
 
 class Clash(NamedTuple):

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from extract.manifest.ids import Fault, printable
+from extract.manifest.ids import Fault
+from extract.text import printable
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-TEMPORARY_PREFIX = ".tmp-"  # what the store calls a file that is not finished
+from extract.files import TEMPORARY_PREFIX
+
 SUFFIXES = ("", ".pt")  # what the store adds to an id
 MAX_NAME_BYTES = 255  # ext4, xfs, NTFS and APFS allow that much for one part of a path
 MAX_PART_BYTES = MAX_NAME_BYTES - max(map(len, SUFFIXES))
 MAX_SHOWN = 10
-MAX_SHOWN_CHARACTERS = 200
 MAX_PATH_BYTES = 4095  # Linux opens no longer one
 MAX_ID_BYTES = 4000  # Linux allows 4096 for a path; the store's own folder needs some
 
@@ -67,17 +67,3 @@ def _check_name(name: str) -> str | None:
     if (num_bytes := len(name.encode())) > MAX_PART_BYTES:
         return f"a part of {num_bytes} bytes; at most {MAX_PART_BYTES} are possible"
     return None
-
-
-def printable(text: str) -> str:
-    """`text` with whatever cannot be printed or encoded escaped; different texts stay different."""
-    if text.isprintable() and "\\" not in text:
-        return text
-    return "".join(c if c.isprintable() and c != "\\" else ascii(c)[1:-1] for c in text)
-
-
-def shortened(text: str) -> str:
-    """`text` printable and of a length that a message can hold; says how much is left out."""
-    more = len(text) - MAX_SHOWN_CHARACTERS
-    shown = printable(text[:MAX_SHOWN_CHARACTERS])
-    return f"{shown}... and {more:,} characters more" if more > 0 else shown

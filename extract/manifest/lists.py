@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from extract.manifest.ids import MAX_PATH_BYTES, Entry, Fault, check_id, printable, shortened
-from extract.text import count
+from extract.manifest.ids import MAX_PATH_BYTES, Entry, Fault, check_id
+from extract.text import count, printable, shortened
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from extract.manifest.clashes import clash_message, find_clashes
 from extract.manifest.folders import WRITTEN, Walk, canonical
-from extract.manifest.ids import MAX_SHOWN, Entry, Fault, check_id, printable, shortened
+from extract.manifest.ids import MAX_SHOWN, Entry, Fault, check_id
 from extract.manifest.lists import read_entries
 from extract.manifest.strings import PackedStrings, Packer
-from extract.text import count
+from extract.text import count, printable, shortened
 
 __all__ = [
     "AUDIO_EXTENSIONS",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from extract.frames import CONV_LAYERS
-from extract.manifest.ids import shortened
+from extract.text import shortened
 
 _REPR = reprlib.Repr()  # a hostile value may be deep or long
 _REPR.maxlist = _REPR.maxtuple = len(CONV_LAYERS)

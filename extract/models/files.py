@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from extract.manifest.ids import shortened
+from extract.text import shortened
 
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from extract.frames import CONV_LAYERS
-from extract.manifest.ids import shortened
 from extract.models.architecture import SETTINGS, require_supported
 from extract.models.files import CONFIG_FILE, WEIGHT_FILES, file_in, read_settings, read_weights
 from extract.models.weights import Checkpoint, checkpoint, random_checkpoint
+from extract.text import shortened
 
 if TYPE_CHECKING:
     from transformers import HubertConfig

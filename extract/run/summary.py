@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from extract.manifest.ids import printable
 from extract.run.progress import Tally, hint
 from extract.store.ledger import FAILED, REJECTED, SAVED, Record
-from extract.text import shown
+from extract.text import printable, shown
 
 if TYPE_CHECKING:  # they import torch, and a sweep of nothing but mistakes shows its table without
     from extract.run.pipeline import Clock

@@ -17,8 +17,8 @@ from typing import Any
 from extract.audio.prepare import AudioSettings
 from extract.files import read_whole, replace_whole
 from extract.manifest.folders import same_place
-from extract.manifest.ids import printable
 from extract.store.store import LAYOUT
+from extract.text import printable
 
 NAME = "metadata.json"
 FORMAT = 1

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extract.audio.prepare import AudioSettings
-from extract.manifest.ids import printable
 from extract.store import foreign, ledger, metadata
 from extract.store.lock import PRIVATE, StoreBusy
 from extract.store.metadata import Comparison, Identity
 from extract.store.resume import judge_again, reshard
 from extract.store.store import Store
+from extract.text import printable
 
 log = logging.getLogger(__name__)
 

@@ -23,6 +23,7 @@ from typing import Any
 from torch import Tensor
 
 from extract.files import (
+    TEMPORARY_PREFIX,
     StoreUnusable,
     Temporary,
     cannot_be_made,
@@ -31,7 +32,6 @@ from extract.files import (
     read_whole,
 )
 from extract.frames import ENCODER_RATE_HZ, HOP_SAMPLES, RECORDING_RATE_HZ
-from extract.manifest.ids import TEMPORARY_PREFIX
 from extract.store.formats import crc32, encode_features, encode_wav, is_readable, num_bytes
 
 __all__ = ["FEATURES", "LAYOUT", "WAVS", "KeptFile", "Store", "StoreUnusable", "WriteFailed"]
