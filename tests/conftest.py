@@ -151,9 +151,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 survived: list[str] = []  # rows of the README's fault table, in the order of the tests
 
 
-def fault_row(marker: pytest.Mark) -> str:
+def fault_row(fault: str, happened: str) -> str:
     """A row of the README's fault table."""
-    fault, happened = marker.args
     return f"| {fault} | {happened} | nothing |"
 
 
@@ -166,7 +165,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if marker := item.get_closest_marker("fault"):
-        item.user_properties.append(("fault", fault_row(marker)))
+        item.user_properties.append(("fault", fault_row(*marker.args)))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -1,5 +1,6 @@
-"""Write the golden samples with the ffmpeg program: `PYTHONPATH=tests python tests/golden/make.py`.
+"""Write the golden samples with the ffmpeg program.
 
+`PYTHONPATH=tests python tests/audio/golden/make.py` does it.
 Made with ffmpeg 5.1.9 on x86-64. `pcm.npz` holds whole outputs, 0.02 s each; `demo.npz` every
 `DEMO_STEP`-th sample of the demo clips and, under `<name>:length`, how many there are.
 """

@@ -252,7 +252,7 @@ def test_other_start_methods_survive_a_death_too(method):
 RUN_TO_BE_KILLED = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
-from test_loading import Items, make
+from test_loader import Items, make
 from extract.data.workers import Options
 
 loader = make(Items(40, {7: "hang", 13: "hang"}), Options(2, start_method=sys.argv[1]))
