@@ -64,6 +64,11 @@ class ResilientLoader(Generic[T]):
                 self.items, list(self._undelivered), self.collate, self.options, self.stop
             )
 
+    @property
+    def processes(self) -> Sequence[Any]:
+        """The workers' processes; none before the start and after the end."""
+        return () if self._workers is None else self._workers.processes
+
     def __iter__(self) -> Iterator[T]:
         try:
             while self._undelivered and not self.stop():

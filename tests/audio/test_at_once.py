@@ -8,12 +8,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from recordings import write_coded
 
 from extract.audio import decode as decode_module
 from extract.audio import resampling
 from extract.audio.decode import AudioError, decode
 from extract.audio.ffmpeg import best_stream, open_container
+from support.recordings import write_coded
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "memfd_create"), reason="no copies in memory: all goes frame by frame"

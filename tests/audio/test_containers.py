@@ -7,7 +7,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from recordings import (
+
+from extract.audio import decode as decode_module
+from extract.audio import ffmpeg
+from extract.audio.decode import AudioError, decode, probe_duration_s
+from extract.audio.wav import PROBED_BYTES, may_be_coded, read_header
+from extract.manifest.manifest import AUDIO_EXTENSIONS
+from support.recordings import (
     FFMPEG,
     ffmpeg_convert,
     ffmpeg_decode,
@@ -17,14 +23,8 @@ from recordings import (
     wav_bytes,
     write_coded,
     write_floats,
-    write_wav,
+    write_pcm,
 )
-
-from extract.audio import decode as decode_module
-from extract.audio import ffmpeg
-from extract.audio.decode import AudioError, decode, probe_duration_s
-from extract.audio.wav import PROBED_BYTES, may_be_coded, read_header
-from extract.manifest.manifest import AUDIO_EXTENSIONS
 
 LOSSY_TOLERANCE = 2e-6  # see test_decode
 needs_ffmpeg = pytest.mark.skipif(FFMPEG is None, reason="no ffmpeg program here")
@@ -229,7 +229,7 @@ def test_a_tag_before_any_format_changes_nothing(tmp_path, name):
 
 
 def test_a_tag_before_a_wav_needs_no_ffmpeg_program(tmp_path):
-    plain = write_wav(tmp_path / "plain.wav", "s16", 32000, 1)
+    plain = write_pcm(tmp_path / "plain.wav", "s16", 32000, 1)
     for tag in TAGS.values():
         (tmp_path / "a.wav").write_bytes(tag + plain.read_bytes())
         assert np.array_equal(decode(tmp_path / "a.wav"), decode(plain))

@@ -17,7 +17,12 @@ import av
 import numpy as np
 import pytest
 from golden.make import CASES, DEMO_STEP
-from recordings import (
+
+from extract.audio import decode as decode_module
+from extract.audio import ffmpeg
+from extract.audio.decode import AudioError, decode, probe_duration_s
+from extract.audio.wav import read_header
+from support.recordings import (
     DEMO,
     FFMPEG,
     PCM,
@@ -29,13 +34,8 @@ from recordings import (
     wav_bytes,
     write_coded,
     write_floats,
-    write_wav,
+    write_pcm,
 )
-
-from extract.audio import decode as decode_module
-from extract.audio import ffmpeg
-from extract.audio.decode import AudioError, decode, probe_duration_s
-from extract.audio.wav import read_header
 
 GOLDEN = Path(__file__).parent / "golden"
 CLIPS = sorted(path.name for path in DEMO.glob("*_*"))
@@ -78,7 +78,7 @@ def decode_frame_by_frame(path: Path) -> np.ndarray:
 def test_every_sample_format_gives_the_samples_stored_from_ffmpeg(
     tmp_path, kind, rate_hz, num_channels
 ):
-    samples = decode(write_wav(tmp_path / "a.wav", kind, rate_hz, num_channels, 0.02))
+    samples = decode(write_pcm(tmp_path / "a.wav", kind, rate_hz, num_channels, 0.02))
     golden = np.load(GOLDEN / "pcm.npz")[f"{kind}-{rate_hz}-{num_channels}"]
     assert samples.dtype == np.float32
     assert len(samples) == len(golden) > 0
@@ -103,7 +103,7 @@ def test_demo_clips_give_the_samples_stored_from_ffmpeg(name):
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
 @pytest.mark.parametrize("kind", PCM)
 def test_the_fast_way_equals_frame_by_frame_bit_for_bit(tmp_path, kind, rate_hz, num_channels):
-    path = write_wav(tmp_path / "a.wav", kind, rate_hz, num_channels, duration_s=1.1)
+    path = write_pcm(tmp_path / "a.wav", kind, rate_hz, num_channels, duration_s=1.1)
     with path.open("rb") as file:
         assert read_header(file), "this is about the fast way"
     assert np.array_equal(decode(path), decode_frame_by_frame(path))
@@ -129,7 +129,7 @@ def test_coded_clips_equal_frame_by_frame_bit_for_bit(name):
 @pytest.mark.parametrize("kind", PCM)
 def test_pcm_equals_the_ffmpeg_program_bit_for_bit(tmp_path, kind, num_channels):
     for rate_hz in (8000, 32000, 44100):
-        path = write_wav(tmp_path / "a.wav", kind, rate_hz, num_channels, duration_s=0.3)
+        path = write_pcm(tmp_path / "a.wav", kind, rate_hz, num_channels, duration_s=0.3)
         assert np.array_equal(decode(path), ffmpeg_decode(path)), rate_hz
 
 
@@ -175,7 +175,7 @@ def convert_or_skip(source: Path, target: Path, *options: str) -> Path:
 @needs_ffmpeg
 @pytest.mark.parametrize(("name", "options"), LOSSLESS)
 def test_lossless_formats_equal_the_ffmpeg_program_bit_for_bit(tmp_path, name, options):
-    stereo = write_wav(tmp_path / "source.wav", "s32", 44100, 2, duration_s=1.0)
+    stereo = write_pcm(tmp_path / "source.wav", "s32", 44100, 2, duration_s=1.0)
     path = convert_or_skip(stereo, tmp_path / name, *options)
     assert np.array_equal(decode(path), ffmpeg_decode(path))
     assert probe_duration_s(path) == pytest.approx(1.0, abs=0.03)
@@ -241,8 +241,8 @@ def test_the_edit_list_of_an_m4a_ends_with_the_sound_that_was_encoded(tmp_path):
     ("defaults", "chosen"), [((0, 0), "stereo"), ((1, 0), "mono"), ((0, 1), "stereo")]
 )
 def test_of_several_streams_the_one_ffmpeg_would_take_is_decoded(tmp_path, defaults, chosen):
-    mono = write_wav(tmp_path / "mono.wav", "s16", 16000, 1, duration_s=0.5)
-    stereo = write_wav(tmp_path / "stereo.wav", "s16", 44100, 2, duration_s=0.7)
+    mono = write_pcm(tmp_path / "mono.wav", "s16", 16000, 1, duration_s=0.5)
+    stereo = write_pcm(tmp_path / "stereo.wav", "s16", 44100, 2, duration_s=0.7)
     options = ["-i", str(stereo), "-map", "0", "-map", "1", "-c:a", "pcm_s16le"]
     for index, default in enumerate(defaults):
         options += [f"-disposition:a:{index}", "default" if default else "0"]
@@ -312,7 +312,7 @@ def test_channels_that_ffmpeg_cannot_mix_are_named_with_the_remedy(
 
 @pytest.mark.parametrize("num_bytes", [5001, 8000, 30001])
 def test_a_file_cut_short_gives_what_is_there(tmp_path, num_bytes):
-    whole = write_wav(tmp_path / "whole.wav", "s16", 32000, 1, duration_s=1.0)
+    whole = write_pcm(tmp_path / "whole.wav", "s16", 32000, 1, duration_s=1.0)
     (tmp_path / "cut.wav").write_bytes(whole.read_bytes()[:num_bytes])
     samples = decode(tmp_path / "cut.wav")
     assert len(samples) == (num_bytes - 44) // 2
@@ -321,7 +321,7 @@ def test_a_file_cut_short_gives_what_is_there(tmp_path, num_bytes):
 
 @pytest.mark.parametrize("num_bytes", [1, 4, 12, 20, 30, 44])
 def test_a_file_cut_within_its_header_is_refused(tmp_path, num_bytes):
-    whole = write_wav(tmp_path / "whole.wav", "s16", 32000, 1)
+    whole = write_pcm(tmp_path / "whole.wav", "s16", 32000, 1)
     (tmp_path / "cut.wav").write_bytes(whole.read_bytes()[:num_bytes])
     assert reason_of(tmp_path / "cut.wav") in ("undecodable", "empty")
 
@@ -393,7 +393,7 @@ def test_a_path_that_cannot_be_a_file_is_undecodable(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
 def test_a_file_we_may_not_read_is_undecodable(tmp_path):
-    path = write_wav(tmp_path / "a.wav", "s16", 32000, 1)
+    path = write_pcm(tmp_path / "a.wav", "s16", 32000, 1)
     path.chmod(0)
     assert reason_of(path) == "undecodable"
 
@@ -402,7 +402,7 @@ def test_a_failing_disk_is_undecodable(tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    path = write_wav(tmp_path / "a.wav", "s16", 32000, 1)
+    path = write_pcm(tmp_path / "a.wav", "s16", 32000, 1)
     monkeypatch.setattr(decode_module, "read_blocks", fail)
     with pytest.raises(AudioError, match="Input/output error") as caught:
         decode(path)
@@ -491,7 +491,7 @@ def test_a_stream_that_ffmpeg_cannot_decode_is_no_audio_stream(tmp_path):
 
 
 def test_a_playlist_cannot_make_another_file_open(tmp_path, capfd):
-    target = write_wav(tmp_path / "secret.wav", "s16", 32000, 1, duration_s=1)
+    target = write_pcm(tmp_path / "secret.wav", "s16", 32000, 1, duration_s=1)
     playlists = {
         "a.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n",
         "a.ffconcat": "ffconcat version 1.0\nfile {}\n",
@@ -585,7 +585,7 @@ def test_a_guessed_duration_rejects_nothing(tmp_path, clip):
 @pytest.mark.parametrize(("limit_s", "passes"), [(1.0, True), (0.999, False)])
 @pytest.mark.parametrize("rate_hz", [32000, 44100])
 def test_the_longest_allowed_recording_passes(tmp_path, rate_hz, limit_s, passes):
-    path = write_wav(tmp_path / "a.wav", "s16", rate_hz, 1, duration_s=1.0)
+    path = write_pcm(tmp_path / "a.wav", "s16", rate_hz, 1, duration_s=1.0)
     if passes:
         assert len(decode(path, limit_s)) == 32000
     else:
@@ -715,7 +715,7 @@ def test_audio_error_survives_pickling():
 
 def test_samples_may_be_written_to(tmp_path):
     for kind in PCM:
-        samples = decode(write_wav(tmp_path / "a.wav", kind, 32000, 1))
+        samples = decode(write_pcm(tmp_path / "a.wav", kind, 32000, 1))
         samples *= 2
     decode(DEMO / "fr_queue-quantity2.flac")[:] = 0
     assert decode(write_floats(tmp_path / "a.wav", [0.5] * 9)).tolist() == [0.5] * 9

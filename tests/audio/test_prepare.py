@@ -8,9 +8,8 @@ from pathlib import Path
 import librosa
 import numpy as np
 import pytest
-from recordings import DEMO, PCM, pack, signal, wav_bytes, write_floats, write_wav
 
-from extract.audio import prepare as audio
+from extract.audio import prepare as prepare_module
 from extract.audio.prepare import (
     AudioError,
     AudioSettings,
@@ -20,6 +19,7 @@ from extract.audio.prepare import (
     scaled,
     to_int16,
 )
+from support.recordings import DEMO, PCM, pack, signal, wav_bytes, write_floats, write_pcm
 
 CLIPS = sorted(path.name for path in DEMO.glob("*_*"))
 SPEECH = DEMO / "en_tt-weasels.wav"
@@ -254,7 +254,7 @@ def test_the_shortest_recording_fills_one_window(tmp_path, num_samples, passes):
     ],
 )
 def test_durations_are_gated_at_both_ends(tmp_path, settings, reason):
-    path = write_wav(tmp_path / "a.wav", "s16", 44100, 2, duration_s=1.0)
+    path = write_pcm(tmp_path / "a.wav", "s16", 44100, 2, duration_s=1.0)
     if reason:
         assert reason_of(path, **settings) == reason
     else:
@@ -277,7 +277,7 @@ def test_workers_start_without_torch():
 
 
 def test_all_that_is_exported_exists():
-    assert all(hasattr(audio, name) for name in audio.__all__)
+    assert all(hasattr(prepare_module, name) for name in prepare_module.__all__)
 
 
 @pytest.mark.parametrize("name", CLIPS)

@@ -8,13 +8,13 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import write_wav
 
-from extract.audio import prepare as audio
+from extract.audio import prepare as prepare_module
 from extract.audio.prepare import AudioSettings, prepare
 from extract.data import dataset as module
 from extract.data.dataset import AudioDataset, Failure, Utterance
 from extract.manifest.manifest import Entry, Manifest, read_folder
+from support.recordings import write_wav
 
 
 @pytest.fixture
@@ -80,11 +80,11 @@ def test_an_internal_error_names_the_line_of_ours_that_led_to_it(
     def resample(*args, **options):
         raise TypeError("no such quality")
 
-    monkeypatch.setattr(audio.soxr, "resample", resample)
+    monkeypatch.setattr(prepare_module.soxr, "resample", resample)
     item = AudioDataset(read_folder(recordings_of_all_kinds))[0]
     path = recordings_of_all_kinds / "a.wav"
     said = re.fullmatch(rf"{path}: TypeError: no such quality \(prepare\.py:(\d+)\)", item.detail)
-    line = Path(audio.__file__).read_text().splitlines()[int(said[1]) - 1]
+    line = Path(prepare_module.__file__).read_text().splitlines()[int(said[1]) - 1]
     assert "soxr.resample(" in line
 
 

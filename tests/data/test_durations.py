@@ -6,13 +6,13 @@ import os
 
 import numpy as np
 import pytest
-from conftest import write_wav
 
 from extract import internal
-from extract.data import durations as lengths
+from extract.data import durations as module
 from extract.data.durations import CHUNK, durations
 from extract.internal import InternalErrors
 from extract.manifest.manifest import Manifest, read_folder
+from support.recordings import write_wav
 
 
 @pytest.fixture
@@ -84,22 +84,22 @@ def test_new_ones_are_read_and_known_ones_kept_wherever_they_stand(reader, folde
 
 def test_a_header_that_says_nothing_is_unknown_and_remembered(reader, folder):
     (folder / "5.wav").write_bytes(b"not a recording")
-    assert reader()[5] == lengths.UNKNOWN_S
+    assert reader()[5] == module.UNKNOWN_S
     reader()
     assert reader.read == []
 
 
 def test_an_index_is_made_of_these_bytes(tmp_path, monkeypatch):
     """Eight bytes of a hash and four of a duration each, sorted, behind numpy's header."""
-    lengths._write(tmp_path / "index", np.array([7, 3], "<u8"), np.array([1.5, 0.25]))
+    module._write(tmp_path / "index", np.array([7, 3], "<u8"), np.array([1.5, 0.25]))
     header = b"{'descr': [('key', '<u8'), ('duration_s', '<f4')], 'fortran_order': False, "
     assert (tmp_path / "index").read_bytes() == (
         (b"\x93NUMPY\x01\x00v\x00" + header + b"'shape': (2,), }").ljust(127)
         + b"\n\x03\0\0\0\0\0\0\0\0\0\x80>\x07\0\0\0\0\0\0\0\0\0\xc0?"
     )
-    monkeypatch.setattr(lengths, "size_and_time", lambda path: (40_044, 1_700_000_000_123_456_789))
+    monkeypatch.setattr(module, "size_and_time", lambda path: (40_044, 1_700_000_000_123_456_789))
     text = b"/there/\xc3\xa4.wav\x0040044\x001700000000123456789"
-    assert lengths._key("/there/ä.wav") == hashlib.blake2b(text, digest_size=8).digest()
+    assert module._key("/there/ä.wav") == hashlib.blake2b(text, digest_size=8).digest()
 
 
 DAMAGES = ["empty", "torn", "text", "other", "pickle", "npz", "huge", "longer", "nan", "negative"]
@@ -171,7 +171,7 @@ def test_a_folder_in_the_place_of_the_index_that_holds_something_is_kept(reader,
 
 
 def test_an_interrupted_scan_keeps_what_it_has_read(reader, monkeypatch):
-    monkeypatch.setattr(lengths, "CHUNK", 4)
+    monkeypatch.setattr(module, "CHUNK", 4)
     manifest = read_folder(reader.folder)
 
     def interrupted(items, chunks):
@@ -192,24 +192,24 @@ def wrong_call(path):
 
 
 def test_a_fault_of_ours_is_neither_silent_nor_remembered(reader, monkeypatch):
-    probe = lengths.probe_duration_s
+    probe = module.probe_duration_s
     with monkeypatch.context() as patch:
         patch.setattr(
-            lengths,
+            module,
             "probe_duration_s",
             lambda path: wrong_call(path) if path.endswith("5.wav") else probe(path),
         )
         found = reader()
     assert reader.internal.num == 1
     assert not reader.internal.hopeless
-    assert found[5] == lengths.UNKNOWN_S
+    assert found[5] == module.UNKNOWN_S
     np.testing.assert_allclose(reader(), EXPECTED, atol=1e-4)
     assert reader.read == [5]
 
 
 def test_headers_are_not_read_to_the_end_where_each_meets_a_fault_of_ours(reader, monkeypatch):
-    monkeypatch.setattr(lengths, "CHUNK", 1)
-    monkeypatch.setattr(lengths, "probe_duration_s", wrong_call)
+    monkeypatch.setattr(module, "CHUNK", 1)
+    monkeypatch.setattr(module, "probe_duration_s", wrong_call)
     monkeypatch.setattr(internal, "GIVE_UP_AFTER", 4)
     reader()
     assert reader.internal.hopeless

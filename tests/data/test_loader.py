@@ -22,7 +22,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from extract.data import loader as loading
+from extract.data import loader as module
 from extract.data import workers
 from extract.data.loader import ResilientLoader
 from extract.data.workers import Options
@@ -124,10 +124,10 @@ def test_workers_killed_at_random_lose_nothing(seed):
     kills = sorted(rng.choice(30, size=3, replace=False))
     for position, batch in enumerate(loader):
         delivered += batch
-        if kills and position >= kills[0] and loader._workers.processes:
+        if kills and position >= kills[0] and loader.processes:
             kills.pop(0)
             time.sleep(rng.uniform(0, 0.02))
-            victim = loader._workers.processes[rng.integers(2)]
+            victim = loader.processes[rng.integers(2)]
             os.kill(victim.pid, signal.SIGKILL)
     assert Counter(delivered) == Counter(range(200))
     assert not kills
@@ -137,7 +137,7 @@ def test_a_death_never_raises_outside_next():
     loader = make(Items(50))
     iterator = iter(loader)
     next(iterator)
-    for process in loader._workers.processes:
+    for process in loader.processes:
         process.kill()
         process.join()
     time.sleep(0.2)  # torch's own handler would have raised by now
@@ -156,7 +156,7 @@ def test_killed_twice_in_a_row_means_fewer_workers(caplog):
 
 
 def test_workers_that_cannot_live_end_the_run(monkeypatch):
-    monkeypatch.setattr(loading, "MAX_DEATHS_IN_A_ROW", 3)
+    monkeypatch.setattr(module, "MAX_DEATHS_IN_A_ROW", 3)
     monkeypatch.setattr(workers, "_prepare_worker", lambda *_: os._exit(9))
     with pytest.raises(RuntimeError, match=r"try loader\.num_workers=1"):
         load(Items(20))
@@ -175,7 +175,7 @@ def test_nothing_is_left_running():
     loader = make(Items(50))
     iterator = iter(loader)
     next(iterator)
-    processes = loader._workers.processes
+    processes = loader.processes
     loader.close()
     assert not any(process.is_alive() for process in processes)
 
@@ -224,7 +224,7 @@ def test_deaths_are_found_without_the_private_parts_of_torch(monkeypatch):
     loader = make(Items(40, {17: "segfault"}))
     iterator = iter(loader)
     delivered = next(iterator)
-    processes = loader._workers.processes
+    processes = loader.processes
     assert len(processes) == 2
     delivered += [item for batch in iterator for item in batch]
     assert delivered.count("17: killed by SIGSEGV") == 1
@@ -307,7 +307,8 @@ def test_a_forkserver_has_imported_all_that_a_worker_needs():
     """multiprocessing says nothing of a preload that fails; each worker would import torch."""
     names = ("torch", "extract.data.dataset", "extract.data.batch")
     code = (
-        "import sys; from extract import workers; pool = workers._context('forkserver').Pool(1); "
+        "import sys; from extract.data import workers; "
+        "pool = workers._context('forkserver').Pool(1); "
         "print(sorted(pool.apply(eval, (\"list(__import__('sys').modules)\",))))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import audit, ids_of, ledger
 from torch import Tensor
 
 from extract.data.batch import Batch, collate
@@ -17,6 +16,7 @@ from extract.encoder.batches import Encoded, Encoding
 from extract.encoder.encoder import Encoder, Features
 from extract.models.load import load_model
 from extract.run import job
+from support.stores import audit, ids_of, ledger
 
 OUT_OF_MEMORY = {
     "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import pickle
 import socket
 import subprocess
@@ -13,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import HubertConfig, HubertForCTC, HubertModel
 
@@ -22,18 +20,9 @@ from extract.encoder.forward import ExactHubert
 from extract.frames import num_frames
 from extract.models.load import load_model
 from extract.models.weights import fingerprint, weight_shapes
+from support.models import Payload, folder_of, small_model, tiny_model
 
 LENGTHS = [400, 9_000, 16_000]
-
-
-def tiny_model() -> HubertModel:
-    """What `model=tiny_random` is, as transformers' own module."""
-    tiny = load_model("tiny_random")
-    model = HubertModel(tiny.config).eval().requires_grad_(False)
-    missing = model.load_state_dict(tiny.state_dict(), strict=False)
-    assert missing.missing_keys == ["masked_spec_embed"]
-    assert not missing.unexpected_keys
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +37,6 @@ def waveforms() -> Tensor:
     for row, length in zip(batch, LENGTHS, strict=True):
         row[length:] = 0
     return batch
-
-
-def folder_of(model: HubertModel, folder: Path, file_format: str = "safetensors") -> Path:
-    """A model's folder as model hubs hold them."""
-    model.config.save_pretrained(folder)
-    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
-    if file_format == "safetensors":
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    else:
-        torch.save(weights, folder / "pytorch_model.bin")
-    return folder
 
 
 # ---------------------------------------------------------------------- encoding
@@ -195,19 +173,7 @@ def overflowing_model() -> HubertModel:
 
     That convolution's large weights are all undone by the norm that follows it.
     """
-    config = HubertConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        conv_dim=(16,) * 7,
-        num_conv_pos_embeddings=32,
-        num_conv_pos_embedding_groups=4,
-        feat_extract_norm="layer",
-        do_stable_layer_norm=True,
-    )
-    torch.manual_seed(0)
-    model = HubertModel(config).eval().requires_grad_(False)
+    model = small_model("layer", lively=False, num_hidden_layers=2)
     weight = model.feature_extractor.conv_layers[1].conv.weight
     weight *= 6e4 / weight.abs().max()
     torch.nn.init.normal_(model.feature_projection.projection.bias)  # silence gives features too
@@ -481,16 +447,6 @@ def test_a_missing_training_only_weight_is_no_matter(tmp_path: Path, model: Hube
     weights.pop("masked_spec_embed")
     torch.save(weights, folder / "pytorch_model.bin")
     assert fingerprint(load_model(str(folder))) == fingerprint(model)
-
-
-class Payload:
-    """A pickle that runs a command when it is loaded without care."""
-
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.proof),)
 
 
 @pytest.mark.parametrize("how", ["torch", "pickle"])

@@ -9,39 +9,17 @@ import torch
 from torch import Tensor
 from transformers import HubertConfig, HubertModel
 
-from extract.encoder import convolutions, first_layer
-from extract.encoder import forward as hubert
-from extract.encoder import packing as attention
+from extract.encoder import convolutions, first_layer, forward
+from extract.encoder import packing as packing_module
 from extract.encoder.convolutions import ConvLayer
 from extract.encoder.forward import ExactHubert
 from extract.encoder.linear import Linear
 from extract.encoder.packing import Packing, attend_each, attend_padded, block_sizes, gathered
 from extract.frames import num_frames
+from support.models import small_model
 
 CPU = torch.device("cpu")
 REFERENCE_GAIN = 1145.14  # what the reference multiplies a waveform of full scale with
-
-
-def small_model(norm: str, *, seed: int = 0, **settings: Any) -> HubertModel:
-    """Group norm and post-norm layers as in HuBERT base, or layer norm and pre-norm as in large."""
-    layer_norm = norm == "layer"
-    sizes: dict[str, Any] = {
-        "hidden_size": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 3,
-        "intermediate_size": 96,
-        "conv_dim": (32,) * 7,
-        "num_conv_pos_embedding_groups": 4,
-        "feat_extract_norm": norm,
-        "do_stable_layer_norm": layer_norm,
-        "conv_bias": layer_norm,
-    }
-    torch.manual_seed(seed)
-    model = HubertModel(HubertConfig(**{**sizes, **settings})).eval().requires_grad_(False)
-    for weight in model.parameters():  # norms and biases at their start would hide a mistake
-        if weight.dim() == 1:
-            weight += 0.1 * torch.randn_like(weight)
-    return model
 
 
 def alone(model: HubertModel, waveform: Tensor, layer: int | None = None) -> Tensor:
@@ -223,7 +201,7 @@ def test_a_nan_stays_in_its_own_utterance() -> None:
 def test_every_attention_gives_the_same(
     lengths: list[int], by_products: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "PRODUCTS_FRAMES", {2: by_products, 4: by_products})
+    monkeypatch.setattr(packing_module, "PRODUCTS_FRAMES", {2: by_products, 4: by_products})
     packing = Packing(lengths, CPU)
     generator = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, sum(lengths), 2, 8, generator=generator)
@@ -241,7 +219,7 @@ def test_scores_are_float32_also_of_half_precision(
     by_products: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two keys with scores of 1,024 and 1,026: bfloat16 has no number between 1,024 and 1,032."""
-    monkeypatch.setattr(attention, "PRODUCTS_FRAMES", {2: by_products, 4: by_products})
+    monkeypatch.setattr(packing_module, "PRODUCTS_FRAMES", {2: by_products, 4: by_products})
     query = torch.full((2, 1, 4), 512.0, dtype=torch.bfloat16)
     key, value = torch.ones_like(query), torch.zeros_like(query)
     key[1, 0, 0] += 2**-7
@@ -284,8 +262,8 @@ def test_the_size_of_blocks_does_not_change_features(
     exact = ExactHubert(small_model("layer"), CPU, torch.float32)
     waveforms = noise([16_000, 32_000, 400])
     expected = encode(exact, waveforms)
-    monkeypatch.setattr(hubert, "CPU_BLOCK_ROWS", largest)
-    monkeypatch.setattr(hubert, "CPU_LEAST_ROWS", smallest)
+    monkeypatch.setattr(forward, "CPU_BLOCK_ROWS", largest)
+    monkeypatch.setattr(forward, "CPU_LEAST_ROWS", smallest)
     assert worst(encode(exact, waveforms), expected) <= 1e-5
 
 

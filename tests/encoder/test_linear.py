@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extract.encoder import linear as products
+from extract.encoder import linear as module
 from extract.encoder.linear import Linear, can_fuse
 
 ROWS, INNER, OUTER = 37, 48, 80
@@ -55,9 +55,9 @@ def test_rows_may_overlap(way, dtype):
 @pytest.fixture
 def tried_again():
     """Whether oneDNN's operations work is found out anew in this test, and after it."""
-    products._fusing_works.cache_clear()
+    module._fusing_works.cache_clear()
     yield
-    products._fusing_works.cache_clear()
+    module._fusing_works.cache_clear()
 
 
 def wrong(*operands: object) -> Tensor:
@@ -104,7 +104,7 @@ def test_a_torch_without_these_operations_takes_the_public_ones(
     fused = Linear(weight, bias)
     assert fused.fused
     expected = fused(x), fused.gelu(x), fused.plus(x, other.clone())
-    products._fusing_works.cache_clear()
+    module._fusing_works.cache_clear()
     monkeypatch.setattr(torch.ops, "mkldnn", Operations(CHANGES[change]))
     assert not can_fuse(dtype)
     assert len(caplog.messages) == 1

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import TINY, ledger, write_wav
 
 from extract.manifest import folders
 from extract.manifest.folders import is_metadata, same_place
@@ -14,6 +13,9 @@ from extract.manifest.manifest import read_folder
 from extract.store import ledger as ledgers
 from extract.store import lock, metadata, store
 from extract.text import printable
+from support.command import TINY
+from support.recordings import write_wav
+from support.stores import ledger
 
 
 def touch(folder: Path, *names: str) -> None:

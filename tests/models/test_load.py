@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
 from extract.encoder.encoder import Encoder
 from extract.models.architecture import SETTINGS, require_supported
 from extract.models.load import load_model, tiny_config
 from extract.models.weights import FEATURE_SETTINGS, Checkpoint, fingerprint, weight_shapes
+from support.models import folder_of
 
 AS_ANYONE = (
     ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
@@ -27,10 +27,7 @@ AS_ANYONE = (
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A model as its folder holds it."""
-    model = load_model("tiny_random")
-    model.config.save_pretrained(tmp_path / "model")
-    save_file(dict(model.state_dict()), tmp_path / "model" / "model.safetensors")
-    return tmp_path / "model"
+    return folder_of(load_model("tiny_random"), tmp_path / "model")
 
 
 def change_config(folder: Path, **settings: Any) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import audit, contents, ids_of, ledger, write_wav
 
 from extract.store import foreign
 from extract.store.store import Store
+from support.recordings import write_wav
+from support.stores import audit, contents, ids_of, ledger
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from conftest import DEMO, TINY, audit, contents, ids_of, ledger, write_wav
 from rich.console import Console
 
 from extract import internal
@@ -24,6 +23,9 @@ from extract.data import dataset
 from extract.run import build, job
 from extract.run.signals import Stop
 from extract.store.store import Store, StoreUnusable
+from support.command import TINY
+from support.recordings import DEMO, write_wav
+from support.stores import audit, contents, ids_of, ledger
 
 
 def test_a_folder_becomes_features_and_training_audio(extract_folder, recordings, tmp_path):

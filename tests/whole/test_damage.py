@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from conftest import TINY, write_wav
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from extract.app import main
+from support.command import TINY
+from support.recordings import write_wav
 
 NUM_EXAMPLES = int(os.environ.get("DAMAGED_STORES", "25"))  # more by hand; then not the same ones
 

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, audit, contents, ids_of, ledger, start, write_wav
 
-from extract.store import writers as writing
+from extract.store import writers
 from extract.store.store import Store
+from support.command import TINY, start
+from support.recordings import write_wav
+from support.stores import audit, contents, ids_of, ledger
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
@@ -85,7 +87,7 @@ def slow_saves(monkeypatch):
         monkeypatch.setattr(Store, "publish", slow)
 
     publish = Store.publish
-    monkeypatch.setattr(writing, "MAX_QUEUED_PER_WRITER", 1)
+    monkeypatch.setattr(writers, "MAX_QUEUED_PER_WRITER", 1)
     slow_down(0.02)
     return slow_down
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import audit, ledger, write_wav
 
 from extract.encoder.encoder import Encoder
 from extract.models.load import load_model
+from support.models import Payload
+from support.recordings import write_wav
+from support.stores import audit, ledger
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, pipes and devices")
 
@@ -138,14 +140,6 @@ def test_a_hostile_folder_costs_only_its_own_files(extract_folder, hostile, tmp_
     wavs = tmp_path / "out" / "5-wav32k"
     assert {path.name for path in wavs.rglob("*")} == saved
     assert all(soundfile.info(path).frames for path in wavs.rglob("*"))
-
-
-class Payload:
-    def __init__(self, proof: Path) -> None:
-        self.proof = str(proof)
-
-    def __reduce__(self):
-        return os.mkdir, (self.proof,)
 
 
 def test_a_model_with_code_in_its_weights_is_refused_before_any_work(

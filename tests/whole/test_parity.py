@@ -14,35 +14,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import DEMO
-from recordings import FFMPEG
-from transformers import HubertConfig, HubertModel
+from transformers import HubertModel
+
+from support.models import folder_of, small_model
+from support.recordings import DEMO, FFMPEG
 
 CLIPS = sorted(path.name for path in DEMO.glob("*.wav"))
 MAXX, ALPHA = 0.95, 0.5
-NORMS = {
-    "group": {"feat_extract_norm": "group"},
-    "layer": {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},
-}
-
-
-def save_model(folder: Path, norm: str) -> HubertModel:
-    """A small model with weights lively enough for each step to show in the features."""
-    torch.manual_seed(3)
-    config = HubertConfig(
-        hidden_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=96,
-        conv_dim=(24,) * 7,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
-        initializer_range=0.2,
-        **NORMS[norm],
-    )
-    model = HubertModel(config).eval()
-    model.save_pretrained(folder)
-    return model
 
 
 def decode(path: Path) -> np.ndarray:
@@ -67,7 +45,7 @@ def reference(samples: np.ndarray, model: HubertModel) -> tuple[torch.Tensor, np
     return features.transpose(1, 2), loud.astype("int16")
 
 
-@pytest.fixture(scope="module", params=NORMS)
+@pytest.fixture(scope="module", params=["group", "layer"])
 def extracted(request, tmp_path_factory) -> tuple[Path, HubertModel]:
     """The demo's WAV clips through the command with a model of each kind, from its folder."""
     import sys
@@ -75,7 +53,8 @@ def extracted(request, tmp_path_factory) -> tuple[Path, HubertModel]:
     from extract.app import main
 
     folder = tmp_path_factory.mktemp(f"parity_{request.param}")
-    model = save_model(folder / "model", request.param)
+    model = small_model(request.param, seed=3, initializer_range=0.2)  # each step shows in features
+    folder_of(model, folder / "model")
     (folder / "clips").mkdir()
     for name in CLIPS:
         (folder / "clips" / name).symlink_to(DEMO / name)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEMO
 
 import extract
+from support.recordings import DEMO
 
 PACKAGE = Path(extract.__file__).parent
 MODULES = sorted(

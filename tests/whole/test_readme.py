@@ -1,35 +1,19 @@
 """The README says what is so."""
 
-import ast
 import re
 from enum import Enum
 from pathlib import Path
 
 import pytest
-from conftest import fault_row
 from omegaconf import MISSING
 
 from extract.app import conf_dir
 from extract.config import Config
 from extract.options import options
 from extract.store.ledger import REASONS
+from support.faults import fault_row, faults
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf8")
-TESTS = Path(__file__).parents[1]
-
-
-def faults() -> list[tuple[str, str]]:
-    """(fault, what happened) of each `pytest.mark.fault` in the tests."""
-    nodes = (
-        node
-        for path in sorted(TESTS.rglob("test_*.py"))
-        for node in ast.walk(ast.parse(path.read_text("utf8")))
-    )
-    return [
-        tuple(map(ast.literal_eval, node.args))
-        for node in nodes
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault"
-    ]
 
 
 def test_the_fault_table_is_the_one_the_tests_write():

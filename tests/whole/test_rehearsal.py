@@ -14,11 +14,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from transformers import HubertConfig
 
-from benchmarks.counted import CARD, encoder_on_card, fake_card
 from extract.encoder import encoder
 from extract.encoder.encoder import Encoder
 from extract.encoder.packing import Attention, Packing, attend_padded, attend_varlen
 from extract.frames import num_frames
+from support.card import CARD, encoder_on_card, fake_card
 
 LENGTHS = [400, 7_000, 40_000, 120_000]
 MODELS = {

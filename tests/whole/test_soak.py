@@ -14,7 +14,6 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
-from conftest import write_wav
 
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset
@@ -29,6 +28,7 @@ from extract.run.pipeline import Clock, run
 from extract.store.ledger import Ledger, read
 from extract.store.store import Store
 from extract.store.writers import Writers
+from support.recordings import write_wav
 
 pytestmark = [
     pytest.mark.slow,
@@ -61,8 +61,7 @@ class Gauge:
 
     def _held(self) -> Counter[str]:
         main = psutil.Process()
-        assert self.loader._workers is not None
-        workers = [psutil.Process(one.pid) for one in self.loader._workers.processes]
+        workers = [psutil.Process(one.pid) for one in self.loader.processes]
         assert len(workers) == NUM_WORKERS
         held: Counter[str] = Counter()
         for number, process in enumerate([main, *workers]):

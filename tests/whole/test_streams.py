@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import audit, write_wav
+
+from support.recordings import write_wav
+from support.stores import audit
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX streams")
 

@@ -8,9 +8,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import DEMO, audit, ids_of
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from support.recordings import DEMO
+from support.stores import audit, ids_of
 
 ROOT = Path(__file__).parents[2]
 

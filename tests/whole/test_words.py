@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from conftest import audit, write_wav
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import assume, example, given
@@ -14,6 +13,8 @@ from extract.config import Config
 from extract.options import is_text, options
 from extract.run import job
 from extract.words import KEPT, prepared
+from support.recordings import write_wav
+from support.stores import audit
 
 TEXT_OPTIONS = [name for name, option in options().items() if is_text(option)]
 PATHS = [name for name, option in options().items() if option.metadata.get("path")]

@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from recordings import DEMO, PCM, ffmpeg_decode, write_wav
+
+from support.recordings import DEMO, PCM, ffmpeg_decode, write_pcm
 
 HERE = Path(__file__).parent
 DEMO_STEP = 101
@@ -23,7 +24,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         pcm = {
             f"{kind}-{rate_hz}-{num_channels}": ffmpeg_decode(
-                write_wav(Path(folder) / "a.wav", kind, rate_hz, num_channels, 0.02)
+                write_pcm(Path(folder) / "a.wav", kind, rate_hz, num_channels, 0.02)
             )
             for kind, rate_hz, num_channels in CASES
         }

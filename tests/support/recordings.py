@@ -1,4 +1,4 @@
-"""Recordings made on the spot for the tests of decoding: deterministic, small, of every format."""
+"""Recordings made on the spot: deterministic, small, of every format."""
 
 import shutil
 import struct
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+import soundfile
 
-DEMO = Path(__file__).parent.parent / "extract" / "demo"
+DEMO = Path(__file__).parents[2] / "extract" / "demo"
 FFMPEG = shutil.which("ffmpeg")
 
 PCM = {  # name: (format tag, bits, numpy type of one sample before packing)
@@ -33,6 +34,21 @@ def tone(seconds: float, rate_hz: int) -> np.ndarray:
     """(samples,) float64, peak about 0.3: 220 Hz that swells and fades, which every codec keeps."""
     t = np.arange(round(seconds * rate_hz)) / rate_hz
     return 0.3 * np.sin(2 * np.pi * 220 * t) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t))
+
+
+def speech_like(seconds: float, seed: int = 0, rate: int = 16_000) -> np.ndarray:
+    """A hum with syllables and some noise: (samples,) float32, peak about 0.5."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(seconds * rate)) / rate
+    hum = sum(np.sin(2 * np.pi * f * t) / n for n, f in enumerate((120, 240, 360, 900), 1))
+    wave = hum * (1 + np.sin(2 * np.pi * 3 * t)) + 0.1 * rng.standard_normal(len(t))
+    return (0.5 * wave / np.abs(wave).max()).astype(np.float32)
+
+
+def write_wav(path: Path, seconds: float = 0.5, seed: int = 0, rate: int = 16_000) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, speech_like(seconds, seed, rate), rate)
+    return path
 
 
 def pack(values: np.ndarray, kind: str) -> bytes:
@@ -71,7 +87,7 @@ def wav_bytes(
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def write_wav(
+def write_pcm(
     path: Path, kind: str, rate_hz: int, num_channels: int, duration_s: float = 0.1
 ) -> Path:
     values = signal(int(rate_hz * duration_s) * num_channels)
