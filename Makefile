@@ -37,9 +37,10 @@ test-newest:  ## the tests on the newest Python, with the newest version of ever
 pytest: venv
 	$(BIN)/python -m pytest $(TESTS)
 
-lint: venv  ## ruff: rules and format
+lint: venv  ## ruff: rules and format; import-linter: which module may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: venv  ## mypy, strict
 	$(BIN)/mypy
@@ -54,4 +55,4 @@ bench-gpu: venv  ## checks and speed on a GPU
 	$(BIN)/python benchmarks/gpu.py
 
 clean:  ## all that was made here but outputs/
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist site .cache *.egg-info .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis

@@ -15,7 +15,7 @@ import av
 import numpy as np
 
 from benchmarks.common import Row, run_alone, work_dir
-from extract.audio import AudioSettings, decode, prepare
+from extract.audio.prepare import AudioSettings, decode, prepare
 
 FORMATS = {  # row: (file name, codec, rate in Hz, layout, seconds)
     "WAV 32 kHz mono, 5 s": ("a.wav", "pcm_s16le", 32000, "mono", 5),

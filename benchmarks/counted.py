@@ -8,58 +8,25 @@ not. A count says where to look. It is no measurement: those are `benchmarks/gpu
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import HubertConfig
 
 from benchmarks.common import Row, run_alone
 from benchmarks.encoder import flops
-from extract import encoder, first_layer, hubert
-from extract.encoder import Encoder
-from extract.first_layer import FirstLayer
-from extract.packing import Attention, Packing, attend_padded, attend_varlen
-from extract.weights import Checkpoint, weight_shapes
+from extract.encoder import encoder, first_layer
+from extract.encoder.first_layer import FirstLayer
+from extract.encoder.packing import Attention, attend_padded, attend_varlen
+from tests.support.card import CARD, encoder_on_card, fake_card
 
-CARD = torch.device("cuda", 0)
 RATE_HZ = 16_000
 CLIP_S, BATCH_S = 5, 600
-
-
-@contextmanager
-def fake_card(attention: Attention) -> Iterator[None]:
-    """Everything made inside is fake, and whatever would wait for the card raises."""
-
-    def send(_: Packing, array: np.ndarray) -> Tensor:
-        return torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=CARD)
-
-    stand_ins = [
-        patch.object(Packing, "send", send),
-        patch.object(encoder, "_usable_device", lambda device: CARD),
-        patch.object(encoder, "_Copies", lambda device: None),  # streams want a driver
-        patch.object(first_layer, "choose_activations", lambda layer, kernel: layer.in_steps),
-        patch.object(hubert, "choose_attention", lambda *_: attention),
-        FakeTensorMode(allow_non_fake_inputs=True),
-    ]
-    with ExitStack() as stack:
-        for stand_in in stand_ins:
-            stack.enter_context(stand_in)
-        yield
-
-
-def encoder_on_card(config: HubertConfig, precision: str) -> Encoder:
-    """With weights that are fake too; inside `fake_card`."""
-    weights = {name: torch.empty(shape) for name, shape in weight_shapes(config).items()}
-    return Encoder(Checkpoint(config, weights), device="cuda", precision=precision)
 
 
 class Count(TorchDispatchMode):

@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import HubertConfig, HubertModel
 
 from benchmarks.common import Row, ratio, run_alone, seconds
-from extract.encoder import Encoder
+from extract.encoder.encoder import Encoder
+from extract.encoder.linear import Linear
 from extract.frames import CONV_LAYERS, num_frames
 from extract.machine import keep_freed_memory
-from extract.products import Linear
 
 RATE_HZ = 16_000
 BATCH_SECONDS = 60

@@ -43,20 +43,20 @@ from benchmarks.encoder import flops, noise, relative_error
 from benchmarks.padding import lengths_s
 from benchmarks.run import count_saved, in_process, ours, reference
 from benchmarks.writer import through_writers
-from extract.audio import AudioSettings, prepare
-from extract.batching import Batch, collate
-from extract.dataset import AudioDataset, Recording, Utterance
-from extract.encoder import Encoder, Features
-from extract.encoding import Encoding
+from extract.audio.prepare import AudioSettings, prepare
+from extract.data.batch import Batch, collate
+from extract.data.dataset import AudioDataset, Recording, Utterance
+from extract.data.plan import plan_batches
+from extract.encoder.batches import Encoding
+from extract.encoder.encoder import Encoder, Features
 from extract.frames import num_frames
-from extract.ledger import Ledger
 from extract.machine import choose
-from extract.manifest import read_folder
-from extract.models import load_model
-from extract.pipeline import Clock, run
-from extract.plan import plan_batches
-from extract.store import Store
-from extract.writing import Writers
+from extract.manifest.manifest import read_folder
+from extract.models.load import load_model
+from extract.run.pipeline import Clock, run
+from extract.store.ledger import Ledger
+from extract.store.store import Store
+from extract.store.writers import Writers
 
 RATE_HZ = 16_000
 CLIP_S = 5.0

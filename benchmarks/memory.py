@@ -21,19 +21,19 @@ import torch
 
 from benchmarks.common import Row, head, random_hubert, show, work_dir, write_clips
 from benchmarks.run import environment
-from extract.audio import AudioSettings
-from extract.batching import Batch, collate
-from extract.dataset import AudioDataset
-from extract.encoder import Encoder
-from extract.encoding import Encoding
-from extract.ledger import Ledger
+from extract.audio.prepare import AudioSettings
+from extract.data.batch import Batch, collate
+from extract.data.dataset import AudioDataset
+from extract.data.plan import plan_batches
+from extract.encoder.batches import Encoding
+from extract.encoder.encoder import Encoder
 from extract.machine import keep_freed_memory
-from extract.manifest import read_folder
-from extract.models import load_model
-from extract.pipeline import Clock, run
-from extract.plan import plan_batches
-from extract.store import Store
-from extract.writing import Writers
+from extract.manifest.manifest import read_folder
+from extract.models.load import load_model
+from extract.run.pipeline import Clock, run
+from extract.store.ledger import Ledger
+from extract.store.store import Store
+from extract.store.writers import Writers
 
 FEW, MANY = 10, 400
 PER_BATCH = 8

@@ -6,8 +6,8 @@ Lengths drawn as speech corpora have them: log-normal, median 5 s, held to 1 to 
 import numpy as np
 
 from benchmarks.common import Row, run_alone
+from extract.data.plan import padding_share, plan_batches
 from extract.machine import CPU_BATCH_SECONDS, MAX_BATCH_SECONDS
-from extract.plan import padding_share, plan_batches
 
 
 def lengths_s(count: int, low: float = 1.0, high: float = 20.0, seed: int = 0) -> np.ndarray:

@@ -1,6 +1,6 @@
 """How long a run takes to its first batch: `python -m benchmarks.startup`.
 
-100,000 recordings (hard links to a few, in memory): the steps of `extract.job` from the list of
+100,000 recordings (hard links to a few, in memory): the steps of `extract.run.job` from the list of
 recordings to the first batch, with an empty store. The first run reads every header, the second
 finds them in its index. Then `resume`: the same steps over a store in which everything is finished.
 Imports and the model's load are not in these times; `--help` is measured as a whole process.
@@ -17,19 +17,19 @@ import numpy as np
 
 from benchmarks.common import Row, run_alone, seconds, work_dir, write_clips
 from benchmarks.run import environment
-from extract.audio import AudioSettings
-from extract.batching import collate
-from extract.dataset import AudioDataset, size_and_time
-from extract.ledger import SAVED, Record, ledger_name
-from extract.lengths import Durations, Scanned, durations
-from extract.loading import ResilientLoader
-from extract.lock import PRIVATE
+from extract.audio.prepare import AudioSettings
+from extract.data.batch import collate
+from extract.data.dataset import AudioDataset, size_and_time
+from extract.data.durations import Durations, Scanned, durations
+from extract.data.loader import ResilientLoader
+from extract.data.plan import Indices, fingerprint, plan_batches, unfinished
+from extract.data.workers import Options
 from extract.machine import cores
-from extract.manifest import Manifest, read_folder
-from extract.plan import Indices, fingerprint, plan_batches, unfinished
-from extract.resume import Trust, remaining
-from extract.store import Store
-from extract.workers import Options
+from extract.manifest.manifest import Manifest, read_folder
+from extract.store.ledger import SAVED, Record, ledger_name
+from extract.store.lock import PRIVATE
+from extract.store.resume import Trust, remaining
+from extract.store.store import Store
 
 NUM_RECORDINGS = 100_000
 NUM_FINISHED = 100_000
@@ -84,7 +84,7 @@ def finish(recordings: Path, store: Store) -> None:
 
 
 def scan(items: Durations, chunks: list[Indices]) -> Iterator[Scanned]:
-    """Headers by as many workers as there are cores, as `extract.job` has it."""
+    """Headers by as many workers as there are cores, as `extract.run.job` has it."""
     workers = min(cores(), len(chunks))
     return iter(ResilientLoader(items, chunks, list, _nothing, Options(workers)))
 

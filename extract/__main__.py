@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 from extract import commands
-from extract.stopping import end_on_signals
+from extract.run.signals import end_on_signals
 from extract.streams import make_safe
 
 

@@ -29,7 +29,7 @@ from extract.words import is_sweep, prepared, quoted
 if TYPE_CHECKING:  # what `--help` does not wait for
     from rich.console import Console
 
-    from extract.summary import Job, Summary
+    from extract.run.summary import Job, Summary
 
 PACKAGE = Path(__file__).resolve().parent
 # Hydra 1.4 and its OmegaConf 2.4 warn of arguments and names that 1.3 and 2.3 need.
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
     @hydra.main(config_path=conf_dir(), config_name="config", **BASE)
     def job(config: DictConfig) -> None:
-        from extract.summary import Summary  # rich, for which `--help` does not wait
+        from extract.run.summary import Summary  # rich, for which `--help` does not wait
 
         overrides = HydraConfig.get().overrides.task
         jobs.append((overrides, Summary(exit_code=EXIT_CRASHED)))  # until it is known better
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         without_a_job = _failed(error, composed=bool(jobs))
     if len(jobs) > 1:
-        from extract.summary import sweep_table
+        from extract.run.summary import sweep_table
 
         sweep_table(_console(), jobs)
     return max((summary.exit_code for _overrides, summary in jobs), default=without_a_job)
@@ -160,7 +160,7 @@ def _within_memory(config: DictConfig) -> Summary:
         "or the container's), or a lower loader.batch_seconds or loader.num_workers\n"
         "The same command goes on from here.\n"
     )
-    from extract.summary import Summary
+    from extract.run.summary import Summary
 
     return Summary(exit_code=EXIT_NO_MEMORY)
 
@@ -174,7 +174,7 @@ def _console() -> Console:
 def _job(config: DictConfig) -> Summary:
     from rich.logging import RichHandler
 
-    from extract.summary import Summary
+    from extract.run.summary import Summary
 
     console = _console()
     handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
@@ -187,8 +187,8 @@ def _job(config: DictConfig) -> Summary:
     except (OmegaConfBaseException, ValueError) as error:
         return Summary(exit_code=_usage(str(error)))
 
-    from extract.job import run_job  # torch: after the options are known to be right
-    from extract.stopping import stop_on_signals
+    from extract.run.job import run_job  # torch: after the options are known to be right
+    from extract.run.signals import stop_on_signals
 
     with stop_on_signals() as stop:
         try:

@@ -124,7 +124,7 @@ class ModelConfig:
 
 @dataclass
 class AudioConfig:
-    """What happens to a waveform before the encoder. See `extract.audio.AudioSettings`."""
+    """What happens to a waveform before the encoder. See `extract.audio.prepare.AudioSettings`."""
 
     maxx: float = number(0.95, above=0, at_most=1)  # the level that `alpha` pulls peaks towards
     alpha: float = number(0.5, at_least=0, at_most=1)  # 0 = leave the level, 1 = peaks at `maxx`

@@ -17,11 +17,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from extract.ids import TEMPORARY_PREFIX, printable
+from extract.text import printable
 
 log = logging.getLogger(__name__)
 
 Buffer = bytes | bytearray | memoryview
+
+TEMPORARY_PREFIX = ".tmp-"  # of the name of a file that is not finished
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL}

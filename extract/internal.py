@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from extract.ids import printable
+from extract.text import printable
 
 log = logging.getLogger(__name__)
 

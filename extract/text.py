@@ -1,6 +1,8 @@
-"""Counts and names as a sentence or a table's cell holds them."""
+"""Counts, names and foreign text as a message or a table's cell holds them."""
 
 from __future__ import annotations
+
+MAX_SHOWN_CHARACTERS = 200
 
 
 def count(number: int, noun: str) -> str:
@@ -28,3 +30,17 @@ def shown(text: str, most: int) -> str:
 
 def _escaped(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def printable(text: str) -> str:
+    """`text` with whatever cannot be printed or encoded escaped; different texts stay different."""
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join(c if c.isprintable() and c != "\\" else ascii(c)[1:-1] for c in text)
+
+
+def shortened(text: str) -> str:
+    """`text` printable and of a length that a message can hold; says how much is left out."""
+    more = len(text) - MAX_SHOWN_CHARACTERS
+    shown = printable(text[:MAX_SHOWN_CHARACTERS])
+    return f"{shown}... and {more:,} characters more" if more > 0 else shown

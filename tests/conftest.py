@@ -1,44 +1,26 @@
-"""Recordings to try things on, and the command, in this process or in one that may be killed."""
+"""Fixtures and hooks; what tests import is in `support`."""
 
-import json
-import multiprocessing
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from extract.app import main
+from support.command import TINY
+from support.faults import fault_row
+from support.recordings import write_wav
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-DEMO = Path(__file__).parents[1] / "extract" / "demo"
-TINY = ["model=tiny_random", "loader.num_workers=2", "device=cpu"]
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
     """Tests share small machines, where threads that wait for one another only slow them."""
     torch.set_num_threads(1)
-
-
-def speech_like(seconds: float, seed: int = 0, rate: int = 16_000) -> np.ndarray:
-    """A hum with syllables and some noise: (samples,) float32, peak about 0.5."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(round(seconds * rate)) / rate
-    hum = sum(np.sin(2 * np.pi * f * t) / n for n, f in enumerate((120, 240, 360, 900), 1))
-    wave = hum * (1 + np.sin(2 * np.pi * 3 * t)) + 0.1 * rng.standard_normal(len(t))
-    return (0.5 * wave / np.abs(wave).max()).astype(np.float32)
-
-
-def write_wav(path: Path, seconds: float = 0.5, seed: int = 0, rate: int = 16_000) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, speech_like(seconds, seed, rate), rate)
-    return path
 
 
 @pytest.fixture
@@ -76,85 +58,11 @@ def extract_folder(command: Callable[..., int], tmp_path: Path) -> Callable[...,
     return extract_folder
 
 
-def start(argv: list[str], cwd: Path, log: Path | None = None) -> multiprocessing.Process:
-    """The command in a process of its own, forked with everything imported: it starts at once.
-
-    What it says goes to `log`.
-    """
-    import extract.job
-    from extract.build import _encoder
-
-    assert extract.job
-    _encoder("tiny_random", None, 0, "cpu", "auto", None)  # imported and built, for every child
-
-    def child() -> None:
-        os.setsid()
-        os.chdir(cwd)
-        sys.stdout = sys.stderr = open(log or os.devnull, "a", buffering=1)  # noqa: SIM115
-        torch.set_num_threads(1)
-        os._exit(main(argv))
-
-    process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
-    return process
-
-
-def ledger(store: Path) -> list[dict]:
-    lines = []
-    for path in sorted(store.glob("ledger*.jsonl")):
-        lines += [json.loads(line) for line in path.read_text("utf8").splitlines()]
-    return lines
-
-
-def audit(store: Path, ids: set[str]) -> None:
-    """What must hold after any run that finished, read from nothing but files.
-
-    I1 every id once; I2 every saved one readable, finite, of the right shape; I3 nothing unreadable
-    under a final name; I4 no stray file.
-    """
-    records = ledger(store)
-    assert Counter(record["id"] for record in records) == Counter(ids)
-    expected = set()
-    for record in records:
-        if record["status"] != "saved":
-            assert record["reason"]
-            continue
-        feature_path = store / "4-cnhubert" / f"{record['id']}.pt"
-        wav_path = store / "5-wav32k" / record["id"]
-        expected |= {feature_path, wav_path}
-        features = torch.load(feature_path, weights_only=True)
-        samples, rate = soundfile.read(wav_path, dtype="int16")
-        assert rate == 32_000
-        frames = (-(-len(samples) // 2) - 400) // 320 + 1
-        assert features.shape[0] == 1
-        assert features.shape[2] == frames == record["num_frames"]
-        assert torch.isfinite(features).all()
-    folders = (store / "4-cnhubert", store / "5-wav32k")
-    found = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
-    assert found == expected
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    folders = (store / "4-cnhubert", store / "5-wav32k")
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(store)): path.read_bytes() for path in files}
-
-
-def ids_of(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-table", type=Path, help="write what became of each fault here")
 
 
 survived: list[str] = []  # rows of the fault table in docs/faults.md, in the order of the tests
-
-
-def fault_row(marker: pytest.Mark) -> str:
-    """A row of the fault table in docs/faults.md."""
-    fault, happened = marker.args
-    return f"| {fault} | {happened} | nothing |"
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -166,7 +74,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if marker := item.get_closest_marker("fault"):
-        item.user_properties.append(("fault", fault_row(marker)))
+        item.user_properties.append(("fault", fault_row(*marker.args)))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

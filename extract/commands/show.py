@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from extract.ledger import FAILED, REASONS, REJECTED, SAVED, ledger_paths, lines
+from extract.store.ledger import FAILED, REASONS, REJECTED, SAVED, ledger_paths, lines
 from extract.text import count, shown
 
 EXIT_SHOWN, EXIT_UNREADABLE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130

@@ -1,0 +1,1 @@
+"""Recordings read, decoded and prepared for the encoder, without torch."""

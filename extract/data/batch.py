@@ -1,0 +1,138 @@
+"""`Batch` and `collate`: utterances side by side, padded, with their lengths and the failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
+
+from extract.data.dataset import AudioDataset, Failure, Recording, Utterance
+from extract.data.plan import Indices, cost_s
+from extract.frames import ENCODER_RATE_HZ
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances that share one forward, and the recordings that gave none.
+
+    The training audio is one flat tensor: a batch crosses from worker to main process as two
+    tensors, however many utterances it holds.
+    """
+
+    recordings: tuple[Recording, ...]  # of the B utterances
+    waveforms: Tensor  # (B, time) float32, 16 kHz, zero-padded
+    lengths: Tensor  # (B,) int64, samples at 16 kHz
+    wav32k: Tensor  # (sum of wav_lengths,) int16, 32 kHz, one utterance after the other
+    wav_lengths: Tensor  # (B,) int64, samples at 32 kHz
+    failures: tuple[Failure, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    @property
+    def padded_seconds(self) -> float:
+        """Seconds of audio the encoder sees, padding included."""
+        return self.waveforms.numel() / ENCODER_RATE_HZ
+
+    @property
+    def cost_s(self) -> float:
+        """Padded seconds with attention's quadratic share; what `loader.batch_seconds` bounds."""
+        longest_s = self.waveforms.shape[1] / ENCODER_RATE_HZ if len(self) else 0.0
+        return len(self) * float(cost_s(torch.tensor(longest_s).double().numpy()))
+
+    def wavs(self) -> tuple[Tensor, ...]:
+        """Each utterance's training audio, (num_samples,) int16; views of `wav32k`."""
+        return torch.split(self.wav32k, self.wav_lengths.tolist())
+
+    def pin_memory(self) -> Batch:
+        """The batch with its waveforms in page-locked memory; called by a DataLoader."""
+        return replace(self, waveforms=self.waveforms.pin_memory())
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Utterances `start` to `stop`, with no more padding than they need and no failures."""
+        ends = [0, *self.wav_lengths.cumsum(0).tolist()]
+        lengths = self.lengths[start:stop]
+        return Batch(
+            self.recordings[start:stop],
+            self.waveforms[start:stop, : int(lengths.max())],
+            lengths,
+            self.wav32k[ends[start] : ends[stop]],
+            self.wav_lengths[start:stop],
+        )
+
+    def split(self, max_cost_s: float) -> Iterator[Batch]:
+        """The batch in parts of at most `max_cost_s`, in order; one utterance at the least."""
+        if len(self) <= 1 or self.cost_s <= max_cost_s:
+            if len(self):
+                yield self
+            return
+        middle = len(self) // 2
+        yield from self.rows(0, middle).split(max_cost_s)
+        yield from self.rows(middle, len(self)).split(max_cost_s)
+
+
+def collate(items: Sequence[Utterance | Failure]) -> Batch:
+    """Pads utterances to the longest and carries the failures along."""
+    utterances = [item for item in items if isinstance(item, Utterance)]
+    lengths = [len(utterance.waveform) for utterance in utterances]
+    wavs = [utterance.wav32k for utterance in utterances]
+    wav_lengths = [len(wav) for wav in wavs]
+    waveforms = _empty((len(utterances), max(lengths, default=0)), torch.float32)
+    for row, utterance, length in zip(waveforms, utterances, lengths, strict=True):
+        row[:length] = utterance.waveform
+        row[length:] = 0
+    wav32k = _empty((sum(wav_lengths),), torch.int16)
+    if wavs:
+        torch.cat(wavs, out=wav32k)
+    return Batch(
+        recordings=tuple(utterance.recording for utterance in utterances),
+        waveforms=waveforms,
+        lengths=torch.tensor(lengths, dtype=torch.int64),
+        wav32k=wav32k,
+        wav_lengths=torch.tensor(wav_lengths, dtype=torch.int64),
+        failures=tuple(item for item in items if isinstance(item, Failure)),
+    )
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Uninitialised; a worker's lies in shared memory at once, as torch's own collate has it.
+
+    Else a batch is copied once more on its way to the main process. So it is, by
+    `extract.data.workers`, where a torch has no such storage by that private name.
+    """
+    tensor: Any = torch.empty(0, dtype=dtype)
+    new_shared = getattr(type(tensor.untyped_storage()), "_new_shared", None)
+    if get_worker_info() is not None and 0 not in shape and new_shared is not None:
+        size = torch.Size(shape)
+        try:
+            shared: Tensor = tensor.set_(new_shared(size.numel() * dtype.itemsize), 0, size)
+            return shared
+        except RuntimeError:  # it is full; `extract.data.workers` sends the batch another way
+            pass
+    return torch.empty(shape, dtype=dtype)
+
+
+def make_loader(
+    dataset: AudioDataset,
+    batches: Sequence[Indices],
+    num_workers: int = 0,
+    prefetch: int = 2,
+    pin_memory: bool = False,
+) -> DataLoader[Utterance | Failure]:
+    """A DataLoader over a plan (`extract.data.plan.plan_batches`) that yields a `Batch` each.
+
+    For training on the fly. The extractor itself loads through `extract.data.loader`, which also
+    survives the death of a worker.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=[batch.tolist() for batch in batches],
+        collate_fn=collate,
+        num_workers=num_workers,
+        prefetch_factor=prefetch if num_workers else None,
+        pin_memory=pin_memory,
+    )

@@ -1,0 +1,296 @@
+"""DataLoader workers: what each is at, and when one is dead or hung.
+
+The only place that knows private parts of torch's DataLoader, and it does without them where a
+torch has none of that name.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import multiprocessing
+import multiprocessing.util
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from extract.data.plan import Indices
+
+POLL_S = 1.0  # how long a wait for data goes on before workers and signals are looked at
+IDLE = -1
+INDEX, SINCE_S, PID = 0, 1, 2  # columns of what workers say of themselves
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PRELOAD = ("extract.data.batch", "torch.utils.data")  # what a forkserver imports before it forks
+
+
+class Items(Protocol):
+    """What a worker needs of a dataset."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How workers work; `extract.config.LoaderConfig` says what each is for."""
+
+    num_workers: int  # 0 loads in this process, where nothing can be survived
+    prefetch: int = 2
+    timeout_s: float = 300.0
+    start_method: str = "fork"
+
+
+@dataclass(frozen=True)
+class Death:
+    """The end of one worker."""
+
+    index: int  # the item it was at, or IDLE
+    cause: str  # "killed by SIGSEGV", "exit code 3", "hung for 300 s"
+    killed: bool  # SIGKILL from outside, which is how memory shortage looks
+
+
+class WorkersDied(Exception):
+    """At least one worker is gone; the loader it belonged to is of no further use."""
+
+    def __init__(self, deaths: Sequence[Death]) -> None:
+        super().__init__("; ".join(death.cause for death in deaths))
+        self.deaths = deaths
+
+
+class _Watched(Dataset[Any]):
+    """A dataset whose workers say which item they are at and since when."""
+
+    def __init__(self, items: Items, current: torch.Tensor) -> None:
+        self.items = items
+        # (workers, 3) float64 in shared memory: item's index, monotonic seconds, process id
+        self.current = current
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        info = get_worker_info()
+        if info is None:
+            return self.items[index]
+        self.current[info.id, SINCE_S] = time.monotonic()
+        self.current[info.id, INDEX] = index
+        item = self.items[index]
+        self.current[info.id, INDEX] = IDLE
+        return item
+
+
+def _prepare_worker(parent: int | None, current: torch.Tensor, worker: int) -> None:
+    """Runs once in each worker, before its first item.
+
+    A terminal or scheduler signals the whole process group, so workers ignore those signals; only
+    the main process acts. A worker ends when the main process dies: an orphan would keep the
+    store's lock open.
+
+    Args:
+        parent: process id of the main process, if that forks the workers itself.
+        current: where the worker notes its process id.
+        worker: its number.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if parent is None:
+        threading.Thread(target=_end_with_main, daemon=True).start()
+    elif sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the kernel was asked
+            os._exit(1)
+    current[worker, PID] = os.getpid()
+
+
+def _end_with_main() -> None:
+    """Waits for the death of the main process, in a worker whose parent is a forkserver.
+
+    A forkserver ends only after its workers, so no worker is told of the main process by its own
+    parent's death. multiprocessing's pipe tells it; forked workers inherit that from one another,
+    which keeps it open.
+    """
+    main = multiprocessing.parent_process()
+    if main is not None:
+        main.join()
+        os._exit(1)
+
+
+class _Packed:
+    """A collate whose batches leave the worker as bytes that need no more memory than there is.
+
+    Tensors travel through shared memory, and a container often has little of it. DataLoader finds
+    that out in a thread of its worker that drops the batch, and waits for it for ever. Here it is
+    found out before, and such a batch goes through the pipe, at a few times the price.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[Any]) -> Any:
+        batch = self.collate(items)
+        if get_worker_info() is None:
+            return batch
+        try:
+            for value in vars(batch).values() if hasattr(batch, "__dict__") else ():
+                if isinstance(value, torch.Tensor):
+                    value.share_memory_()  # type: ignore[no-untyped-call]
+            return bytes(ForkingPickler.dumps(batch))
+        except (RuntimeError, OSError):
+            return pickle.dumps(batch, pickle.HIGHEST_PROTOCOL)
+
+
+class Workers:
+    """One DataLoader over some batches, and its processes."""
+
+    def __init__(
+        self,
+        items: Items,
+        batches: Sequence[Indices],
+        collate: Callable[[list[Any]], Any],
+        options: Options,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.options, self.stop = options, stop
+        self.current = torch.full(
+            (max(1, options.num_workers), 3), float(IDLE), dtype=torch.float64
+        )
+        self.waiting = False
+        children = multiprocessing.active_children()
+        parallel: dict[str, Any] = {}
+        if options.num_workers:
+            self.current.share_memory_()  # type: ignore[no-untyped-call]
+            parallel = {
+                "prefetch_factor": options.prefetch,
+                "timeout": POLL_S,
+                "multiprocessing_context": _context(options.start_method),
+                "worker_init_fn": functools.partial(
+                    _prepare_worker,
+                    os.getpid() if options.start_method == "fork" else None,
+                    self.current,
+                ),
+            }
+        self.iterator: Any = iter(
+            DataLoader(
+                _Watched(items, self.current),
+                batch_sampler=[batch.tolist() for batch in batches],
+                collate_fn=_Packed(collate),
+                num_workers=options.num_workers,
+                **parallel,
+            )
+        )
+        self.processes: list[Any] = []
+        if options.num_workers:
+            self.processes = _processes(self.iterator, children)
+        in_main = threading.current_thread() is threading.main_thread()
+        if self.processes and in_main and sys.platform != "win32":
+            # torch's own handler raises wherever the main process happens to be, in the middle of
+            # a save if need be. Ours raises only inside `next`.
+            signal.signal(signal.SIGCHLD, self._on_child)
+
+    def next(self) -> Any | None:
+        """The next batch, or None once told to stop.
+
+        Raises:
+            WorkersDied: a worker died or hung.
+        """
+        while not self.stop():
+            if not self.processes:
+                return next(self.iterator)
+            self._raise_if_dead()
+            self.waiting = True
+            try:
+                return pickle.loads(next(self.iterator))
+            except (EOFError, ConnectionError, RuntimeError, OSError) as error:
+                if "timed out" not in str(error) and not self._dead(wait_s=POLL_S):
+                    raise
+            finally:
+                self.waiting = False
+            self._raise_if_dead()
+            self._raise_if_hung()
+        return None
+
+    def kill(self) -> None:
+        """SIGKILL: a worker holds nothing that is worth a farewell, and a hung one hears none."""
+        self.waiting = False
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join()
+        if shut_down := getattr(self.iterator, "_shutdown_workers", None):
+            shut_down()
+        self.iterator = None  # whose end does the same
+        self.processes = []
+
+    def _on_child(self, _signum: int, _frame: FrameType | None) -> None:
+        if self.waiting:
+            self._raise_if_dead()
+
+    def _dead(self, wait_s: float = 0.0) -> list[int]:
+        deadline = time.monotonic() + wait_s
+        while True:
+            dead = [n for n, process in enumerate(self.processes) if not process.is_alive()]
+            if dead or time.monotonic() >= deadline:
+                return dead
+            time.sleep(0.01)
+
+    def _raise_if_dead(self) -> None:
+        if dead := self._dead():
+            self.waiting = False
+            raise WorkersDied([self._death(worker) for worker in dead])
+
+    def _death(self, worker: int) -> Death:
+        process = self.processes[worker]
+        code = process.exitcode
+        cause = f"exit code {code}"
+        if code is not None and code < 0:
+            cause = f"killed by {signal.Signals(-code).name}"
+        its = self.current[self.current[:, PID] == process.pid, INDEX].tolist()
+        index = int(its[0]) if its else IDLE  # none: it died before it was prepared
+        return Death(index, cause, code == -signal.SIGKILL)
+
+    def _raise_if_hung(self) -> None:
+        now = time.monotonic()
+        busy = self.current[:, INDEX] != IDLE
+        hung = busy & (now - self.current[:, SINCE_S] > self.options.timeout_s)
+        if hung.any():
+            cause = f"hung for {self.options.timeout_s:g} s (loader.timeout_s)"
+            indices = self.current[hung, INDEX].tolist()
+            raise WorkersDied([Death(int(index), cause, killed=False) for index in indices])
+
+
+def _context(start_method: str) -> Any:
+    # Workers hand tensors over through sockets in a temporary folder. Made here it is theirs too,
+    # and goes when this process ends; a killed worker would leave its own behind.
+    multiprocessing.util.get_temp_dir()
+    context = multiprocessing.get_context(start_method)
+    if start_method == "forkserver":
+        for name in PRELOAD:  # multiprocessing would pass over one that cannot be imported
+            importlib.import_module(name)
+        context.set_forkserver_preload(list(PRELOAD))
+    return context
+
+
+def _processes(iterator: Any, children: Sequence[Any]) -> list[Any]:
+    """A DataLoader's worker processes.
+
+    Args:
+        iterator: of the DataLoader.
+        children: of this process, before the iterator was made.
+    """
+    workers = getattr(iterator, "_workers", None)  # private to torch
+    if workers is not None:
+        return list(workers)
+    return [child for child in multiprocessing.active_children() if child not in children]

@@ -1,0 +1,176 @@
+"""Batches through the encoder, two in flight, and what to do when one does not fit.
+
+Out of memory costs nobody their features: the batch is halved until it fits, the halved budget
+holds for the rest of the run, and an utterance too large for the device alone goes to the CPU.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from extract.data.batch import Batch
+from extract.data.dataset import Failure, Recording
+from extract.encoder.encoder import Features
+
+log = logging.getLogger(__name__)
+
+# As the CPU's allocator, cuBLAS, and CUDA's allocator of page-locked memory put it.
+OUT_OF_MEMORY = ("can't allocate memory", "ALLOC_FAILED", "CUDA error: out of memory")
+
+T = TypeVar("T")
+
+
+class Pending(Protocol):
+    """Features on their way."""
+
+    def result(self) -> list[Features]:
+        """Waits for them."""
+        ...
+
+
+class AnyEncoder(Protocol):
+    """What the pipeline needs of an encoder."""
+
+    def submit(self, waveforms: Tensor, lengths: list[int]) -> Pending:
+        """Starts on (B, time) waveforms of `lengths` samples."""
+        ...
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One utterance with its features."""
+
+    recording: Recording
+    features: Features
+    wav32k: Tensor  # (num_samples,) int16; a view of its batch
+
+
+class Encoding:
+    """Turns batches into encoded utterances and failures.
+
+    Args:
+        encoder: on the run's device.
+        batch_seconds: budget of one forward, as `extract.data.plan.cost_s` counts.
+        fallback: makes an encoder with more memory (the CPU), for utterances that do not fit the
+            device alone; None records them as `out_of_memory`.
+        depth: batches handed to the device before the oldest is waited for.
+    """
+
+    def __init__(
+        self,
+        encoder: AnyEncoder,
+        batch_seconds: float,
+        fallback: Callable[[], AnyEncoder] | None = None,
+        depth: int = 2,
+    ) -> None:
+        self.encoder, self.fallback, self.depth = encoder, fallback, depth
+        self.batch_seconds = batch_seconds
+        self.times_out_of_memory = 0
+
+    def __call__(self, batches: Iterable[Batch]) -> Iterator[Encoded | Failure]:
+        """Every utterance and failure of every batch, once, in order."""
+        in_flight: deque[tuple[Batch, Pending]] = deque()
+        for batch in batches:
+            yield from batch.failures
+            for part in batch.split(self.batch_seconds):
+                pending = self._submit(part)
+                if pending is not None:
+                    in_flight.append((part, pending))
+                    del pending  # the queue alone holds it: should it fail, nothing does
+                else:
+                    while in_flight:  # give their memory back before trying again
+                        yield from self._finish(*in_flight.popleft())
+                    yield from self._in_halves(part)
+                while len(in_flight) >= self.depth:
+                    yield from self._finish(*in_flight.popleft())
+        while in_flight:
+            yield from self._finish(*in_flight.popleft())
+
+    def _finish(self, batch: Batch, pending: Pending) -> Iterator[Encoded | Failure]:
+        features = _unless_out_of_memory(pending.result)
+        del pending
+        if features is None:
+            yield from self._in_halves(batch)
+        else:
+            yield from _encoded(batch, features)
+
+    def _submit(self, batch: Batch) -> Pending | None:
+        return _unless_out_of_memory(
+            lambda: self.encoder.submit(batch.waveforms, batch.lengths.tolist())
+        )
+
+    def _in_halves(self, batch: Batch) -> Iterator[Encoded | Failure]:
+        """A batch that did not fit, in ever smaller parts."""
+        self.times_out_of_memory += 1
+        if len(batch) == 1:
+            yield from self._alone(batch)
+            return
+        middle = len(batch) // 2
+        halves = batch.rows(0, middle), batch.rows(middle, len(batch))
+        self._learn(max(half.cost_s for half in halves))
+        for half in halves:
+            pending = self._submit(half)
+            features = None if pending is None else _unless_out_of_memory(pending.result)
+            del pending
+            if features is None:
+                yield from self._in_halves(half)
+            else:
+                yield from _encoded(half, features)
+
+    def _learn(self, budget_s: float) -> None:
+        if budget_s < self.batch_seconds:
+            self.batch_seconds = budget_s
+            log.warning(
+                "out of memory: going on with batches of %.1f padded seconds "
+                "(loader.batch_seconds=%.1f starts there)",
+                budget_s,
+                budget_s,
+            )
+
+    def _alone(self, batch: Batch) -> Iterator[Encoded | Failure]:
+        recording = batch.recordings[0]
+        features = None
+        if self.fallback is not None:
+            log.warning("%s: too large for the device alone; encoding it on the CPU", recording.id)
+            encoder = self.fallback()
+            waveforms, lengths = batch.waveforms, batch.lengths.tolist()
+            features = _unless_out_of_memory(lambda: encoder.submit(waveforms, lengths).result())
+        if features is None:
+            detail = (
+                f"{recording.path}: {recording.duration_s or 0:.1f} s did not fit the memory; "
+                "needed a larger device or a lower audio.max_duration_s"
+            )
+            yield Failure(recording, "out_of_memory", detail)
+        else:
+            yield from _encoded(batch, features)
+
+
+def _encoded(batch: Batch, features: list[Features]) -> Iterator[Encoded | Failure]:
+    for recording, values, wav in zip(batch.recordings, features, batch.wavs(), strict=True):
+        if values.finite:
+            yield Encoded(recording, values, wav)
+        else:
+            detail = f"{recording.path}: the encoder gave NaN or Inf, in fp32 too"
+            yield Failure(recording, "non_finite_features", detail)
+
+
+def _unless_out_of_memory(action: Callable[[], T]) -> T | None:
+    """The action's value, or None where memory ran out.
+
+    The exception is dropped on the way: its traceback would hold every tensor of the failed try.
+    """
+    try:
+        return action()
+    except (torch.OutOfMemoryError, MemoryError):
+        return None
+    except RuntimeError as error:
+        if any(words in str(error) for words in OUT_OF_MEMORY):
+            return None
+        raise

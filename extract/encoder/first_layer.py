@@ -1,0 +1,198 @@
+"""The encoder's first convolution with the GroupNorm over time that follows it.
+
+This norm is why padded batches corrupt HuBERT-base. Here its statistics are computed in closed form
+from each utterance's own windows and folded into the convolution's weights, so that what is left is
+a convolution with weights of its own for every utterance, which may run in chunks.
+
+Shapes: B utterances, S samples, R rows (windows), C channels.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from extract.encoder.packing import Packing
+from extract.frames import CONV_LAYERS, HOP_SAMPLES
+
+log = logging.getLogger(__name__)
+
+KERNEL, STRIDE = CONV_LAYERS[0]
+CPU_ROWS = 1024  # activated at once: 2 MB stay in the cache, which is twice as fast
+STATISTICS_WINDOWS = 200_000  # at a time: 16 MB in float64
+EPS = 1e-5  # of both kinds of norm: torch's default, which transformers leaves as it is
+
+
+Activations = Callable[[Tensor, Tensor, Tensor], Tensor]  # windows, weight, bias -> (B R, C)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What the first convolution of a batch is computed from; all float32."""
+
+    samples: Tensor  # (B, S), long enough for one frame more than the longest utterance has
+    weight: Tensor  # (B, kernel, C)
+    bias: Tensor  # (B, 1, C)
+
+    def windows(self, start: int, stop: int) -> Tensor:
+        """(B, R, kernel) of the frames `start` to `stop`, and of one more; a view."""
+        end = (stop + 1) * HOP_SAMPLES + KERNEL - STRIDE
+        return self.samples[:, start * HOP_SAMPLES : end].unfold(1, KERNEL, STRIDE)
+
+
+class FirstLayer:
+    """A HuBERT's first convolution, norm and GELU, on one device; what comes out is in `dtype`.
+
+    The convolution and its norm are float32: 0.2 % of the arithmetic, and where half precision
+    would overflow.
+    """
+
+    def __init__(
+        self, config: Any, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.device, self.dtype = device, dtype
+        self.group_norm = config.feat_extract_norm == "group"
+
+        def tensor(name: str) -> Tensor:
+            weight = weights[f"feature_extractor.conv_layers.0.{name}"].detach()
+            return weight.to(device, torch.float32)
+
+        self.weight = tensor("conv.weight")[:, 0].t().contiguous()  # (kernel, C)
+        self.channels = self.weight.shape[1]
+        self.bias = tensor("conv.bias") if config.conv_bias else torch.zeros_like(self.weight[0])
+        self.norm = tensor("layer_norm.weight"), tensor("layer_norm.bias")
+        self.scratch = Scratch()
+        self.activations: Activations = self.in_steps
+        if device.type == "cuda":
+            self.activations = choose_activations(self, self.in_one)
+
+    def fold(self, waveforms: Tensor, lengths: Sequence[int], frames: int) -> Folded:
+        """The batch's samples and weights; (B, S) waveforms of which the longest has `frames`."""
+        batch = len(lengths)
+        if self.group_norm:
+            samples, weight, bias = self._normalised(waveforms, lengths)
+        else:
+            samples, weight = waveforms, self.weight.expand(batch, -1, -1)
+            bias = self.bias.expand(batch, 1, -1)
+        size = (frames + 1) * HOP_SAMPLES + KERNEL - STRIDE
+        return Folded(F.pad(samples, (0, max(0, size - samples.shape[1]))), weight, bias)
+
+    def _normalised(
+        self, waveforms: Tensor, lengths: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Centred samples, and weight and bias with the GroupNorm folded in.
+
+        The convolution is linear, so a channel's statistics over time follow from those of the
+        utterance's windows: with the windows' mean m and covariance K, a channel of weight w has
+        mean w.m and variance w'Kw (its bias cancels). Float64, of samples centred first: an offset
+        costs no digits.
+        """
+        gamma, beta = self.norm
+        ends = Packing(lengths, self.device).send(np.array(lengths))[:, None]
+        past = torch.arange(waveforms.shape[1], device=self.device) >= ends
+        offset = waveforms.masked_fill(past, 0).sum(1, True, dtype=torch.float64) / ends
+        centred = (waveforms - offset.float()).masked_fill_(past, 0)
+        mean, covariance = window_statistics(centred, ends)
+        exact = self.weight.double()
+        variance = torch.einsum("kc,bkl,lc->bc", exact, covariance, exact).clamp_(min=0)
+        scale = gamma / torch.sqrt(variance + EPS)  # (B, C)
+        folded = exact * scale[:, None]
+        bias = beta - mean[:, None] @ folded
+        return centred, folded.float().contiguous(), bias.float().contiguous()
+
+    def __call__(self, batch: Folded, start: int, stop: int) -> Tensor:
+        """(B R, C) activations of the frames `start` to `stop`, and of one more."""
+        return self.activations(batch.windows(start, stop), batch.weight, batch.bias)
+
+    def in_steps(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(B, R, kernel) windows, (B, kernel, C) weights, (B, 1, C) bias -> (B R, C)."""
+        if not windows.is_cpu:
+            rows = self._normed(windows, weight, bias).flatten(0, 1)
+            activated: Tensor = torch.ops.aten.gelu_(rows)
+            return activated
+        out = self.scratch.take((*windows.shape[:2], weight.shape[2]), self.dtype)
+        for one in range(len(windows)):
+            utterance = slice(one, one + 1)
+            self.write(windows[utterance], weight[utterance], bias[utterance], out[utterance])
+        return out.flatten(0, 1)
+
+    def write(self, windows: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+        """The same for one utterance, into `out` (1, R, C), contiguous, on a CPU."""
+        for start in range(0, windows.shape[1], CPU_ROWS):
+            part = slice(start, start + CPU_ROWS)
+            rows = self._normed(windows[:, part], weight, bias)
+            # One utterance at a time, contiguous: into strides torch 2.11 writes wrong numbers.
+            torch.ops.aten.gelu.out(rows, out=out[:, part])
+
+    def _normed(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(B, R, C) of (B, R, kernel) windows: float32 up to the norm, no overflow after it."""
+        rows = torch.baddbmm(bias, windows, weight)
+        if not self.group_norm:
+            rows = F.layer_norm(rows, rows.shape[-1:], *self.norm, EPS)
+        return rows.to(self.dtype)
+
+    def in_one(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The same in one kernel, on a card."""
+        from extract.encoder.first_layer_kernel import activations
+
+        norm = None if self.group_norm else self.norm
+        with torch.cuda.device(self.device):  # Triton starts a kernel on the current one
+            return activations(windows, weight, bias, norm, EPS, self.dtype)
+
+
+@torch.inference_mode()
+def choose_activations(layer: FirstLayer, kernel: Activations) -> Activations:
+    """The kernel where it works: tried once on a small input against the steps."""
+    batch = layer.fold(torch.randn(2, 1_200, device=layer.device), [1_200, 900], 3)
+    arguments = batch.windows(1, 3), batch.weight, batch.bias
+    try:
+        found, expected = kernel(*arguments), layer.in_steps(*arguments)
+        worst = float(((found - expected) / (1 + expected.abs())).abs().max())
+    except Exception as failure:  # no Triton, no compiler, a card it does not know
+        log.warning("the first layer's kernel does not work here, going by steps: %s", failure)
+        return layer.in_steps
+    if not worst <= 2e-2:  # NaN included
+        log.warning("the first layer's kernel is off by %.1e here, going by steps", worst)
+        return layer.in_steps
+    return kernel
+
+
+def window_statistics(samples: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (B, kernel) and covariance (B, kernel, kernel) of the first layer's valid windows.
+
+    `samples` (B, S) are centred, `ends` (B, 1) the lengths. All windows inside an utterance count,
+    also the last few that no frame reads: that is what GroupNorm averages over.
+    """
+    counts = (ends - KERNEL) // STRIDE + 1
+    windows = samples.unfold(1, KERNEL, STRIDE)
+    total = samples.new_zeros(len(samples), KERNEL, dtype=torch.float64)
+    products = samples.new_zeros(len(samples), KERNEL, KERNEL, dtype=torch.float64)
+    numbers = torch.arange(windows.shape[1], device=samples.device)
+    step = max(1, STATISTICS_WINDOWS // len(samples))
+    for start in range(0, windows.shape[1], step):
+        past = numbers[start : start + step] >= counts
+        part = windows[:, start : start + step].double().masked_fill_(past[..., None], 0)
+        total += part.sum(1)
+        products += part.transpose(1, 2) @ part
+    mean = total / counts
+    return mean, products / counts[..., None] - mean[:, :, None] * mean[:, None, :]
+
+
+class Scratch:
+    """A buffer used again from call to call on the CPU, where a fresh one costs its page faults."""
+
+    def __init__(self) -> None:
+        self.buffer = torch.empty(0)
+
+    def take(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor of `shape`, valid until the next."""
+        size = prod(shape)
+        if self.buffer.numel() < size or self.buffer.dtype != dtype:
+            self.buffer = torch.empty(size, dtype=dtype)
+        return self.buffer[:size].view(shape)

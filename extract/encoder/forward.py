@@ -1,0 +1,172 @@
+"""HuBERT's forward of our own: exact for every utterance whatever shares its batch, and fast.
+
+Utterances travel *packed*: their valid frames end to end, so that no linear layer computes
+padding and none can leak (`extract.encoder.packing`); the convolutions before that are
+`extract.encoder.convolutions`, the one among the frames `extract.encoder.positions`. Inference
+only. Nothing here imports transformers: weights are read by their names (`extract.models.weights`).
+
+Shapes: B utterances, S samples, N frames of all, D hidden size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from extract.encoder.convolutions import Convolutions
+from extract.encoder.linear import Linear
+from extract.encoder.packing import Packing, block_sizes, choose_attention
+from extract.encoder.positions import PositionalConvolution
+from extract.frames import num_frames
+from extract.models.architecture import require_supported
+from extract.models.weights import POSITIONS, Model, folded_positions
+
+CPU_BLOCK_ROWS, CPU_ROWS_STEP = 512, 32  # of a product on a CPU (`packing.block_sizes`)
+
+
+Norm = tuple[Tensor, Tensor]  # weight and bias
+
+
+@dataclass
+class TransformerLayer:
+    """One transformer layer; query, key and value in one."""
+
+    attention_norm: Norm
+    qkv: Linear
+    out: Linear
+    feed_forward_norm: Norm
+    up: Linear
+    down: Linear
+
+
+class ExactHubert:
+    """A HuBERT's weights on one device in one dtype, and its forward over a batch.
+
+    `layer` counts from 1; None (or the last) is `last_hidden_state`, a smaller one transformers'
+    `hidden_states[layer]`; layers past it are not kept. The first convolution and its norm stay
+    float32: 0.2 % of the arithmetic, and where half precision would overflow.
+    Raises ValueError for a variant of the architecture that is not covered.
+    """
+
+    def __init__(
+        self, model: Model, device: torch.device, dtype: torch.dtype, layer: int | None = None
+    ) -> None:
+        config = model.config
+        require_supported(config)
+        self.device, self.dtype = device, dtype
+        self.eps = config.layer_norm_eps
+        self.pre_norm = config.do_stable_layer_norm
+        self.num_heads = config.num_attention_heads
+        self.num_layers = config.num_hidden_layers if layer is None else layer
+        head_size = config.hidden_size // self.num_heads
+        self.attend = choose_attention(device, dtype, self.num_heads, head_size)
+        with torch.no_grad():
+            self._load(config, model.state_dict())
+
+    def _load(self, config: Any, weights: Mapping[str, Tensor]) -> None:
+        def norm(name: str) -> Norm:
+            """Views of the weights given, where device and dtype are theirs."""
+            weight, bias = (
+                weights[f"{name}.{part}"].detach().to(self.device, self.dtype)
+                for part in ("weight", "bias")
+            )
+            return weight, bias
+
+        def linear(*names: str) -> Linear:
+            """One for all `names`: what they give side by side."""
+            parts, biases = zip(*map(norm, names), strict=True)
+            weight, bias = (x[0] if len(x) == 1 else torch.cat(x) for x in (parts, biases))
+            return Linear(weight, bias)
+
+        def layer(number: int) -> TransformerLayer:
+            name = f"encoder.layers.{number}"
+            return TransformerLayer(
+                attention_norm=norm(f"{name}.layer_norm"),
+                qkv=linear(*(f"{name}.attention.{part}_proj" for part in "qkv")),
+                out=linear(f"{name}.attention.out_proj"),
+                feed_forward_norm=norm(f"{name}.final_layer_norm"),
+                up=linear(f"{name}.feed_forward.intermediate_dense"),
+                down=linear(f"{name}.feed_forward.output_dense"),
+            )
+
+        self.convolutions = Convolutions(config, weights, self.device, self.dtype)
+        self.projection_norm = (
+            norm("feature_projection.layer_norm") if config.feat_proj_layer_norm else None
+        )
+        self.projection = linear("feature_projection.projection")
+        self.positions = PositionalConvolution(
+            folded_positions(weights),
+            weights[f"{POSITIONS}.bias"],
+            config.num_conv_pos_embedding_groups,
+            self.device,
+        )
+        self.encoder_norm = norm("encoder.layer_norm")
+        self.layers = [layer(number) for number in range(self.num_layers)]
+        self.final_norm = self.pre_norm and self.num_layers == config.num_hidden_layers
+
+    @torch.inference_mode()
+    def forward(self, waveforms: Tensor, lengths: Sequence[int]) -> Tensor:
+        """(B, S) float32 waveforms on the device, lengths in samples -> packed (N, D) features.
+
+        Utterance i has `num_frames(lengths[i])` rows. What lies past its length is never read
+        by them. Each length must be at least `min_samples()`.
+        """
+        packing = Packing([num_frames(length) for length in lengths], self.device)
+        num_rows = packing.offsets[-1]
+        features = self.convolutions.features(waveforms, lengths, packing)
+        hidden = joined([self._project(block) for block in in_blocks(features)])
+        hidden[:num_rows] += self.positions(hidden[:num_rows], packing)
+        if not self.pre_norm:
+            hidden = self._norm(hidden, self.encoder_norm)
+        blocks = in_blocks(hidden[:num_rows])
+        for layer in self.layers:
+            blocks = self._transform(blocks, layer, packing)
+        hidden = joined(blocks)[:num_rows]
+        return self._norm(hidden, self.encoder_norm) if self.final_norm else hidden
+
+    def _norm(self, x: Tensor, norm: Norm) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], *norm, self.eps)
+
+    def _project(self, features: Tensor) -> Tensor:
+        if self.projection_norm is not None:
+            features = self._norm(features, self.projection_norm)
+        return self.projection(features)
+
+    def _transform(
+        self, blocks: Sequence[Tensor], layer: TransformerLayer, packing: Packing
+    ) -> list[Tensor]:
+        """One transformer layer on the batch's rows, in blocks (M, D)."""
+        contexts = in_blocks(self.attend([self._qkv(x, layer) for x in blocks], packing).flatten(1))
+        return [self._rest(*pair, layer) for pair in zip(blocks, contexts, strict=True)]
+
+    def _qkv(self, hidden: Tensor, layer: TransformerLayer) -> Tensor:
+        """(M, D) -> (M, 3, H, Dh)."""
+        x = self._norm(hidden, layer.attention_norm) if self.pre_norm else hidden
+        return layer.qkv(x).view(len(hidden), 3, self.num_heads, -1)
+
+    def _rest(self, hidden: Tensor, context: Tensor, layer: TransformerLayer) -> Tensor:
+        """What follows attention, (M, D) twice -> (M, D)."""
+        hidden = layer.out.plus(context, hidden)
+        if not self.pre_norm:
+            hidden = self._norm(hidden, layer.attention_norm)
+        x = self._norm(hidden, layer.feed_forward_norm) if self.pre_norm else hidden
+        hidden = layer.down.plus(layer.up.gelu(x), hidden)
+        return hidden if self.pre_norm else self._norm(hidden, layer.feed_forward_norm)
+
+
+def in_blocks(rows: Tensor) -> Sequence[Tensor]:
+    """(N, ...) rows cut for products: on a CPU into few sizes, zeros behind the last row."""
+    if not rows.is_cpu:
+        return [rows]
+    sizes = block_sizes(len(rows), CPU_BLOCK_ROWS, CPU_ROWS_STEP)
+    left = len(rows) - sum(sizes[:-1])
+    *full, last = torch.split(rows, [*sizes[:-1], left])
+    return [*full, F.pad(last, (0, 0, 0, sizes[-1] - left))]
+
+
+def joined(blocks: Sequence[Tensor]) -> Tensor:
+    """The rows of all blocks."""
+    return blocks[0] if len(blocks) == 1 else torch.cat(list(blocks))

@@ -1,0 +1,1 @@
+"""Lists and folders of recordings: what there is to extract."""

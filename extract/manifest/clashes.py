@@ -1,0 +1,110 @@
+"""Which recordings would write the same file: found before any work."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from extract.manifest.ids import MAX_SHOWN, SUFFIXES
+from extract.manifest.strings import PackedStrings
+from extract.text import count, printable
+
+
+class Clash(NamedTuple):
+    """Two recordings that would write the same file."""
+
+    ids: tuple[str, str]
+    paths: tuple[str, str]
+
+    def __str__(self) -> str:
+        names = self.ids[0] if self.ids[0] == self.ids[1] else " and ".join(self.ids)
+        return printable(f"{names}: {self.paths[0]} and {self.paths[1]}")
+
+
+def clash_message(source: str, clashes: Sequence[Clash]) -> str:
+    """What to tell the user about `clashes`: the first ten of them, how many more, the remedy."""
+    pairs = count(len(clashes), "pair")
+    lines = [f"{source}: recordings that would write the same file, {pairs}:"]
+    lines += (f"  {clash}" for clash in clashes[:MAX_SHOWN])
+    if len(clashes) > MAX_SHOWN:
+        lines.append(f"  and {len(clashes) - MAX_SHOWN} more")
+    return "\n".join(
+        [*lines, "Each needs a name of its own: rename or leave out one of each pair."]
+    )
+
+
+def find_clashes(ids: PackedStrings, paths: PackedStrings) -> tuple[list[int], list[Clash]]:
+    """Indices of entries that repeat an earlier one, and the pairs that would write the same file.
+
+    Works on 8-byte hashes, so that a million ids need a few arrays; equal hashes are then compared
+    for what they stand for.
+    """
+    hashes = np.fromiter(map(hash, ids.iter_bytes()), np.int64, len(ids))
+    repeats, clashes = _same_id(ids, paths, hashes)
+    return repeats, clashes + _file_as_folder(ids, paths, hashes)
+
+
+def _same_id(
+    ids: PackedStrings, paths: PackedStrings, hashes: npt.NDArray[np.int64]
+) -> tuple[list[int], list[Clash]]:
+    repeats: list[int] = []
+    clashes: list[Clash] = []
+    earlier: dict[str, int] = {}
+    for index in _indices_of_repeated(hashes):
+        first = earlier.setdefault(ids[index], index)
+        if first == index:
+            continue
+        pair = (paths[first], paths[index])
+        if pair[0] == pair[1] or os.path.realpath(pair[0]) == os.path.realpath(pair[1]):
+            repeats.append(index)
+        else:
+            clashes.append(Clash((ids[index], ids[index]), pair))
+    return repeats, clashes
+
+
+def _indices_of_repeated(hashes: npt.NDArray[np.int64]) -> list[int]:
+    """Where the values are that occur more than once, ascending."""
+    order = np.argsort(hashes, kind="stable")
+    equals_next = hashes[order[1:]] == hashes[order[:-1]]
+    repeated = np.zeros(len(hashes), bool)
+    repeated[order[1:][equals_next]] = True
+    repeated[order[:-1][equals_next]] = True
+    return np.flatnonzero(repeated).tolist()
+
+
+def _file_as_folder(
+    ids: PackedStrings, paths: PackedStrings, hashes: npt.NDArray[np.int64]
+) -> list[Clash]:
+    """Ids one of whose files ("a" or "a.pt") is a folder for another id ("a/b", "a.pt/b")."""
+    folder_hashes = array("q", (hash(folder) for _, folder in _folders(ids)))
+    suspects = np.flatnonzero(np.isin(hashes, np.unique(np.asarray(folder_hashes, np.int64))))
+    files = {ids[index].encode(): index for index in suspects.tolist()}
+    clashes = {}
+    for index, folder in _folders(ids) if files else ():
+        if (other := files.get(folder)) is not None:
+            clashes[other] = Clash((ids[other], ids[index]), (paths[other], paths[index]))
+    return list(clashes.values())
+
+
+def _folders(ids: PackedStrings) -> Iterator[tuple[int, bytes]]:
+    """Index and id of each id that would have a file where another one needs a folder.
+
+    A folder is given once for a run of neighbours in it.
+    """
+    suffixes = tuple(suffix.encode() for suffix in SUFFIXES)
+    previous = b""
+    for index, raw in enumerate(ids.iter_bytes()):
+        parent = raw.rpartition(b"/")[0]
+        if parent == previous:
+            continue
+        previous = folder = parent
+        while folder:
+            for suffix in suffixes:
+                if folder.endswith(suffix):
+                    yield index, folder[: len(folder) - len(suffix)]
+            folder = folder.rpartition(b"/")[0]

@@ -1,0 +1,166 @@
+"""The files below a folder, without what this program wrote there: no output becomes an input."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from extract.manifest.ids import Fault
+from extract.text import printable
+
+log = logging.getLogger(__name__)
+
+# What a store is known by. The modules of `extract.store` write these names.
+WRITTEN = ("4-cnhubert", "5-wav32k")
+METADATA = "metadata.json"
+PRIVATE = ".extract"
+_LEDGER = re.compile(r"ledger(\.\d+-of-\d+)?\.jsonl")
+
+MAX_METADATA_BYTES = 1 << 16  # ours is smaller; somebody's own metadata.json may be gigabytes
+
+Inode = tuple[int, int]
+
+
+def canonical(path: str | os.PathLike[str]) -> str:
+    """The one name of a folder or file, however `path` spells it: absolute, no links, no `..`."""
+    return os.path.realpath(os.path.expanduser(path))  # noqa: PTH111 (pathlib's may raise)
+
+
+def same_place(stored: Any, source: Any) -> bool:
+    """Whether a path of a store's metadata is that of `source`, which is canonical and printable.
+
+    Stores made by earlier versions hold the path as the user spelled it, only made absolute.
+    """
+    try:
+        return bool(stored == source or printable(os.path.realpath(stored)) == source)
+    except (TypeError, ValueError, OSError):  # no text, or one that is no path
+        return False
+
+
+class Walk:
+    """The files below `root` by their path from there; a fault for a folder that hides its own.
+
+    The files of a folder come first, then its sub-folders, by code point; then what symbolic links
+    to folders add. A folder is read once. No store is entered below `root`, nor what `own_store`
+    and, where `root` is a store itself, that one keep their outputs in; `stores` collects the
+    paths of all that was passed over.
+
+    Args:
+        root: the folder, with a slash at its end.
+        own_store: where this run writes; it need not exist.
+    """
+
+    def __init__(self, root: str, own_store: str | None = None) -> None:
+        self.root = root
+        self.stores: list[str] = []
+        self._visited: set[Inode] = set()
+        self._outputs: set[Inode] = set() if own_store is None else _outputs(own_store)
+
+    def __iter__(self) -> Iterator[str | Fault]:
+        folders, links = [""], deque[str]()
+        while folders or links:
+            folder = folders.pop() if folders else links.popleft()
+            try:
+                listing = self._list(folder)
+            except OSError as error:
+                if not folder:
+                    message = f"{printable(self.root)}: cannot be read: {error.strerror}"
+                    raise ValueError(message) from error
+                path = self.root + folder
+                yield Fault(printable(folder), path, "unreadable_folder", str(error.strerror))
+                continue
+            if listing is not None:
+                yield from (folder + name for name in listing.files)
+                folders += (f"{folder}{name}/" for name in reversed(listing.folders))
+                links += (f"{folder}{name}/" for name in listing.links)
+
+    def _list(self, folder: str) -> Listing | None:
+        """What is in `folder`; None where it was read already or holds outputs."""
+        path = self.root + folder
+        inode = _inode(path)
+        if inode in self._visited:
+            log.info("%s: read already under another name", printable(path))
+            return None
+        self._visited.add(inode)
+        if folder and inode in self._outputs:
+            self.stores.append(path)
+            return None
+        listing = list_folder(path)
+        if listing.is_store:
+            self._outputs |= _outputs(path)
+        if folder and listing.is_store:
+            self.stores.append(path)
+            return None
+        return listing
+
+
+def _outputs(store: str) -> set[Inode]:
+    """The folders that a store's files are in, by what they are and not by their names."""
+    found = set()
+    for path in (store, *(f"{store}/{name}" for name in WRITTEN)):
+        try:
+            found.add(_inode(path))
+        except OSError:  # not made yet
+            continue
+    return found
+
+
+def _inode(path: str) -> Inode:
+    status = Path(path).stat()
+    return status.st_dev, status.st_ino
+
+
+class Listing(NamedTuple):
+    """Sorted names of what one folder holds; hidden ones are left out."""
+
+    files: list[str]
+    folders: list[str]
+    links: list[str]  # to folders
+    is_store: bool  # a run wrote here
+
+
+def list_folder(path: str) -> Listing:
+    """What is in the folder `path`, which ends with a slash.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    files, folders, links, has_private = [], [], [], False
+    with os.scandir(path) as items:
+        for item in items:
+            if item.name.startswith("."):
+                has_private |= item.name == PRIVATE
+            elif not _is_folder(item):
+                files.append(item.name)
+            elif item.is_symlink():
+                links.append(item.name)
+            else:
+                folders.append(item.name)
+    is_store = (has_private and any(map(_LEDGER.fullmatch, files))) or (
+        METADATA in files and is_metadata(path + METADATA)
+    )
+    return Listing(sorted(files), sorted(folders), sorted(links), is_store)
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def is_metadata(path: str) -> bool:
+    """Whether the file at `path` is a store's metadata of this program's."""
+    try:
+        if not Path(path).is_file() or Path(path).stat().st_size > MAX_METADATA_BYTES:
+            return False
+        data = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and {"format", "identity"} <= data.keys()

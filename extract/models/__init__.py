@@ -1,0 +1,1 @@
+"""Checkpoints: settings and weights, read and checked."""

@@ -1,0 +1,138 @@
+"""Loading HuBERT models: the only module that imports transformers, and only where it loads one."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from extract.frames import CONV_LAYERS
+from extract.models.architecture import SETTINGS, require_supported
+from extract.models.files import CONFIG_FILE, WEIGHT_FILES, file_in, read_settings, read_weights
+from extract.models.weights import Checkpoint, checkpoint, random_checkpoint
+from extract.text import shortened
+
+if TYPE_CHECKING:
+    from transformers import HubertConfig
+
+_FILES = f"{CONFIG_FILE} with {' or '.join(WEIGHT_FILES)}"
+_SHIPPED = (
+    "take the folder chinese-hubert-base that GPT-SoVITS ships under GPT_SoVITS/pretrained_models,"
+    " and name it: model=local model.path=DIR"
+)
+
+
+def load_model(
+    source: str,
+    *,
+    revision: str | None = None,
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+) -> Checkpoint:
+    """A HuBERT's config and float32 weights, from a model hub id or a local folder.
+
+    `tiny_random` is drawn on the spot from `seed`: its features mean nothing. Weights come from
+    safetensors or a weights-only unpickler; no code of a file is ever run. No HubertModel is made
+    of them: importing transformers' models takes longer than all the rest of starting.
+    Raises ValueError, with the remedy, where nothing can be loaded, a weight is missing, or the
+    model is not one that `ExactHubert` computes.
+    """
+    if source == "tiny_random":
+        return random_checkpoint(tiny_config(), seed)
+    return _pretrained(source, revision, cache_dir)
+
+
+def tiny_config() -> "HubertConfig":
+    """Of a model that takes no time."""
+    from transformers import HubertConfig
+
+    return HubertConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        conv_dim=(16,) * len(CONV_LAYERS),
+        conv_kernel=tuple(kernel for kernel, _ in CONV_LAYERS),
+        conv_stride=tuple(stride for _, stride in CONV_LAYERS),
+        num_conv_pos_embeddings=32,
+        num_conv_pos_embedding_groups=4,
+    )
+
+
+def _pretrained(source: str, revision: str | None, cache_dir: str | Path | None) -> Checkpoint:
+    """From a folder, else the hub's cache, else the hub; the cache first needs no network."""
+    if os.path.isdir(folder := os.path.expanduser(source)):  # noqa: PTH111, PTH112
+        return _from_folder(source, folder)
+    if os.path.isfile(folder):  # noqa: PTH113
+        raise ValueError(f"{shortened(source)}: a file; name the folder that holds {_FILES}")
+    where: dict[str, Any] = {"revision": revision or "main", "cache_dir": cache_dir}
+    try:
+        return _read(source, partial(_cached, source, {**where, "local_files_only": True}))
+    except OSError:
+        pass
+    try:
+        _probe_hub(source, where["revision"])
+        return _read(source, partial(_cached, source, where))
+    except OSError as error:
+        problem = shortened(str(error).strip().partition("\n")[0])
+    shown = shortened(source)
+    raise ValueError(
+        f"{shown}: no model found; looked for {_FILES} in a folder of that name, in the model hub's"
+        f" cache and on the hub ({problem}). Get it where there is a network with `hf download"
+        f" {shown}`, or {_SHIPPED}"
+    ) from None
+
+
+def _from_folder(source: str, folder: str) -> Checkpoint:
+    try:
+        return _read(source, partial(file_in, folder))
+    except FileNotFoundError as error:
+        message = f"{shortened(source)}: no model in this folder, {error}; needed {_FILES}"
+        raise ValueError(f"{message}. Name the folder that holds them, or {_SHIPPED}") from None
+
+
+def _cached(source: str, where: dict[str, Any], name: str) -> Path | None:
+    """Where the hub's cache keeps a model's file; OSError if it is out of reach."""
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(source, name, **where, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found)
+
+
+def _probe_hub(source: str, revision: str) -> None:
+    """Raise OSError where hub or model is out of reach: one request, where a load tries many."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        get_hf_file_metadata(hf_hub_url(source, CONFIG_FILE, revision=revision), timeout=5)
+    except Exception as error:  # its HTTP library's own kinds, which change with its releases
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def _read(source: str, find: Callable[[str], Path | None]) -> Checkpoint:
+    """The model whose files `find` gives; OSError where one is not there."""
+    try:
+        config = _config(read_settings(_first(find, CONFIG_FILE)))
+        return checkpoint(config, read_weights(_first(find, *WEIGHT_FILES)))
+    except ValueError as error:
+        raise ValueError(f"{shortened(source)}: {error}") from None
+
+
+def _first(find: Callable[[str], Path | None], *names: str) -> Path:
+    for name in names:
+        if (found := find(name)) is not None:
+            return found
+    raise FileNotFoundError(f"which holds no {' and no '.join(names)}")
+
+
+def _config(settings: dict[str, Any]) -> "HubertConfig":
+    """A HubertConfig of the settings that features depend on, each of them checked before."""
+    from transformers import HubertConfig
+
+    if (found := settings.get("model_type")) != "hubert":
+        shown = shortened(str(found))
+        raise ValueError(f"{CONFIG_FILE} says model_type {shown}; 'hubert' is needed")
+    chosen = {name: settings[name] for name in SETTINGS if name in settings}
+    require_supported(SimpleNamespace(**{**HubertConfig().to_dict(), **chosen}))
+    return HubertConfig.from_dict(chosen)

@@ -1,0 +1,115 @@
+"""A config made into objects: the manifest, the settings, the encoder."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+
+import torch
+
+from extract.audio.prepare import AudioSettings
+from extract.config import Config, Kind, StartMethod
+from extract.data.batch import Batch, collate
+from extract.data.dataset import AudioDataset, Failure, identify
+from extract.data.durations import UNKNOWN_S, Durations, Scanned
+from extract.data.loader import ResilientLoader
+from extract.data.plan import Indices
+from extract.data.workers import Options
+from extract.encoder.encoder import Encoder
+from extract.machine import LoaderPlan, cores
+from extract.manifest.manifest import AUDIO_EXTENSIONS, Manifest, read_folder, read_gpt_sovits_list
+from extract.models.load import load_model
+from extract.models.weights import fingerprint
+from extract.store.ledger import shard_of
+
+
+def audio_settings(config: Config) -> AudioSettings:
+    """The audio group as the plain values that workers get."""
+    return AudioSettings(**{**asdict(config.audio), "resampler": config.audio.resampler.name})
+
+
+def read_manifest(config: Config) -> Manifest:
+    """The dataset group's recordings.
+
+    Raises:
+        ValueError: no such folder or list, nothing in it, or two recordings with one name.
+    """
+    dataset = config.dataset
+    if dataset.kind == Kind.gpt_sovits:
+        return read_gpt_sovits_list(dataset.path, dataset.audio_dir)
+    taken = AUDIO_EXTENSIONS if dataset.extensions is None else tuple(dataset.extensions)
+    return read_folder(dataset.path, taken, store=config.store.dir)
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(
+    path: str, revision: str | None, seed: int, device: str, precision: str, layer: int | None
+) -> tuple[Encoder, str]:
+    model = load_model(path, revision=revision, seed=seed)
+    return Encoder(model, device=device, precision=precision, layer=layer), fingerprint(model)
+
+
+def load_encoder(config: Config) -> tuple[Encoder, str]:
+    """The config's encoder and its weights' fingerprint; kept for the next job of a sweep."""
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = config.model
+    return _encoder(
+        model.path, model.revision, config.seed, device, config.precision.name, model.layer
+    )
+
+
+def shard_of_manifest(manifest: Manifest, config: Config) -> Manifest:
+    """This process's part of the recordings: a function of their ids alone."""
+    index, count = config.shard.index, config.shard.count
+    if count == 1:
+        return manifest
+    mine = [n for n, id_ in enumerate(manifest.ids) if shard_of(id_, count) == index]
+    faults = tuple(fault for fault in manifest.faults if shard_of(fault.id, count) == index)
+    return replace(manifest.subset(mine), faults=faults)
+
+
+def load_batches(
+    dataset: AudioDataset,
+    batches: list[Indices],
+    config: Config,
+    plan: LoaderPlan,
+    device: torch.device,
+    stop: Callable[[], bool],
+) -> ResilientLoader[Batch]:
+    """The dataset's batches, from workers that may die."""
+    method = start_method(config, device)
+    if method != "fork":  # else forked workers share its pages as they are
+        dataset = AudioDataset(dataset.manifest.share(), dataset.settings)
+
+    def crashed(index: int, cause: str) -> Batch:
+        recording = identify(index, dataset.manifest[index])
+        detail = f"{recording.path}: its worker died twice: {cause}"
+        return collate([Failure(recording, "worker_crashed", detail)])
+
+    options = Options(plan.num_workers, plan.prefetch, config.loader.timeout_s, method)
+    return ResilientLoader(dataset, batches, collate, crashed, options, stop)
+
+
+def scan_headers(
+    config: Config, stop: Callable[[], bool], items: Durations, chunks: list[Indices]
+) -> Iterator[Scanned]:
+    """Reads headers on all cores; one that kills its worker says nothing."""
+    method = start_method(config, torch.device("cpu"))
+    num_workers = min(cores(), len(chunks)) if config.loader.num_workers != 0 else 0
+    options = Options(num_workers, timeout_s=config.loader.timeout_s, start_method=method)
+
+    def crashed(index: int, _cause: str) -> Scanned:
+        return [(index, UNKNOWN_S)]
+
+    return iter(ResilientLoader(items, chunks, list, crashed, options, stop))
+
+
+def start_method(config: Config, device: torch.device) -> str:
+    """How workers start: a process that has used CUDA is not forked."""
+    method = config.loader.start_method
+    if method is not StartMethod.auto:
+        return method.name
+    return "forkserver" if device.type == "cuda" else "fork"

@@ -1,0 +1,83 @@
+"""The loop: batches -> features -> finite? -> saved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.data.batch import Batch
+from extract.encoder.batches import Encoding
+from extract.internal import INTERNAL_ERROR, InternalErrors
+from extract.store.writers import Writers
+
+
+class Clock:
+    """Where the loop's time goes: waiting for data, in the encoder, waiting for writers."""
+
+    def __init__(self) -> None:
+        self.data_s = self.encoder_s = self.writer_s = 0.0
+
+    @property
+    def total_s(self) -> float:
+        """Seconds in all."""
+        return self.data_s + self.encoder_s + self.writer_s
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each, 0 to 1."""
+        times = {"data": self.data_s, "encoder": self.encoder_s, "writer": self.writer_s}
+        total = self.total_s
+        return {name: spent / total if total else 0.0 for name, spent in times.items()}
+
+
+def run(
+    batches: Iterable[Batch],
+    encoding: Encoding,
+    writers: Writers,
+    todo: NDArray[np.bool_],
+    clock: Clock,
+    internal: InternalErrors | None = None,
+) -> None:
+    """Encodes and saves every batch; ends early where faults of this program leave no hope.
+
+    Args:
+        batches: from `extract.data.loader`.
+        encoding: batch -> features, on the device.
+        writers: where each utterance's outcome goes.
+        todo: for every index of the manifest, whether its outcome is wanted; the others were saved
+            earlier and are computed only because they share an interrupted batch.
+        clock: told where the time goes.
+        internal: told of faults of this program.
+
+    Raises:
+        StoreUnusable: the store is full, read-only or gone.
+    """
+    start = time.monotonic()
+    for item in encoding(_with_hope(_timed(batches, clock), internal or InternalErrors())):
+        if todo[item.recording.index]:
+            before = time.monotonic()
+            writers.put(item)
+            clock.writer_s += time.monotonic() - before
+        clock.encoder_s = time.monotonic() - start - clock.data_s - clock.writer_s
+
+
+def _timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
+    iterator = iter(batches)
+    while True:
+        before = time.monotonic()
+        batch = next(iterator, None)
+        clock.data_s += time.monotonic() - before
+        if batch is None:
+            return
+        yield batch
+
+
+def _with_hope(batches: Iterator[Batch], internal: InternalErrors) -> Iterator[Batch]:
+    internal.begin()
+    while not internal.hopeless and (batch := next(batches, None)) is not None:
+        faults = [one.detail for one in batch.failures if one.reason == INTERNAL_ERROR]
+        internal.note(faults, len(batch))
+        yield batch

@@ -1,0 +1,1 @@
+"""What is written: files, ledger, metadata and the lock on the store."""

@@ -1,0 +1,75 @@
+"""Files in a store that no ledger names: a stranger's, or what a killed run had just written.
+
+A run leaves a note in the store when it begins and removes it when it has finished. Where there is
+no note, a file without a line in a ledger is foreign: another program made it. Where there is one,
+a run was cut short and may have left files without lines; foreign is then only what the note lists,
+which was there before that run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Set
+from pathlib import Path
+
+from extract.files import read_whole, replace_whole
+from extract.manifest.ids import check_id
+from extract.store.lock import PRIVATE
+from extract.store.store import FEATURES, WAVS, Store
+
+_NOTE = re.compile(r"unfinished-\d+-of-\d+")
+_OWNER = re.compile(r"owner-\d+-of-\d+\.json")  # what a killed run of 0.1.0 left instead of a note
+_MAX_NOTE = 1 << 30  # bytes: ids of some ten million files
+
+
+def foreign_ids(store: Store, named: Set[str], *, is_new: bool) -> set[str]:
+    """The ids whose files are here and are none of ours.
+
+    Args:
+        store: the store.
+        named: the ids whose files a ledger names.
+        is_new: whether no run ever began here; a note then says nothing.
+    """
+    notes = [] if is_new else [*_files(store.directory, _NOTE), *_files(store.directory, _OWNER)]
+    if not notes:
+        return {*store.ids_of_files(FEATURES), *store.ids_of_files(WAVS)} - named
+    listed = {id_ for note in notes for id_ in _listed(note)} - named
+    return {id_ for id_ in listed if not check_id(id_) and store.has_files(id_)}
+
+
+def begin(directory: Path, index: int, count: int, foreign: Set[str], *, alone: bool) -> None:
+    """Notes that shard `index` of `count` begins, and which foreign files it found.
+
+    A note that was left under another sharding is passed on to all shards of this one: each may be
+    the one whose files have no lines.
+    """
+    left = [*_files(directory, _NOTE), *_files(directory, _OWNER)] if alone else []
+    shards = {index}
+    for name in (path.name.removesuffix(".json") for path in left):
+        same = name.endswith(f"-of-{count}")
+        shards.update([int(name.split("-")[1])] if same else range(count))
+    text = "\n".join(sorted(id_ for id_ in foreign if not check_id(id_))).encode()
+    for shard in shards:
+        replace_whole(_note(directory, shard, count), text, fsync=shard == index)
+    for path in left:
+        if path.name not in {_note(directory, shard, count).name for shard in shards}:
+            path.unlink()
+
+
+def end(directory: Path, index: int, count: int) -> None:
+    """Notes that a shard has done all it had to do."""
+    _note(directory, index, count).unlink(missing_ok=True)
+
+
+def _note(directory: Path, index: int, count: int) -> Path:
+    return directory / PRIVATE / f"unfinished-{index}-of-{count}"
+
+
+def _files(directory: Path, name: re.Pattern[str]) -> Iterator[Path]:
+    for path in sorted((directory / PRIVATE).iterdir()):
+        if name.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            yield path
+
+
+def _listed(note: Path) -> list[str]:
+    return read_whole(note, _MAX_NOTE).decode("utf8", "replace").split("\n")

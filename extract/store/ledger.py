@@ -1,0 +1,232 @@
+"""`ledger.jsonl`: one line per utterance, saying what became of it.
+
+A line is written after the files it speaks of, in one call, so that a killed run leaves at most a
+torn last line; opening heals that. The ledger is a cache of the truth, which is the files.
+
+What is read from a ledger may be damaged, or written by somebody else: `parse` lets through only
+lines that a run could have written, whose ids stay below the store's folders.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from extract.files import APPEND, open_regular, replace_whole
+from extract.manifest.ids import check_id
+
+SAVED, REJECTED, FAILED = "saved", "rejected", "failed"
+
+# Why a recording gave no features. A gate of the config rejects it, a fault fails it.
+REASONS = {
+    "peak_above_gate": REJECTED,
+    "too_short": REJECTED,
+    "too_long": REJECTED,
+    "silent": REJECTED,
+    "empty": REJECTED,
+    "missing": FAILED,
+    "undecodable": FAILED,
+    "non_finite_audio": FAILED,
+    "non_finite_features": FAILED,
+    "out_of_memory": FAILED,
+    "worker_crashed": FAILED,
+    "write_failed": FAILED,
+    "internal_error": FAILED,  # a fault of this program
+    "bad_line": FAILED,  # a line of a list that names no recording
+    "bad_id": FAILED,  # a name that cannot be a file of the store
+    "unreadable_folder": FAILED,  # a folder below the dataset's that cannot be listed
+}
+OF_A_SOURCE = {"bad_line", "bad_id", "unreadable_folder"}  # said anew by each run that reads it
+
+SYNC_EVERY_S = 5.0  # lines older than this survive a power cut
+MAX_LINE = 1 << 20  # bytes; a line takes about 500, its path and its detail at most some thousand
+
+_NAME = re.compile(r"ledger(?:\.(?:0|[1-9]\d*)-of-[1-9]\d*)?\.jsonl")
+_NUMBERS = ("peak", "duration_s")
+_MOST = 1e100  # of either; what is more, or not a number, no run could have written
+_COUNTS = ("num_frames", "source_size", "source_mtime_ns")
+_STRING = rb'[^"\\]*(?:\\.[^"\\]*)*'
+_HEAD = re.compile(rb'\{"id":"(%b)"(?:,"path":"%b","status":"([a-z]+)")?' % (_STRING, _STRING))
+
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the ledger."""
+
+    id: str
+    path: str
+    status: str  # saved, rejected, failed
+    reason: str | None = None  # a key of REASONS
+    detail: str | None = None
+    peak: float | None = None
+    duration_s: float | None = None
+    num_frames: int | None = None
+    dtype: str | None = None  # of the features: float16, float32, bfloat16
+    retried_fp32: bool | None = None
+    clipped_samples: int | None = None
+    source_size: int = -1  # of the recording, bytes and nanoseconds; a change makes the line stale
+    source_mtime_ns: int = -1
+    files: tuple[tuple[str, int, int, int], ...] | None = None  # see `extract.store.store.KeptFile`
+
+    def line(self) -> bytes:
+        """The record as a line of JSON."""
+        return _JSON.encode(vars(self)).encode("utf8", "backslashreplace") + b"\n"
+
+
+def dtype_name(dtype: object) -> str:
+    """A torch dtype as ledger and metadata say it: `float16`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def ledger_name(index: int = 0, count: int = 1) -> str:
+    """File name of a shard's ledger; an unsharded run's is `ledger.jsonl`."""
+    return "ledger.jsonl" if count == 1 else f"ledger.{index}-of-{count}.jsonl"
+
+
+def ledger_paths(directory: Path) -> list[Path]:
+    """The ledgers of a store, of every shard that ever wrote there; no file that we do not name."""
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
+
+
+def shard_of(id: str, count: int) -> int:  # noqa: A002 - the ledger's own word
+    """Which of `count` shards an utterance belongs to: a function of its id alone."""
+    return zlib.crc32(id.encode("utf8", "surrogateescape")) % count
+
+
+def parse(line: bytes) -> dict[str, Any] | None:
+    """The record of a line; None where no run could have written it."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and _is_possible(record) else None
+
+
+def _is_possible(record: Mapping[str, Any]) -> bool:
+    id_, status, reason = record.get("id"), record.get("status"), record.get("reason")
+    if not isinstance(id_, str) or not (reason is None or isinstance(reason, str)):
+        return False
+    if status != (SAVED if reason is None else REASONS.get(reason)):
+        return False
+    for key in _NUMBERS:
+        number = record.get(key)
+        if number is not None and not (type(number) in (float, int) and 0 <= number < _MOST):
+            return False
+    for key in _COUNTS:
+        if type(record.get(key)) not in (int, type(None)):
+            return False
+    for file in record.get("files") or ():
+        if not isinstance(file, list) or id_ not in str(file[:1]):
+            return False
+    return reason in OF_A_SOURCE or not check_id(id_)
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """A ledger's lines; one that is too long to be ours comes in pieces."""
+    try:
+        with open_regular(path) as file:
+            yield from iter(partial(file.readline, MAX_LINE), b"")
+    except FileNotFoundError:
+        return
+
+
+def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Whole lines of a ledger with their records; a torn or damaged line is left out."""
+    for line in lines(path):
+        if (record := parse(line)) is not None:
+            yield line, record
+
+
+def heads(path: Path) -> Iterator[tuple[str, bool]]:
+    """Each line's id, and whether it says that the utterance is saved.
+
+    A third of the time that `read_lines` takes, since a line is not read to its end: one that is
+    damaged further on is among these too. Its files, if there are any, are ours.
+    """
+    for line in lines(path):
+        found = _HEAD.match(line)
+        if found and found[2]:
+            yield _text(found[1]), found[2] == b"saved"
+        elif (record := parse(line)) is not None:
+            yield record["id"], record["status"] == SAVED
+        elif found:
+            yield _text(found[1]), True
+
+
+def _text(raw: bytes) -> str:
+    """What a JSON string stands for; of a damaged one, something that is no id of ours."""
+    try:
+        return str(json.loads(b'"%b"' % raw)) if b"\\" in raw else raw.decode()
+    except ValueError:
+        return ""
+
+
+def read(directory: Path | str) -> Iterator[dict[str, Any]]:
+    """Every record of a store, whatever shards wrote it."""
+    for path in ledger_paths(Path(directory)):
+        for _line, record in read_lines(path):
+            yield record
+
+
+def rewrite(path: Path, lines: Iterable[bytes]) -> None:
+    """Replaces a ledger by these lines, or leaves it as it was."""
+    replace_whole(path, lines)
+
+
+class Ledger:
+    """The ledger of one process, open for appending; safe to share among threads.
+
+    Args:
+        path: the file; never one behind a symbolic link.
+        fsync: whether lines survive a power cut, those of the last `SYNC_EVERY_S` seconds aside.
+    """
+
+    def __init__(self, path: Path, *, fsync: bool = True) -> None:
+        self.path, self.fsync = path, fsync
+        self._lock = threading.Lock()
+        self._descriptor = os.open(path, APPEND, 0o644)
+        self._synced = time.monotonic()
+
+    def append(self, record: Record) -> None:
+        """Adds one line.
+
+        Raises:
+            OSError: the disk took none of it; a part that it took is removed.
+        """
+        line = record.line()
+        with self._lock:
+            written = os.write(self._descriptor, line)
+            if written < len(line):  # a full disk takes what still fits
+                end = os.lseek(self._descriptor, 0, os.SEEK_END)
+                os.ftruncate(self._descriptor, end - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            if self.fsync and time.monotonic() - self._synced >= SYNC_EVERY_S:
+                os.fsync(self._descriptor)
+                self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Brings what was appended to the disk."""
+        with self._lock:
+            if self._descriptor >= 0:
+                descriptor, self._descriptor = self._descriptor, -1
+                try:
+                    if self.fsync:
+                        os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)

@@ -1,0 +1,180 @@
+"""A store opened by a run: it holds numbers of the run's kind alone, or the run does not start."""
+
+from __future__ import annotations
+
+import logging
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from extract.audio.prepare import AudioSettings
+from extract.store import foreign, ledger, metadata
+from extract.store.lock import PRIVATE, StoreBusy
+from extract.store.metadata import Comparison, Identity
+from extract.store.resume import judge_again, reshard
+from extract.store.store import Store
+from extract.text import printable
+
+log = logging.getLogger(__name__)
+
+WAYS_OUT_UNREADABLE = (
+    "What the features here are made of is not known. Ways out: put the store's own metadata.json "
+    "back, another store.dir=DIR, or overwrite=true to replace what is there"
+)
+MAX_SHOWN = 5  # ids that a message names
+
+_OWN_TEMPORARY = re.compile(  # of `replace_whole`; without the eight digits, of 0.1.0
+    r"\.tmp-(?:metadata\.json|ledger(?:\.\d+-of-\d+)?\.jsonl"
+    r"|(?:plan|lengths|owner|unfinished)-\d+-of-\d+(?:\.json)?)-\d+(?:-[0-9a-f]{8})?"
+)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a run brings to a store."""
+
+    identity: Identity
+    made_with: Mapping[str, str]
+    gates: AudioSettings
+    ids: Sequence[str]  # of this process's recordings
+    index: int
+    count: int
+    overwrite: bool = False  # replace what was made with other settings, or by another program
+
+
+def open_store(store: Store, run: Opening, alone: bool) -> frozenset[str]:
+    """Goes on in a store of the same identity, or makes it one if told to; tidies it if alone.
+
+    Returns:
+        Those of the run's ids whose files another program made: they may be replaced by features
+        of the recording with that name, and are never deleted.
+
+    Raises:
+        ValueError: the store holds other numbers, or files that the run would replace.
+    """
+    directory = store.directory
+    _refuse_what_is_no_file(directory)
+    is_new = _compare(store, run, alone)
+    strange = foreign.foreign_ids(store, _tidy(store, run, alone, is_new), is_new=is_new)
+    named = frozenset(filter(strange.__contains__, run.ids)) if strange else frozenset[str]()
+    if named and not run.overwrite:
+        raise ValueError(_foreign_message(directory, sorted(named)))
+    if strange:
+        log.info("%s", _foreign_line(directory, len(strange), len(named)))
+    foreign.begin(directory, run.index, run.count, strange, alone=alone)
+    if alone or is_new:
+        metadata.write(directory, run.identity, run.made_with, fsync=store.fsync)
+    return named
+
+
+def _tidy(store: Store, run: Opening, alone: bool, is_new: bool) -> set[str]:
+    """Puts in order what all shards share; returns the ids whose files a ledger names."""
+    if not alone:
+        paths = ledger.ledger_paths(store.directory)
+        return {id_ for path in paths for id_, is_saved in ledger.heads(path) if is_saved}
+    if not is_new:
+        store.sweep()
+    _sweep_own(store.directory)
+    return reshard(store, run.count)
+
+
+def _compare(store: Store, run: Opening, alone: bool) -> bool:
+    """Makes sure that the store's numbers are the run's, by replacing them if told to.
+
+    Returns:
+        Whether no run ever began here.
+    """
+    known = None
+    try:
+        known = metadata.read(store.directory)
+        if known is None and ledger.ledger_paths(store.directory):
+            path = printable(str(store.directory / metadata.NAME))
+            raise metadata.Unreadable(f"{path}: missing, though there is a ledger beside it")
+    except metadata.Unreadable as error:
+        if not run.overwrite:
+            raise ValueError(f"{error}. {WAYS_OUT_UNREADABLE}") from None
+        _need_to_be_alone(store, alone)
+        _drop(store)
+        return False
+    if known is None:
+        return True
+    comparison = metadata.compare(known["identity"], run.identity)
+    if comparison.differing:
+        if not run.overwrite:
+            raise ValueError(comparison.message(store.directory))
+        _need_to_be_alone(store, alone)
+        _replace(store, comparison, run.gates)
+    return False
+
+
+def _need_to_be_alone(store: Store, alone: bool) -> None:
+    if not alone:
+        raise StoreBusy(
+            f"{printable(str(store.directory))}: another process is at work here, with other "
+            "settings than this run's. Wait for it, stop it, or choose another store.dir"
+        )
+
+
+def _refuse_what_is_no_file(directory: Path) -> None:
+    """Refuses a ledger that is a link, a folder or a device: appending would write elsewhere.
+
+    And metadata that are a folder, before anything is dropped that they could not replace.
+    """
+    paths = [path for path in ledger.ledger_paths(directory) if not _is_file(path)]
+    data = directory / metadata.NAME
+    for path in [*paths, data] if data.is_dir() and not data.is_symlink() else paths:
+        raise ValueError(
+            f"{printable(str(path))}: no regular file, though the store keeps one there. Ways out: "
+            "put it back, move this away, or choose another store.dir"
+        )
+
+
+def _is_file(path: Path) -> bool:
+    return stat.S_ISREG(path.lstat().st_mode)
+
+
+def _sweep_own(directory: Path) -> None:
+    """Removes what killed runs left of metadata, ledgers and notes under temporary names."""
+    for path in [*directory.iterdir(), *(directory / PRIVATE).iterdir()]:
+        if _OWN_TEMPORARY.fullmatch(path.name) and not path.is_dir():
+            path.unlink(missing_ok=True)
+
+
+def _replace(store: Store, comparison: Comparison, gates: AudioSettings) -> None:
+    """Drops what is there; where only the gates changed, nothing that passes them."""
+    if comparison.only_gates:
+        judge_again(store, gates)
+    else:
+        _drop(store)
+
+
+def _drop(store: Store) -> None:
+    """Removes every utterance that a ledger names, and the ledgers."""
+    for record in ledger.read(store.directory):
+        if record["status"] == ledger.SAVED:
+            store.discard(record["id"])
+    for path in ledger.ledger_paths(store.directory):
+        path.unlink()
+
+
+def _foreign_message(directory: Path, named: Sequence[str]) -> str:
+    recordings = "1 recording" if len(named) == 1 else f"{len(named):,} recordings"
+    return (
+        f"{printable(str(directory))}: files that no ledger names have the names of {recordings} "
+        f"of this run: {_some(named)}. Ways out: another store.dir=DIR, move these files away, or "
+        "overwrite=true to replace them"
+    )
+
+
+def _foreign_line(directory: Path, strange: int, named: int) -> str:
+    return (
+        f"{printable(str(directory))}: files that no ledger names, of {strange:,} utterance(s): "
+        f"{strange - named:,} stay as they are, {named:,} are replaced by recordings of this run"
+    )
+
+
+def _some(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - MAX_SHOWN:,} more" if len(ids) > MAX_SHOWN else ""
+    return ", ".join(printable(id_)[:100] for id_ in ids[:MAX_SHOWN]) + more

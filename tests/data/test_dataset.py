@@ -1,0 +1,142 @@
+"""`AudioDataset`: every index gives a value, and a bad recording costs itself alone."""
+
+import errno
+import pickle
+import re
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from extract.audio import prepare as prepare_module
+from extract.audio.prepare import AudioSettings, prepare
+from extract.data import dataset as module
+from extract.data.dataset import AudioDataset, Failure, Utterance
+from extract.manifest.manifest import Entry, Manifest, read_folder
+from support.recordings import write_wav
+
+
+@pytest.fixture
+def recordings_of_all_kinds(tmp_path):
+    write_wav(tmp_path / "a.wav", 0.5)
+    write_wav(tmp_path / "short.wav", 0.01)
+    (tmp_path / "text.wav").write_text("no recording")
+    (tmp_path / "nowhere.wav").symlink_to(tmp_path / "nothing")
+    return tmp_path
+
+
+def test_a_recording_is_an_utterance_with_all_that_is_known_of_it(recordings_of_all_kinds):
+    path = recordings_of_all_kinds / "a.wav"
+    [item] = [
+        item for item in AudioDataset(read_folder(path.parent)) if item.recording.id == "a.wav"
+    ]
+    assert isinstance(item, Utterance)
+    expected = prepare(path, AudioSettings())
+    assert torch.equal(item.waveform, torch.from_numpy(expected.waveform))
+    assert torch.equal(item.wav32k, torch.from_numpy(expected.wav32k))
+    recording = item.recording
+    assert (recording.peak, recording.duration_s) == (expected.peak, 0.5)
+    assert recording.size == path.stat().st_size
+    assert recording.mtime_ns == path.stat().st_mtime_ns
+    assert recording.path == str(path)
+
+
+def test_a_recording_that_cannot_be_used_is_a_value_too(recordings_of_all_kinds):
+    items = AudioDataset(read_folder(recordings_of_all_kinds))
+    reasons = {item.recording.id: item.reason for item in items if isinstance(item, Failure)}
+    assert reasons == {
+        "short.wav": "too_short",
+        "text.wav": "undecodable",
+        "nowhere.wav": "missing",
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "out_of_memory"),
+        (OSError(errno.EIO, "Input/output error"), "undecodable"),
+        (TypeError("open() got an unexpected keyword argument"), "internal_error"),
+        (ZeroDivisionError("rate"), "internal_error"),
+    ],
+)
+def test_whatever_is_raised_is_a_value_and_a_fault_of_ours_is_never_the_files(
+    recordings_of_all_kinds, monkeypatch, error, reason
+):
+    def surprise(path, settings):
+        raise error
+
+    monkeypatch.setattr(module, "prepare", surprise)
+    item = AudioDataset(read_folder(recordings_of_all_kinds))[0]
+    assert isinstance(item, Failure)
+    assert item.reason == reason
+    assert item.detail.startswith(str(recordings_of_all_kinds))
+
+
+def test_an_internal_error_names_the_line_of_ours_that_led_to_it(
+    recordings_of_all_kinds, monkeypatch
+):
+    def resample(*args, **options):
+        raise TypeError("no such quality")
+
+    monkeypatch.setattr(prepare_module.soxr, "resample", resample)
+    item = AudioDataset(read_folder(recordings_of_all_kinds))[0]
+    path = recordings_of_all_kinds / "a.wav"
+    said = re.fullmatch(rf"{path}: TypeError: no such quality \(prepare\.py:(\d+)\)", item.detail)
+    line = Path(prepare_module.__file__).read_text().splitlines()[int(said[1]) - 1]
+    assert "soxr.resample(" in line
+
+
+def test_an_index_past_the_end_raises_index_error(recordings_of_all_kinds):
+    items = AudioDataset(read_folder(recordings_of_all_kinds))
+    assert len(items) == len(list(items)) == 4
+    with pytest.raises(IndexError):
+        items[4]
+
+
+def test_the_settings_are_followed(recordings_of_all_kinds):
+    manifest = read_folder(recordings_of_all_kinds)
+    items = AudioDataset(manifest, AudioSettings(max_duration_s=0.4))
+    assert items[0].reason == "too_long"
+    plain = AudioDataset(manifest)[0]
+    quiet = AudioDataset(manifest, AudioSettings(alpha=0.0))[0]
+    assert not torch.equal(plain.wav32k, quiet.wav32k)
+
+
+def test_size_and_time_are_those_before_decoding(tmp_path, monkeypatch):
+    """So that a recording which changes in mid-decode is seen as changed by the next run."""
+    path = write_wav(tmp_path / "a.wav", 0.5)
+    before = path.stat()
+
+    def prepare_while_it_changes(name, settings):
+        prepared = prepare(name, settings)
+        write_wav(path, 0.9)
+        return prepared
+
+    monkeypatch.setattr(module, "prepare", prepare_while_it_changes)
+    item = AudioDataset(read_folder(tmp_path))[0]
+    assert (item.recording.size, item.recording.mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def open_files() -> int:
+    return psutil.Process().num_fds() if hasattr(psutil.Process, "num_fds") else 0
+
+
+def test_a_dataset_travels_to_workers_and_holds_nothing_open(recordings_of_all_kinds):
+    items = AudioDataset(read_folder(recordings_of_all_kinds))
+    before = open_files()
+    first = items[0]
+    copy = pickle.loads(pickle.dumps(items))
+    assert torch.equal(copy[0].waveform, first.waveform)
+    assert open_files() == before
+
+
+def test_a_path_that_no_file_can_have_is_missing_or_undecodable():
+    manifest = Manifest.from_entries(
+        [Entry("a.wav", "/no\0where"), Entry("b.wav", "/" + "x" * 5000)]
+    )
+    for item in AudioDataset(manifest):
+        assert isinstance(item, Failure)
+        assert item.reason in {"missing", "undecodable"}
+        assert item.recording.size == -1

@@ -1,0 +1,242 @@
+"""Writers: each utterance's outcome is saved and told once; a slow or full disk holds them up."""
+
+import dataclasses
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from extract.data.dataset import Failure, Recording
+from extract.encoder.batches import Encoded
+from extract.encoder.encoder import Features
+from extract.store.formats import _surroundings
+from extract.store.ledger import Ledger, read
+from extract.store.store import Store, StoreUnusable, WriteFailed
+from extract.store.writers import MAX_QUEUED_PER_WRITER, Writers
+
+
+def encoded(name: str, *, retried_fp32: bool = False, dtype: torch.dtype = torch.float16):
+    recording = Recording(0, name, f"/there/{name}", 100, 7, 0.5, 0.41, 3)
+    features = Features(torch.zeros(20, 4, dtype=dtype), True, retried_fp32)
+    return Encoded(recording, features, torch.zeros(13_120, dtype=torch.int16))
+
+
+class Parts:
+    def __init__(self, tmp_path, num_threads: int = 2) -> None:
+        self.store = Store(tmp_path / "store", fsync=False)
+        self.store.create()
+        self.ledger = Ledger(self.store.directory / "ledger.jsonl")
+        self.told = []
+        self.writers = Writers(self.store, self.ledger, self.told.append, num_threads)
+
+    def lines(self) -> dict[str, dict]:
+        found = list(read(self.store.directory))
+        assert len({line["id"] for line in found}) == len(found)
+        return {line["id"]: line for line in found}
+
+    def stored(self) -> set[str]:
+        return {path.name for path in (self.store.directory / "5-wav32k").iterdir()}
+
+
+@pytest.fixture
+def parts(tmp_path):
+    parts = Parts(tmp_path)
+    yield parts
+    parts.writers.close(abandon=True)
+    parts.ledger.close()
+
+
+def test_every_utterance_is_saved_recorded_and_told_once(parts):
+    names = {f"{n}.wav" for n in range(100)}
+    for name in names:
+        parts.writers.put(encoded(name))
+    parts.writers.close()
+    assert set(parts.lines()) == parts.stored() == names
+    assert sorted(record.id for record in parts.told) == sorted(names)
+
+
+def test_a_line_says_what_became_of_the_utterance(parts):
+    parts.writers.put(encoded("a.wav", retried_fp32=True, dtype=torch.float32))
+    parts.writers.close()
+    line = parts.lines()["a.wav"]
+    assert {key: line[key] for key in ("status", "reason", "peak", "duration_s", "num_frames")} == {
+        "status": "saved",
+        "reason": None,
+        "peak": 0.5,
+        "duration_s": 0.41,
+        "num_frames": 20,
+    }
+    assert line["dtype"] == "float32"
+    assert line["retried_fp32"] is True
+    assert line["clipped_samples"] == 3
+    assert (line["source_size"], line["source_mtime_ns"]) == (100, 7)
+    assert parts.store.intact(line, checksum=True)
+
+
+def test_the_line_comes_after_the_files(parts, monkeypatch):
+    seen = []
+    append = parts.ledger.append
+
+    def look(record):
+        seen.append(parts.store.intact({"id": record.id, **vars(record)}))
+        append(record)
+
+    monkeypatch.setattr(parts.ledger, "append", look)
+    parts.writers.put(encoded("a.wav"))
+    parts.writers.close()
+    assert seen == [True]
+
+
+def test_a_failure_takes_an_earlier_runs_files_away(parts):
+    parts.store.publish("a.wav", torch.zeros(2, 2), torch.zeros(9, dtype=torch.int16))
+    parts.writers.put(Failure(Recording(0, "a.wav", "/there/a.wav"), "silent", "only zeros"))
+    parts.writers.close()
+    assert parts.lines()["a.wav"]["status"] == "rejected"
+    assert not parts.stored()
+
+
+def test_one_that_cannot_be_written_fails_alone(parts, monkeypatch):
+    publish = parts.store.publish
+
+    def refuse(id_, *args):
+        if id_ == "3.wav":
+            raise WriteFailed("3.wav: Is a directory")
+        return publish(id_, *args)
+
+    monkeypatch.setattr(parts.store, "publish", refuse)
+    for n in range(10):
+        parts.writers.put(encoded(f"{n}.wav"))
+    parts.writers.close()
+    lines = parts.lines()
+    assert len(lines) == 10
+    assert (lines["3.wav"]["reason"], lines["3.wav"]["detail"]) == (
+        "write_failed",
+        "3.wav: Is a directory",
+    )
+    assert parts.stored() == {f"{n}.wav" for n in range(10)} - {"3.wav"}
+
+
+def test_a_full_disk_is_met_once_and_told_to_who_puts_and_closes(parts, monkeypatch):
+    tries = []
+
+    def full(*_):
+        tries.append(1)
+        raise StoreUnusable("the disk is full")
+
+    monkeypatch.setattr(parts.store, "publish", full)
+
+    def put_many():
+        for n in range(1000):
+            parts.writers.put(encoded(f"{n}.wav"))
+
+    with pytest.raises(StoreUnusable):
+        put_many()
+    with pytest.raises(StoreUnusable):
+        parts.writers.close()
+    assert len(tries) <= 2  # one for each thread that was at it
+    assert not parts.lines()
+
+
+def test_a_ledger_that_takes_no_line_stops_the_run_too(parts, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(parts.ledger, "append", full)
+    parts.writers.put(encoded("a.wav"))
+    with pytest.raises(StoreUnusable, match="No space left"):
+        parts.writers.close()
+    assert not parts.told
+
+
+def test_an_error_of_ours_is_raised_as_it_is(parts, monkeypatch):
+    monkeypatch.setattr(parts.store, "publish", lambda *_: 1 / 0)
+    parts.writers.put(encoded("a.wav"))
+    with pytest.raises(ZeroDivisionError):
+        parts.writers.close()
+
+
+@pytest.fixture
+def held(parts, monkeypatch):
+    """Saves that wait until they are let go."""
+    go = threading.Event()
+    publish = parts.store.publish
+    monkeypatch.setattr(parts.store, "publish", lambda *args: (go.wait(30), publish(*args))[1])
+    yield go
+    go.set()
+
+
+def test_a_slow_disk_makes_put_wait_and_memory_stays_bounded(parts, held):
+    limit, queued = 2 * MAX_QUEUED_PER_WRITER, []
+
+    def put_all():
+        for n in range(limit + 20):
+            parts.writers.put(encoded(f"{n}.wav"))
+            queued.append(n)
+
+    thread = threading.Thread(target=put_all)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while len(queued) < limit and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.05)
+    assert len(queued) == limit
+    held.set()
+    thread.join(30)
+    parts.writers.close()
+    assert len(parts.lines()) == limit + 20
+
+
+def test_a_full_queue_takes_more_once_half_of_it_is_done(parts, monkeypatch):
+    """Not only when all is: the writers would have nothing to do while the next batch comes."""
+    limit = 2 * MAX_QUEUED_PER_WRITER
+    go = threading.Semaphore(0)
+    publish = parts.store.publish
+    monkeypatch.setattr(parts.store, "publish", lambda *args: (go.acquire(), publish(*args))[1])
+    for n in range(limit):
+        parts.writers.put(encoded(f"{n}.wav"))
+    last = threading.Thread(target=parts.writers.put, args=[encoded("last.wav")])
+    last.start()
+    last.join(0.1)
+    assert last.is_alive()
+    go.release(limit // 2)
+    last.join(10)
+    taken = not last.is_alive()
+    go.release(limit)
+    last.join(30)
+    parts.writers.close()
+    assert taken
+    assert len(parts.lines()) == limit + 1
+
+
+def test_abandoning_finishes_only_what_is_under_way(parts, held):
+    for n in range(20):
+        parts.writers.put(encoded(f"{n}.wav"))
+    time.sleep(0.05)
+    threading.Timer(0.05, held.set).start()
+    parts.writers.close(abandon=True)
+    assert len(parts.lines()) == 2
+    assert set(parts.lines()) == parts.stored()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_writing_calls_up_none_of_torchs_threads(parts, channels_first):
+    """With more of them than cores, OpenMP sends the encoder's to sleep at every barrier."""
+    _surroundings.cache_clear()
+    many = torch.zeros(768, 250).T if channels_first else torch.zeros(250, 768)
+    item = encoded("a.wav")
+    item = dataclasses.replace(item, features=dataclasses.replace(item.features, values=many))
+    written = threading.Event()
+    parts.writers.done = lambda record: written.set()
+    threads = Path("/proc/self/task")
+    cores, before = torch.get_num_threads(), set(threads.iterdir())
+    torch.set_num_threads(4)
+    try:
+        parts.writers.put(item)
+        assert written.wait(10)
+        assert not set(threads.iterdir()) - before
+    finally:
+        torch.set_num_threads(cores)

@@ -1,0 +1,45 @@
+"""A card that is not there: torch's fake tensors have device, dtype and shape but no numbers."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import HubertConfig
+
+from extract.encoder import encoder, first_layer, forward
+from extract.encoder.encoder import Encoder
+from extract.encoder.packing import Attention, Packing
+from extract.models.weights import Checkpoint, weight_shapes
+
+CARD = torch.device("cuda", 0)
+
+
+@contextmanager
+def fake_card(attention: Attention) -> Iterator[None]:
+    """Everything made inside is fake, and whatever would wait for the card raises."""
+
+    def send(_: Packing, array: np.ndarray) -> Tensor:
+        return torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=CARD)
+
+    stand_ins = [
+        patch.object(Packing, "send", send),
+        patch.object(encoder, "_usable_device", lambda device: CARD),
+        patch.object(encoder, "_Copies", lambda device: None),  # streams want a driver
+        patch.object(first_layer, "choose_activations", lambda layer, kernel: layer.in_steps),
+        patch.object(forward, "choose_attention", lambda *_: attention),
+        FakeTensorMode(allow_non_fake_inputs=True),
+    ]
+    with ExitStack() as stack:
+        for stand_in in stand_ins:
+            stack.enter_context(stand_in)
+        yield
+
+
+def encoder_on_card(config: HubertConfig, precision: str) -> Encoder:
+    """With weights that are fake too; inside `fake_card`."""
+    weights = {name: torch.empty(shape) for name, shape in weight_shapes(config).items()}
+    return Encoder(Checkpoint(config, weights), device="cuda", precision=precision)

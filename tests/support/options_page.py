@@ -1,0 +1,143 @@
+"""Makes docs/options.md out of the schema: `python tests/support/options_page.py`.
+
+The schema's types, defaults and ranges become columns, its comments and the docstrings of its
+choices the text, and the first line of each file in `conf/` says what that choice is.
+"""
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import Field, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from extract.app import conf_dir
+from extract.config import ORDERED, Config
+from extract.options import is_number, kinds
+
+PAGE = Path(__file__).parents[2] / "docs" / "options.md"
+HEAD = """\
+# Options
+
+<!-- Made from the schema by `python tests/support/options_page.py`; a test compares the two. -->
+
+Every option is a `key=value` on the command line; `python -m extract --help` lists them with the
+values they have. The groups `dataset` and `model` also take a choice: `dataset=folder`. A wrong
+key, type, choice or number stops before any work, with exit code 2.
+
+A path works as the shell gives it: `dataset.path=a(1)` needs no quotes for Hydra, and `~` is the
+home folder. Within a [sweep](sweeps.md) a comma separates values, unless the value is in quotes:
+`dataset.path="'a,b'"`. `null` is no value, and `???` is OmegaConf's word for a missing one.
+"""
+CHOOSES = "## Choices"
+TYPES = {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}
+COMMAND = re.compile(r"((?:python -m extract )?\b[\w.]+=[\w.]+(?: [\w.]+=[\w.]+)*)")
+WORDS = {None: "`null`", True: "`true`", False: "`false`"}
+
+
+def page() -> str:
+    """The page's text."""
+    parts = [HEAD, CHOOSES, "", *_choices(), "", "## Every option", ""]
+    groups = [option for option in fields(Config) if is_dataclass(option.type)]
+    for group in groups:
+        summary = _first_paragraph(group.type)
+        parts += [f"### `{group.name}`", "", summary, "", *_table(group.type, f"{group.name}."), ""]
+    parts += ["### The run itself", "", *_table(Config, ""), ""]
+    rules = "; ".join(f"`{one}` and `{two}`: `{rule}`" for one, _ok, two, rule in ORDERED)
+    return "\n".join([*parts, f"Options that bound each other: {rules}."]) + "\n"
+
+
+def _choices() -> Iterator[str]:
+    yield "| choice | what |"
+    yield "|---|---|"
+    folders = sorted(path for path in Path(conf_dir()).iterdir() if path.is_dir())
+    for folder in folders:
+        files = sorted(folder.glob("*.yaml"))
+        for file in files if len(files) > 1 else []:
+            lines = file.read_text("utf8").splitlines()
+            said = next(line for line in lines if line.startswith("# ") and "@package" not in line)
+            what = COMMAND.sub(r"`\1`", said[2:])
+            yield f"| `{folder.name}={file.stem}` | {_cell(what)} |"
+
+
+def _table(schema: type, prefix: str) -> Iterator[str]:
+    yield "| option | default | values | what |"
+    yield "|---|---|---|---|"
+    comments = _comments(schema)
+    for option in fields(schema):
+        if not is_dataclass(option.type):
+            cells = _default(option, prefix), _values(option), _what(option, comments)
+            yield f"| `{prefix}{option.name}` | {' | '.join(map(_cell, cells))} |"
+
+
+def _default(option: Field, prefix: str) -> str:
+    default = option.default
+    if default == MISSING:
+        has_choices = len(list(Path(conf_dir(), prefix.strip(".")).glob("*.yaml"))) > 1
+        return "by the choice" if has_choices else "by the settings"
+    if default is None or isinstance(default, bool):
+        return WORDS[default]
+    if isinstance(default, Enum):
+        return f"`{default.name}`"
+    return f"{default:g}" if isinstance(default, int | float) else f"`{default}`"
+
+
+def _values(option: Field) -> str:
+    """What an option takes: `whole number, 0 to 1024, or auto`."""
+    found = kinds(option) - {type(None)}
+    [*others] = sorted((kind for kind in found if kind is not str), key=str)
+    if is_number(option):
+        whole = "whole number" if others == [int] else "number"
+        allowed = str(option.metadata["range"]).removesuffix(", and finite")
+        said = [f"{whole}, {allowed}"] + ["`auto`"] * (str in found)
+    elif isinstance(option.type, type) and issubclass(option.type, Enum):
+        said = [", ".join(f"`{choice.name}`" for choice in option.type)]
+    elif option.metadata.get("path"):
+        said = ["path"]
+    else:
+        said = [TYPES.get(kind, "list of text") for kind in found]
+    return ", or ".join(said + ["`null`"] * (type(None) in kinds(option)))
+
+
+def _what(option: Field, comments: dict[str, str]) -> str:
+    docs = [comments[option.name]] if option.name in comments else []
+    if isinstance(option.type, type) and issubclass(option.type, Enum):
+        docs.append(inspect.getdoc(option.type) or "")
+    text = " ".join(" ".join(docs).split())
+    return text[:1].upper() + text[1:].removesuffix("." * (not text.endswith("...")))
+
+
+def _first_paragraph(schema: type) -> str:
+    text = " ".join((inspect.getdoc(schema) or "").split("\n\n")[0].split())
+    return re.sub(r" See `.*`\.", "", text)
+
+
+def _comments(schema: type) -> dict[str, str]:
+    """A dataclass's field comments: behind a field, or in the lines above it."""
+    source = textwrap.dedent(inspect.getsource(schema))
+    lines = source.splitlines()
+    found = {}
+    for node in ast.parse(source).body[0].body:
+        if isinstance(node, ast.AnnAssign):
+            assert node.end_lineno
+            behind = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
+            start = node.lineno - 1
+            while lines[start - 1].lstrip().startswith("# "):
+                start -= 1
+            above = lines[start : node.lineno - 1]
+            if text := [line.strip().removeprefix("#").strip() for line in [*above, behind]]:
+                found[node.target.id] = " ".join(text).strip()
+    return {name: text for name, text in found.items() if text}
+
+
+def _cell(text: str) -> str:
+    """`text` in a table's cell, where a bar would end it."""
+    return re.sub(r"(?<!\\)\|", r"\|", text)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf8")

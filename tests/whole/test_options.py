@@ -1,0 +1,182 @@
+"""Ranges, names and defaults of the options: derived from the schema, held for every one of it."""
+
+from dataclasses import asdict, fields, replace
+from enum import Enum
+
+import pytest
+
+from extract.audio.prepare import AudioSettings
+from extract.config import Config, Range
+from extract.options import check, is_number, options, run_name
+from extract.run.build import audio_settings
+
+NUMBERS = [name for name, option in options().items() if is_number(option)]
+
+
+def config_with(name, value):
+    config = Config()
+    config.model.name = "hubert"
+    group, _, key = name.rpartition(".")
+    setattr(getattr(config, group) if group else config, key, value)
+    return config
+
+
+def test_there_are_numbers():
+    assert {"seed", "model.layer", "audio.alpha", "loader.num_workers", "shard.count"} < {*NUMBERS}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_a_range_that_its_default_is_in(name):
+    option = options()[name]
+    allowed = option.metadata.get("range")
+    assert isinstance(allowed, Range), f"{name}: give it a range: `number(...)` in config.py"
+    assert (allowed.at_least, allowed.above) != (None, None)
+    assert option.default in (None, "auto") or option.default in allowed
+    check(config_with(name, option.default))
+
+
+def outside(allowed):
+    """Numbers just outside a range, and those in no range."""
+    if allowed.at_least is not None:
+        yield from (allowed.at_least - 0.05, allowed.at_least - 1)
+    if allowed.above is not None:
+        yield from (allowed.above, allowed.above - 1)
+    if allowed.at_most is not None:
+        yield from (allowed.at_most * 1.01, 10 * allowed.at_most)
+    yield from (float("nan"), float("inf"), -float("inf"))
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_outside_its_range_is_refused_with_name_value_and_range(name):
+    allowed = options()[name].metadata["range"]
+    for value in outside(allowed):
+        with pytest.raises(ValueError, match=name) as refused:
+            check(config_with(name, value))
+        assert str(refused.value).startswith(f"{name}: {value!r}; needed {allowed}")
+
+
+# What is taken, and what is not: written down, so that no range widens unseen.
+BOUNDS = {
+    "audio.alpha": ((0, 1), (-1e-9, 1 + 1e-9)),
+    "audio.maxx": ((1e-6, 1), (0, 1 + 1e-9)),
+    "audio.max_peak": ((1e-6, 1e6), (0, -1)),
+    "audio.min_duration_s": ((0, 600), (-1e-9,)),
+    "audio.max_duration_s": ((1e-6, 1e6), (0,)),
+    "loader.num_workers": ((0, 1024), (-1, 1025)),
+    "loader.batch_seconds": ((0.1, 1e6), (0, 0.099)),
+    "loader.prefetch": ((1, 1000), (0, 1001)),
+    "loader.timeout_s": ((1e-6, 1e6), (0,)),
+    "store.num_writers": ((1, 1024), (0, 1025)),
+    "shard.index": ((0,), (-1,)),
+    "shard.count": ((1, 1_000_000), (0, 1_000_001)),
+    "model.layer": ((1, 1000), (0, -1)),
+    "seed": ((0, 2**64 - 1), (-1, 2**64)),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_ends_of_a_range_are_taken_and_what_is_beyond_is_not(name):
+    taken, refused = BOUNDS[name]
+    for value in taken:
+        check(config_with(name, value))
+    for value in refused:
+        with pytest.raises(ValueError, match=name):
+            check(config_with(name, value))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "said"),
+    [
+        (Range(at_least=0, at_most=1), "0 to 1"),
+        (Range(above=0, at_most=1), "more than 0, at most 1"),
+        (Range(above=0), "more than 0, and finite"),
+        (Range(at_least=0.1), "at least 0.1, and finite"),
+    ],
+)
+def test_a_range_says_what_it_takes(allowed, said):
+    assert str(allowed) == said
+
+
+@pytest.mark.parametrize("value", ["3", "12"])
+def test_a_number_may_come_as_text_from_the_environment(value):
+    check(config_with("loader.num_workers", value))
+    check(config_with("loader.batch_seconds", f"{value}.5"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("loader.num_workers", "many", "loader.num_workers: 'many'; needed 0 to 1024 or auto"),
+        ("loader.num_workers", "2.5", "loader.num_workers: '2.5'; needed 0 to 1024 or auto"),
+        ("loader.num_workers", "-1", "loader.num_workers: '-1'; needed 0 to 1024 or auto"),
+        ("loader.batch_seconds", "nan", "loader.batch_seconds: 'nan'; needed at least 0.1"),
+        ("shard.index", 1, "shard.index=1 shard.count=1; needed 0 <= index < count"),
+        (
+            "audio.min_duration_s",
+            601.0,
+            "audio.min_duration_s=601.0 audio.max_duration_s=600.0; needed min <= max",
+        ),
+    ],
+)
+def test_what_is_no_such_number_is_refused(name, value, said):
+    with pytest.raises(ValueError, match=name) as refused:
+        check(config_with(name, value))
+    assert str(refused.value).startswith(said)
+
+
+def test_equal_limits_of_the_duration_are_taken():
+    config = config_with("audio.min_duration_s", 600.0)
+    check(config)
+
+
+# What changes no number of a store, or is said by the path before a run's name.
+NOT_SAID = {
+    *("dataset.name", "dataset.kind", "dataset.path", "dataset.audio_dir", "dataset.extensions"),
+    *("model.path", "loader.num_workers", "loader.batch_seconds", "loader.prefetch"),
+    *("loader.timeout_s", "loader.start_method", "store.dir", "store.num_writers", "store.fsync"),
+    *("store.verify", "shard.index", "shard.count", "device", "cpu_fallback", "retry_failed"),
+    "overwrite",
+}
+
+
+def others(name):
+    """Two values of an option that are not its default, as unlike as they get."""
+    default = options()[name].default
+    if isinstance(default, Enum):
+        return [value for value in type(default) if value is not default][:2]
+    if is_number(options()[name]):
+        return [0.1234561, 0.1234562] if isinstance(default, float) else [1, 2]
+    return ["some", "other"]
+
+
+@pytest.mark.parametrize("name", options())
+def test_a_run_is_named_by_every_setting_that_changes_what_is_in_its_store(name):
+    names = [run_name(config_with(name, value)) for value in others(name)]
+    names.append(run_name(config_with("model.name", "hubert")))
+    if name in NOT_SAID:
+        assert set(names) == {"hubert-maxx0.95-alpha0.5"}
+    else:
+        assert len(set(names)) == len(others(name)) + 1
+
+
+def test_the_names_of_runs_stay_what_they_are():
+    config = config_with("model.name", "hubert_base")
+    assert run_name(config) == "hubert_base-maxx0.95-alpha0.5"
+    config.model.layer, config.precision = 9, type(config.precision).bf16
+    config.audio = replace(
+        config.audio, alpha=0.3, max_peak=3.0, max_duration_s=54.0, min_duration_s=0.6
+    )
+    config.audio.resampler = type(config.audio.resampler).torchaudio
+    assert run_name(config) == (
+        "hubert_base-layer9-bf16-maxx0.95-alpha0.3-torchaudio-max_peak3-min_duration_s0.6-"
+        "max_duration_s54"
+    )
+
+
+def test_a_runs_name_is_one_folder():
+    assert "/" not in run_name(config_with("model.revision", "refs/pr/1"))
+
+
+def test_the_settings_of_workers_have_the_defaults_of_the_options():
+    assert asdict(audio_settings(Config())) == asdict(AudioSettings())
+    assert {f.name for f in fields(AudioSettings)} == {f.name for f in fields(Config().audio)}

@@ -1,0 +1,130 @@
+"""What the package offers: each module on its own, the names of `__all__`, training on the fly."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import extract
+from support.recordings import DEMO
+
+PACKAGE = Path(extract.__file__).parent
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+    if path.stem != "__main__"
+)
+HEAVY = ("torch", "transformers", "hydra", "librosa", "av")
+
+
+def python(code: str) -> str:
+    command = [sys.executable, "-W", "error", "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_every_module_imports_alone():
+    """One process, everything of ours forgotten between two imports: no order is needed."""
+    python(
+        "import sys, importlib\n"
+        f"for name in {MODULES}:\n"
+        "    for known in [m for m in sys.modules if m.partition('.')[0] == 'extract']:\n"
+        "        del sys.modules[known]\n"
+        "    importlib.import_module(name)\n"
+    )
+
+
+def test_the_package_itself_imports_nothing_heavy():
+    loaded = python("import sys, extract; print(*sys.modules)").split()
+    assert not set(HEAVY) & set(loaded)
+
+
+def test_all_is_what_is_exported():
+    namespace = {}
+    exec("from extract import *", namespace)
+    assert set(namespace) - {"__builtins__"} == set(extract.__all__)
+    assert extract.__all__ == sorted(set(extract.__all__))
+    assert set(extract.__all__) <= set(dir(extract))
+    for name in extract.__all__:
+        value = getattr(extract, name)
+        assert value is getattr(importlib.import_module(value.__module__), name)
+        assert value.__module__.startswith("extract.")
+        assert value.__doc__, f"{name} says nothing of itself"
+
+
+def test_a_type_checker_sees_the_same_names():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text("utf8"))
+    [typed] = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        alias.name: node.module
+        for node in typed.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == {name: getattr(extract, name).__module__ for name in extract.__all__}
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'extract' has no attribute 'nothing'"):
+        _ = extract.nothing
+    with pytest.raises(ImportError):
+        exec("from extract import nothing")
+
+
+def test_a_module_that_declares_what_it_exports_has_it():
+    for name in MODULES:
+        module = importlib.import_module(name)
+        missing = [one for one in getattr(module, "__all__", ()) if not hasattr(module, one)]
+        assert not missing, name
+
+
+def test_training_on_the_fly_takes_five_lines():
+    from extract import AudioDataset, make_loader, plan_batches, read_folder
+
+    dataset = AudioDataset(read_folder(DEMO))
+    batches = plan_batches([3.0] * len(dataset), batch_seconds=12)
+    for batch in make_loader(dataset, batches):
+        assert batch.waveforms.shape == (len(batch), int(batch.lengths.max()))
+
+    assert sum(len(batch) for batch in batches) == len(dataset)
+
+
+def test_features_on_the_fly_take_three_more():
+    from extract import AudioDataset, Encoder, collate, load_model, num_frames, read_folder
+
+    dataset = AudioDataset(read_folder(DEMO))
+    batch = collate([dataset[0], dataset[1]])
+    encoder = Encoder(load_model("tiny_random"))
+    features = encoder.encode(batch.waveforms, batch.lengths.tolist())
+    assert [len(one.values) for one in features] == [num_frames(n) for n in batch.lengths.tolist()]
+
+
+def test_a_model_is_trained_on_features_on_the_fly(tmp_path):
+    """The README's loop with an optimizer's step, over a folder with a broken recording in it."""
+    from extract import AudioDataset, Encoder, load_model, make_loader, plan_batches, read_folder
+
+    for path in DEMO.glob("*.wav"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "broken.wav").write_text("no recording")
+    dataset = AudioDataset(read_folder(tmp_path))
+    encoder = Encoder(load_model("tiny_random"))
+    linear = torch.nn.Linear(encoder.hidden_size, 2)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=0.1)
+    before = linear.weight.clone()
+    plan = plan_batches([5.0] * len(dataset), 5.0)  # one recording a batch: one has failures only
+    sizes = []
+    for batch in make_loader(dataset, plan):
+        features = encoder.encode(batch.waveforms, batch.lengths.tolist())  # one per utterance
+        sizes.append(len(features))
+        for one in features:
+            linear(one.values).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert sorted(sizes) == [0] + [1] * (len(dataset) - 1)
+    assert not torch.equal(linear.weight, before)

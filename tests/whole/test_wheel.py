@@ -1,0 +1,89 @@
+"""What a user installs: the wheel holds all that the command needs, and runs in an empty folder."""
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from support.recordings import DEMO
+from support.stores import audit, ids_of
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    result = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = ["-m", "build", "--wheel", "--no-isolation", "--outdir", folder]
+    run(sys.executable, *command, ROOT, cwd=folder)
+    [wheel] = folder.glob("*.whl")
+    return wheel
+
+
+def test_the_wheel_holds_code_options_clips_and_licences(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "extract").rglob("*.py")}
+    options = {
+        f"extract/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*") if path.is_file()
+    }
+    clips = {f"extract/demo/{path.name}" for path in DEMO.iterdir() if path.is_file()}
+    assert len(options) > 10
+    assert "extract/demo/LICENSE" in clips
+    assert modules | options | clips | {"extract/py.typed"} <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not [name for name in names if name.startswith(("tests", "benchmarks", "outputs"))]
+    assert not [name for name in names if "__pycache__" in name]
+
+
+def test_the_installed_wheel_runs_the_demo_from_an_empty_folder(wheel, tmp_path):
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+    run(sys.executable, *pip, "--disable-pip-version-check", "--target", site, wheel, cwd=empty)
+    environment = {"PYTHONPATH": str(site), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    where = run(
+        sys.executable, "-c", "import extract; print(extract.__file__)", cwd=empty, **environment
+    )
+    assert where.startswith(str(site))
+    run(sys.executable, "-m", "extract", "dataset=demo", "device=cpu", cwd=empty, **environment)
+    [store] = (empty / "outputs" / "demo").iterdir()
+    clips = {name for name in ids_of(DEMO) if "_" in name}
+    audit(store, clips)
+    assert len(list((store / "4-cnhubert").iterdir())) == len(clips) >= 12
+
+
+def bounds(requirement: Requirement, *operators: str) -> list[Version]:
+    """Versions that a requirement names after one of `operators`."""
+    return [Version(one.version) for one in requirement.specifier if one.operator in operators]
+
+
+def test_the_oldest_versions_tested_are_the_oldest_admitted_and_no_new_major_is():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
+    admitted = {need.name: need for need in map(Requirement, project["dependencies"])}
+    lines = (ROOT / "constraints-oldest.txt").read_text("utf8").splitlines()
+    tested = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert {need.name: bounds(need, "==") for need in tested} == {
+        name: bounds(need, ">=") for name, need in admitted.items()
+    }
+    assert all(len(bounds(need, "<")) == 1 for need in admitted.values())
