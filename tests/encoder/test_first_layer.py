@@ -73,7 +73,7 @@ def interpreted(cases, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Te
     calls, results = folder / "calls.pt", folder / "results.pt"
     torch.save({name: arguments for name, (arguments, _) in cases.items()}, calls)
     script = Path(__file__).with_name("interpreted.py")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(SOURCE.parents[1])}
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(SOURCE.parents[2])}
     subprocess.run([sys.executable, script, calls, results], check=True, env=environment)
     return torch.load(results, weights_only=True)
 
