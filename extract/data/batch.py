@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 
 from extract.data.dataset import AudioDataset, Failure, Recording, Utterance
 from extract.data.plan import Indices, cost_s
+from extract.data.transport import empty
 from extract.frames import ENCODER_RATE_HZ
 
 
@@ -81,11 +81,11 @@ def collate(items: Sequence[Utterance | Failure]) -> Batch:
     lengths = [len(utterance.waveform) for utterance in utterances]
     wavs = [utterance.wav32k for utterance in utterances]
     wav_lengths = [len(wav) for wav in wavs]
-    waveforms = _empty((len(utterances), max(lengths, default=0)), torch.float32)
+    waveforms = empty((len(utterances), max(lengths, default=0)), torch.float32)
     for row, utterance, length in zip(waveforms, utterances, lengths, strict=True):
         row[:length] = utterance.waveform
         row[length:] = 0
-    wav32k = _empty((sum(wav_lengths),), torch.int16)
+    wav32k = empty((sum(wav_lengths),), torch.int16)
     if wavs:
         torch.cat(wavs, out=wav32k)
     return Batch(
@@ -96,24 +96,6 @@ def collate(items: Sequence[Utterance | Failure]) -> Batch:
         wav_lengths=torch.tensor(wav_lengths, dtype=torch.int64),
         failures=tuple(item for item in items if isinstance(item, Failure)),
     )
-
-
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Uninitialised; a worker's lies in shared memory at once, as torch's own collate has it.
-
-    Else a batch is copied once more on its way to the main process. So it is, by
-    `extract.data.workers`, where a torch has no such storage by that private name.
-    """
-    tensor: Any = torch.empty(0, dtype=dtype)
-    new_shared = getattr(type(tensor.untyped_storage()), "_new_shared", None)
-    if get_worker_info() is not None and 0 not in shape and new_shared is not None:
-        size = torch.Size(shape)
-        try:
-            shared: Tensor = tensor.set_(new_shared(size.numel() * dtype.itemsize), 0, size)
-            return shared
-        except RuntimeError:  # it is full; `extract.data.workers` sends the batch another way
-            pass
-    return torch.empty(shape, dtype=dtype)
 
 
 def make_loader(

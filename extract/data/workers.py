@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.reduction import ForkingPickler
 from types import FrameType
 from typing import Any, Protocol
 
@@ -27,6 +26,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from extract.data.plan import Indices
+from extract.data.transport import Packed
 
 POLL_S = 1.0  # how long a wait for data goes on before workers and signals are looked at
 IDLE = -1
@@ -128,30 +128,6 @@ def _end_with_main() -> None:
         os._exit(1)
 
 
-class _Packed:
-    """A collate whose batches leave the worker as bytes that need no more memory than there is.
-
-    Tensors travel through shared memory, and a container often has little of it. DataLoader finds
-    that out in a thread of its worker that drops the batch, and waits for it for ever. Here it is
-    found out before, and such a batch goes through the pipe, at a few times the price.
-    """
-
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, items: list[Any]) -> Any:
-        batch = self.collate(items)
-        if get_worker_info() is None:
-            return batch
-        try:
-            for value in vars(batch).values() if hasattr(batch, "__dict__") else ():
-                if isinstance(value, torch.Tensor):
-                    value.share_memory_()  # type: ignore[no-untyped-call]
-            return bytes(ForkingPickler.dumps(batch))
-        except (RuntimeError, OSError):
-            return pickle.dumps(batch, pickle.HIGHEST_PROTOCOL)
-
-
 class Workers:
     """One DataLoader over some batches, and its processes."""
 
@@ -186,7 +162,7 @@ class Workers:
             DataLoader(
                 _Watched(items, self.current),
                 batch_sampler=[batch.tolist() for batch in batches],
-                collate_fn=_Packed(collate),
+                collate_fn=Packed(collate),
                 num_workers=options.num_workers,
                 **parallel,
             )
