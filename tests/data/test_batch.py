@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from extract.data import batch as module
+from extract.data import transport
 from extract.data.batch import Batch, collate, make_loader
 from extract.data.dataset import AudioDataset, Failure, Recording, Utterance
 from extract.data.plan import plan_batches
@@ -111,7 +111,7 @@ def test_a_loader_gives_the_plans_batches(dataset, num_workers):
 
 @pytest.mark.parametrize("full", [False, True])
 def test_a_worker_collates_into_shared_memory_where_there_is_room(monkeypatch, full):
-    monkeypatch.setattr(module, "get_worker_info", lambda: "of a worker")
+    monkeypatch.setattr(transport, "get_worker_info", lambda: "of a worker")
     if full:
 
         def no_room(num_bytes: int) -> None:

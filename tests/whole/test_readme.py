@@ -158,8 +158,11 @@ def test_the_table_of_models_has_every_model_and_no_other():
 
 def test_the_table_of_modules_has_every_module_and_no_other():
     table = section(PAGES["contributing"], "The way of a recording")
-    named = {name for row in rows(table) for name in re.findall(r"`(\w+)/?`", " ".join(row))}
-    there = {module.name for module in pkgutil.iter_modules(extract.__path__)} - {"__main__"}
-    assert there <= named
-    first_column = " ".join(row[0] for row in rows(table) if row[0] != "module")
-    assert set(re.findall(r"`(\w+)/?`", first_column)) <= there
+    named = [
+        ".".join(filter(None, ("extract", package.strip("`/"), name)))
+        for package, modules, _text in rows(table)
+        for name in re.findall(r"`(\w+)`", modules)
+    ]
+    found = pkgutil.walk_packages(extract.__path__, "extract.")
+    there = {module.name for module in found if not module.ispkg} - {"extract.__main__"}
+    assert sorted(named) == sorted(there)
