@@ -28,7 +28,7 @@ from extract.run.pipeline import Clock, run
 from extract.store.ledger import Ledger, read
 from extract.store.store import Store
 from extract.store.writers import Writers
-from support.recordings import write_wav
+from support.recordings import speech_like
 
 pytestmark = [
     pytest.mark.slow,
@@ -96,19 +96,23 @@ def scratch() -> Iterator[Path]:
 
 @pytest.fixture
 def entries(scratch: Path) -> list[Entry]:
-    """Short utterances, a tenth of them faulty in four ways."""
-    good = [write_wav(scratch / f"good{n}.wav", 0.1, n) for n in range(8)]
+    """Short utterances, no two of one length, a tenth of them faulty in four ways."""
+    lengths = np.random.default_rng(0).permutation(np.arange(1_600, 1_600 + NUM))
+    samples = speech_like(1, seed=1)
+    good = [scratch / f"good{n}.wav" for n in range(NUM)]
+    for path, length in zip(good, lengths, strict=True):
+        soundfile.write(path, samples[:length], 16_000)
     bad = [scratch / name for name in ("text.wav", "silent.wav", "nan.wav", "missing.wav")]
     bad[0].write_text("no recording\n" * 50)
     soundfile.write(bad[1], np.zeros(3200, np.float32), 32_000)
     soundfile.write(bad[2], np.full(3200, np.nan, np.float32), 32_000, subtype="FLOAT")
-    paths = [bad[n // 10 % 4] if n % 10 == 3 else good[n % 8] for n in range(NUM)]
+    paths = [bad[n // 10 % 4] if n % 10 == 3 else good[n] for n in range(NUM)]
     return [Entry(f"{n:05}.wav", str(path)) for n, path in enumerate(paths)]
 
 
 def test_a_long_run_holds_at_its_end_what_it_held_at_one_fifth(scratch, entries):
     manifest = Manifest.from_entries(entries)
-    batches = plan_batches([0.1] * NUM, 2.0)
+    batches = plan_batches([0.1] * NUM, 2.0)  # as they come: each batch has lengths of all kinds
     dataset, options = AudioDataset(manifest), Options(num_workers=NUM_WORKERS)
     loader = ResilientLoader(dataset, batches, collate, lambda index, cause: collate([]), options)
     store = Store(scratch / "store", fsync=False)
