@@ -34,15 +34,15 @@ class InternalErrors:
 
     def __init__(self) -> None:
         self.num = 0
-        self.hopeless = False  # the first recordings of a stage brought nothing but such faults
-        self._in_vain: int | None = 0  # faults of this stage; None once a recording was read
+        self.give_up = False  # the first recordings of a stage brought nothing but such faults
+        self.begin()
 
     def begin(self) -> None:
         """Begins a stage: headers are read by other code than samples."""
-        self._in_vain = 0
+        self._num_of_stage, self._any_read = 0, False
 
     def note(self, faults: Sequence[str], num_read: int) -> None:
-        """Adds what became of some recordings; logs the first fault, and when there is no hope.
+        """Adds what became of some recordings; logs the first fault, and giving up.
 
         Args:
             faults: one line for each recording that ended in a fault of this program.
@@ -53,7 +53,11 @@ class InternalErrors:
                 "%s: a fault of this program, not of the recording; please report it", faults[0]
             )
         self.num += len(faults)
-        self._in_vain = None if num_read or self._in_vain is None else self._in_vain + len(faults)
-        if self._in_vain is not None and self._in_vain >= GIVE_UP_AFTER and not self.hopeless:
-            self.hopeless = True
-            log.error("%d such faults, and not one recording was read: stopping", self._in_vain)
+        self._num_of_stage += len(faults)
+        self._any_read = self._any_read or num_read > 0
+        in_vain = not self._any_read and self._num_of_stage >= GIVE_UP_AFTER
+        if in_vain and not self.give_up:
+            self.give_up = True
+            log.error(
+                "%d such faults, and not one recording was read: stopping", self._num_of_stage
+            )

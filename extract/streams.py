@@ -10,7 +10,7 @@ from typing import Any
 
 
 class _Unheard(io.FileIO):
-    """A file descriptor to write to, whose errors nobody needs to handle.
+    """A file descriptor to write to, that raises no errors.
 
     The reader of a pipe may be gone, a log's disk full. What cannot be written is dropped, at the
     lowest level, so that nothing is left in a buffer to be written again, or to fail at exit.

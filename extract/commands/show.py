@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints a store's ledgers, one line an utterance, and the totals of all.
 
     Returns:
-        0: all is printed, or whoever reads the output wants no more of it; 1: a ledger cannot be
+        0: all is printed, or the output's reader has closed it; 1: a ledger cannot be
         read, or the output not be written; 2: the folder is no store; 130: Ctrl-C.
     """
     options = _parser().parse_args(argv)

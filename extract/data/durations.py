@@ -86,7 +86,7 @@ def durations(
                 known_now[index] = True
             progress(len(scanned))
             internal.note([found for _, found in scanned if isinstance(found, str)], len(read))
-            if internal.hopeless:
+            if internal.give_up:
                 break
         _write(path, keys[known_now], seconds[known_now])
     return seconds

@@ -1,9 +1,9 @@
 """Batches from DataLoader workers, each delivered once, whatever becomes of a worker.
 
 A worker can die (a decoder's segmentation fault, the kernel's out-of-memory killer) or hang. Each
-one notes in shared memory which item it is at, so the death convicts nobody but that item: it is
-tried again in a batch of its own, and when that kills a worker too it is given up. Everything not
-yet delivered is loaded again by new workers.
+worker notes in shared memory which item it is reading, and its death is attributed to that item.
+The item is retried in a batch of its own; if it kills a second worker, it is reported through
+`crashed`. New workers load everything that was not yet delivered.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class ResilientLoader(Generic[T]):
         self.close()
 
     def _after(self, deaths: Sequence[Death]) -> Iterator[T]:
-        """Sets the suspects apart, gives up the convicted, and starts over with fewer if need be.
+        """Retries or reports the items whose workers died; lowers the number of workers if need be.
 
         Raises:
             RuntimeError: workers keep dying and no item is to blame.

@@ -199,7 +199,7 @@ class Workers:
         return None
 
     def kill(self) -> None:
-        """SIGKILL: a worker holds nothing that is worth a farewell, and a hung one hears none."""
+        """SIGKILL: a worker has nothing to save, and a hung one acts on no other signal."""
         self.waiting = False
         for process in self.processes:
             process.kill()

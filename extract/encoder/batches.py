@@ -1,7 +1,7 @@
 """Batches through the encoder, two in flight, and what to do when one does not fit.
 
-Out of memory costs nobody their features: the batch is halved until it fits, the halved budget
-holds for the rest of the run, and an utterance too large for the device alone goes to the CPU.
+Running out of memory loses no features: the batch is halved until it fits, the halved budget holds
+for the rest of the run, and an utterance too large for the device alone is encoded on the CPU.
 """
 
 from __future__ import annotations

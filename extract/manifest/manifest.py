@@ -144,8 +144,8 @@ def read_folder(
     The files of a folder come first, then its sub-folders, by code point; then what symbolic links
     to folders add. A folder is read once, under its real place if it has one here, so a loop ends.
     Names that start with a dot are left out, and so are stores of features below `path`: what a
-    run wrote is no recording. A broken link, FIFO or device is an entry like any other: whoever
-    reads it says what it is.
+    run wrote is no recording. A broken link, FIFO or device is an entry like any other:
+    decoding it says what it is.
 
     Args:
         path: the folder, however it is spelled: `Manifest.source` and all paths are canonical.

@@ -18,7 +18,7 @@ class PackedStrings(Sequence[str]):
     """A read-only sequence of strings: their UTF-8 bytes end to end, and where each one ends.
 
     A list of Python strings grows in every forked worker: reading one writes its reference count
-    and so copies its page. Here a worker reads two arrays whose pages nobody writes. What a file
+    and so copies its page. Here a worker reads two arrays and writes to neither. What a file
     system calls a name but is not UTF-8 survives the round trip (`surrogateescape`).
 
     Args:

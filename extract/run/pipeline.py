@@ -41,7 +41,7 @@ def run(
     clock: Clock,
     internal: InternalErrors | None = None,
 ) -> None:
-    """Encodes and saves every batch; ends early where faults of this program leave no hope.
+    """Encodes and saves every batch; ends early after too many faults of this program.
 
     Args:
         batches: from `extract.data.loader`.
@@ -56,7 +56,7 @@ def run(
         StoreUnusable: the store is full, read-only or gone.
     """
     start = time.monotonic()
-    for item in encoding(_with_hope(_timed(batches, clock), internal or InternalErrors())):
+    for item in encoding(_until_given_up(_timed(batches, clock), internal or InternalErrors())):
         if todo[item.recording.index]:
             before = time.monotonic()
             writers.put(item)
@@ -75,9 +75,9 @@ def _timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
         yield batch
 
 
-def _with_hope(batches: Iterator[Batch], internal: InternalErrors) -> Iterator[Batch]:
+def _until_given_up(batches: Iterator[Batch], internal: InternalErrors) -> Iterator[Batch]:
     internal.begin()
-    while not internal.hopeless and (batch := next(batches, None)) is not None:
+    while not internal.give_up and (batch := next(batches, None)) is not None:
         faults = [one.detail for one in batch.failures if one.reason == INTERNAL_ERROR]
         internal.note(faults, len(batch))
         yield batch

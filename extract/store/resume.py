@@ -101,7 +101,7 @@ def judge_again(store: Store, gates: AudioSettings) -> None:
     """Drops the lines that other gates might change: what was rejected, and what no longer passes.
 
     With the files of the latter. In every ledger of the store, before its metadata says that these
-    are its gates: whoever reads a ledger after that finds only lines that are true of them. Only
+    are its gates: every line that is read after that is true of these gates. Only
     while no other process works there.
     """
     for path in ledger.ledger_paths(store.directory):

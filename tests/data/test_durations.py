@@ -201,7 +201,7 @@ def test_a_fault_of_ours_is_neither_silent_nor_remembered(reader, monkeypatch):
         )
         found = reader()
     assert reader.internal.num == 1
-    assert not reader.internal.hopeless
+    assert not reader.internal.give_up
     assert found[5] == module.UNKNOWN_S
     np.testing.assert_allclose(reader(), EXPECTED, atol=1e-4)
     assert reader.read == [5]
@@ -212,5 +212,5 @@ def test_headers_are_not_read_to_the_end_where_each_meets_a_fault_of_ours(reader
     monkeypatch.setattr(module, "probe_duration_s", wrong_call)
     monkeypatch.setattr(internal, "GIVE_UP_AFTER", 4)
     reader()
-    assert reader.internal.hopeless
+    assert reader.internal.give_up
     assert len(reader.read) == 4
