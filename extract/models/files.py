@@ -5,6 +5,7 @@ Every fault is a ValueError that says what the file is and what helps. No code o
 
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def read_weights(path: Path) -> Mapping[Any, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch's, of a sparse tensor: it is refused by name later
+            warnings.filterwarnings("ignore", "(?i).*sparse")
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
             f"{path.name} is a pickle with more in it than tensors, or a damaged one, and running"
