@@ -118,7 +118,7 @@ def probe_duration_s(path: str | os.PathLike[str]) -> float:
     """
     where = printable(os.fsdecode(path))
     with _faults_of_the_file(where), _open(path, where) as file:
-        header = read_header(file)
+        header = read_header(file, samples=False)
         if header:
             return header.duration_s
         with open_container(file) as container:

@@ -58,8 +58,12 @@ class WavHeader:
         return self.num_samples / self.rate_hz
 
 
-def read_header(file: BinaryIO) -> WavHeader | None:
-    """Header of a canonical WAV, or None for anything else."""
+def read_header(file: BinaryIO, *, samples: bool = True) -> WavHeader | None:
+    """Header of a canonical WAV, or None for anything else.
+
+    `samples` says whether the first of them are looked at too, for a coded stream; not for a
+    duration alone, which is the same then.
+    """
     num_bytes = os.fstat(file.fileno()).st_size
     found: dict[bytes, tuple[int, int]] = {}
     for name, offset, length in _chunks(file, num_bytes):
@@ -72,7 +76,7 @@ def read_header(file: BinaryIO) -> WavHeader | None:
     whole = 0 < data_length <= num_bytes - data_offset
     if not whole or fmt_offset > data_offset or not 16 <= fmt_length <= 64:
         return None
-    if may_be_coded(_read_at(file, data_offset, min(data_length, PROBED_BYTES))):
+    if samples and may_be_coded(_read_at(file, data_offset, min(data_length, PROBED_BYTES))):
         return None
     return _parse_format(_read_at(file, fmt_offset, fmt_length), data_offset, data_length)
 
