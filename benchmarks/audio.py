@@ -15,7 +15,8 @@ import av
 import numpy as np
 
 from benchmarks.common import Row, run_alone, work_dir
-from extract.audio.prepare import AudioSettings, decode, prepare
+from extract.audio.prepare import decode, prepare
+from extract.values import AudioSettings
 
 FORMATS = {  # row: (file name, codec, rate in Hz, layout, seconds)
     "WAV 32 kHz mono, 5 s": ("a.wav", "pcm_s16le", 32000, "mono", 5),

@@ -43,12 +43,12 @@ from benchmarks.encoder import flops, noise, relative_error
 from benchmarks.padding import lengths_s
 from benchmarks.run import count_saved, in_process, ours, reference
 from benchmarks.writer import through_writers
-from extract.audio.prepare import AudioSettings, prepare
+from extract.audio.prepare import prepare
 from extract.data.batch import Batch, collate
-from extract.data.dataset import AudioDataset, Recording, Utterance
+from extract.data.dataset import AudioDataset
 from extract.data.plan import plan_batches
 from extract.encoder.batches import Encoding
-from extract.encoder.encoder import Encoder, Features
+from extract.encoder.encoder import Encoder
 from extract.frames import num_frames
 from extract.machine import choose
 from extract.manifest.manifest import read_folder
@@ -57,6 +57,7 @@ from extract.run.pipeline import Clock, run
 from extract.store.ledger import Ledger
 from extract.store.store import Store
 from extract.store.writers import Writers
+from extract.values import AudioSettings, Features, Recording, Utterance
 
 RATE_HZ = 16_000
 CLIP_S = 5.0

@@ -21,7 +21,6 @@ import torch
 
 from benchmarks.common import Row, head, random_hubert, show, work_dir, write_clips
 from benchmarks.run import environment
-from extract.audio.prepare import AudioSettings
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset
 from extract.data.plan import plan_batches
@@ -34,6 +33,7 @@ from extract.run.pipeline import Clock, run
 from extract.store.ledger import Ledger
 from extract.store.store import Store
 from extract.store.writers import Writers
+from extract.values import AudioSettings
 
 FEW, MANY = 10, 400
 PER_BATCH = 8

@@ -17,7 +17,6 @@ import numpy as np
 
 from benchmarks.common import Row, run_alone, seconds, work_dir, write_clips
 from benchmarks.run import environment
-from extract.audio.prepare import AudioSettings
 from extract.data.batch import collate
 from extract.data.dataset import AudioDataset, size_and_time
 from extract.data.durations import Durations, Scanned, durations
@@ -26,10 +25,12 @@ from extract.data.plan import Indices, fingerprint, plan_batches, unfinished
 from extract.data.workers import Options
 from extract.machine import cores
 from extract.manifest.manifest import Manifest, read_folder
-from extract.store.ledger import SAVED, Record, ledger_name
+from extract.shard import Shard
+from extract.store.ledger import Record
 from extract.store.lock import PRIVATE
 from extract.store.resume import Trust, remaining
 from extract.store.store import Store
+from extract.values import SAVED, AudioSettings
 
 NUM_RECORDINGS = 100_000
 NUM_FINISHED = 100_000
@@ -57,7 +58,7 @@ def finish(recordings: Path, store: Store) -> None:
     manifest = read_folder(recordings)
     contents = store.directory / "contents"
     contents.write_bytes(bytes(1000))
-    with (store.directory / ledger_name()).open("wb") as ledger:
+    with (store.directory / Shard().ledger_name).open("wb") as ledger:
         for entry in manifest:
             for path in store.paths(entry.id):
                 Path(path).parent.mkdir(parents=True, exist_ok=True)

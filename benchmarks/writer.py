@@ -16,14 +16,12 @@ from statistics import median
 import torch
 
 from benchmarks.common import SHM, Row, in_turns, run_alone
-from extract.data.dataset import Recording
-from extract.encoder.batches import Encoded
-from extract.encoder.encoder import Features
 from extract.frames import num_frames
 from extract.store.formats import encode_features, encode_wav, num_bytes
 from extract.store.ledger import Ledger
 from extract.store.store import Store
 from extract.store.writers import Writers
+from extract.values import Encoded, Features, Recording
 
 DURATION_S = 5
 HIDDEN_SIZE = 768

@@ -10,14 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from extract.audio.prepare import AudioSettings
     from extract.data.batch import Batch, collate, make_loader
-    from extract.data.dataset import AudioDataset, Failure, Utterance
+    from extract.data.dataset import AudioDataset
     from extract.data.plan import plan_batches
-    from extract.encoder.encoder import Encoder, Features
+    from extract.encoder.encoder import Encoder
     from extract.frames import num_frames
     from extract.manifest.manifest import Manifest, read_folder, read_gpt_sovits_list
     from extract.models.load import load_model
+    from extract.values import AudioSettings, Failure, Features, Utterance
 
 __all__ = [
     "AudioDataset",
@@ -38,14 +38,14 @@ __all__ = [
 ]
 
 _MODULES = {
-    "audio.prepare": "AudioSettings",
     "data.batch": "Batch collate make_loader",
-    "data.dataset": "AudioDataset Failure Utterance",
-    "encoder.encoder": "Encoder Features",
+    "data.dataset": "AudioDataset",
+    "encoder.encoder": "Encoder",
     "frames": "num_frames",
     "manifest.manifest": "Manifest read_folder read_gpt_sovits_list",
     "models.load": "load_model",
     "data.plan": "plan_batches",
+    "values": "AudioSettings Failure Features Utterance",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 

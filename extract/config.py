@@ -11,49 +11,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from omegaconf import MISSING
+from extract.fields import MISSING, location, number
+from extract.shard import Shard
+from extract.values import AudioSettings
 
 MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed takes no larger one
-
-
-@dataclass(frozen=True)
-class Range:
-    """Which numbers a run can mean: finite ones between the bounds that are given."""
-
-    at_least: float | None = None
-    at_most: float | None = None
-    above: float | None = None
-
-    def __contains__(self, number: float) -> bool:
-        return (
-            abs(number) < float("inf")
-            and (self.at_least is None or number >= self.at_least)
-            and (self.at_most is None or number <= self.at_most)
-            and (self.above is None or number > self.above)
-        )
-
-    def __str__(self) -> str:
-        if self.at_least is not None and self.at_most is not None:
-            return f"{self.at_least} to {self.at_most}"
-        bounds = {"more than": self.above, "at least": self.at_least, "at most": self.at_most}
-        said = ", ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
-        return f"{said}, and finite" if self.at_most is None else said
-
-
-def number(
-    default: Any,
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    above: float | None = None,
-) -> Any:
-    """An option with a range."""
-    return field(default=default, metadata={"range": Range(at_least, at_most, above)})
-
-
-def location(default: Any = MISSING) -> Any:
-    """An option that names a file or folder: `~` stands for the home folder."""
-    return field(default=default, metadata={"path": True})
 
 
 class Precision(Enum):
@@ -73,13 +35,6 @@ class Kind(Enum):
 
     folder = "folder"
     gpt_sovits = "gpt_sovits"
-
-
-class Resampler(Enum):
-    """What turns 32 kHz into 16 kHz: `soxr` is librosa's default and the reference."""
-
-    soxr = "soxr"
-    torchaudio = "torchaudio"
 
 
 class StartMethod(Enum):
@@ -123,19 +78,6 @@ class ModelConfig:
 
 
 @dataclass
-class AudioConfig:
-    """What happens to a waveform before the encoder. See `extract.audio.prepare.AudioSettings`."""
-
-    maxx: float = number(0.95, above=0, at_most=1)  # the level that `alpha` pulls peaks towards
-    alpha: float = number(0.5, at_least=0, at_most=1)  # 0 = leave the level, 1 = peaks at `maxx`
-    resampler: Resampler = Resampler.soxr
-    # Louder recordings are rejected (`peak_above_gate`); full scale is 1
-    max_peak: float = number(2.2, above=0)
-    min_duration_s: float = number(0.0, at_least=0)  # shorter ones are rejected (`too_short`)
-    max_duration_s: float = number(600.0, above=0)  # longer ones are rejected (`too_long`)
-
-
-@dataclass
 class LoaderConfig:
     """How recordings reach the encoder. Nothing here changes a feature."""
 
@@ -161,23 +103,15 @@ class StoreConfig:
 
 
 @dataclass
-class ShardConfig:
-    """This process's part of a job that several processes or machines share."""
-
-    index: int = number(0, at_least=0)  # which part, from 0
-    count: int = number(1, at_least=1, at_most=1_000_000)  # how many parts
-
-
-@dataclass
 class Config:
     """Everything. `conf/config.yaml` is its table of contents."""
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    audio: AudioConfig = field(default_factory=AudioConfig)
+    audio: AudioSettings = field(default_factory=AudioSettings)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
-    shard: ShardConfig = field(default_factory=ShardConfig)
+    shard: Shard = field(default_factory=Shard)
     device: str = "auto"  # `auto`, `cpu`, `cuda`, `cuda:1`, ...
     precision: Precision = Precision.auto
     cpu_fallback: bool = True  # a recording too large for the GPU alone is encoded on the CPU
@@ -190,7 +124,7 @@ SCHEMAS: dict[str, Any] = {
     "config": Config,
     "dataset": DatasetConfig,
     "model": ModelConfig,
-    "audio": AudioConfig,
+    "audio": AudioSettings,
     "loader": LoaderConfig,
     "store": StoreConfig,
 }

@@ -6,12 +6,13 @@ import logging
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from extract.text import printable
 
 log = logging.getLogger(__name__)
 
-INTERNAL_ERROR = "internal_error"  # the ledger's reason
+INTERNAL_ERROR: Final = "internal_error"  # the ledger's reason
 GIVE_UP_AFTER = 20  # faults, if not one recording came through before them
 MAX_MESSAGE = 500  # characters of an exception's message that the ledger keeps
 

@@ -5,15 +5,24 @@ from __future__ import annotations
 import functools
 import os
 import types
-from collections.abc import Iterator
-from dataclasses import Field, fields, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from operator import attrgetter
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from extract.config import ORDERED, Config, Range
+from extract.config import ORDERED, Config
+from extract.fields import Range
 
-Option = Field[Any]
+
+@dataclass(frozen=True)
+class Option:
+    """A field of a schema; its type is never a string."""
+
+    name: str
+    type: Any
+    default: Any
+    metadata: Mapping[str, Any]
 
 
 @functools.cache
@@ -23,11 +32,20 @@ def options(schema: type = Config) -> dict[str, Option]:
 
 
 def _options(schema: type, prefix: str) -> Iterator[tuple[str, Option]]:
-    for option in fields(schema):
+    for option in fields_of(schema):
         if is_dataclass(option.type):
             yield from _options(option.type, f"{prefix}{option.name}.")  # type: ignore[arg-type]
         else:
             yield prefix + option.name, option
+
+
+def fields_of(schema: type) -> list[Option]:
+    """The schema's fields, groups among them."""
+    types = get_type_hints(schema)
+    return [
+        Option(field.name, types[field.name], field.default, field.metadata)
+        for field in fields(schema)
+    ]
 
 
 def kinds(option: Option) -> set[Any]:

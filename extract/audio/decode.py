@@ -41,6 +41,7 @@ from extract.audio.resampling import (
 from extract.audio.wav import LAYOUTS, WavHeader, read_blocks, read_header, to_float
 from extract.frames import RECORDING_RATE_HZ
 from extract.text import printable
+from extract.values import Reason
 
 READ_SAMPLES = 262_144  # at once where nothing is resampled: 8 s
 SLACK_S = 0.5  # a header may count whole packets, and priming that is cut off
@@ -53,7 +54,7 @@ class AudioError(Exception):
     The detail reads *where: what was found; what was needed*.
     """
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)  # both in `args`, so that it pickles
         self.reason = reason
 

@@ -1,4 +1,4 @@
-"""From a file to what the encoder hears and what the trainer reads: floor 0, pure functions.
+"""From a file to what the encoder hears and what the trainer reads: pure functions.
 
 The arithmetic is GPT-SoVITS's (`2-get-hubert-wav32k.py`): one gain per recording, which blends the
 recording as it is with the recording whose peak is put at `maxx`, at two scales: 32768 for the
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from extract.audio.decode import AudioError, channels_cancel, decode, probe_duration_s
 from extract.frames import ENCODER_RATE_HZ, RECORDING_RATE_HZ, min_samples
 from extract.text import count, printable
+from extract.values import AudioSettings, Resampler
 
 __all__ = [
     "AudioError",
-    "AudioSettings",
     "Prepared",
     "decode",
     "prepare",
@@ -32,7 +32,6 @@ __all__ = [
 ENCODER_SCALE = 1145.14  # the reference's own; a group-norm HuBERT does not react to it
 INT16_SCALE = 32768.0
 SILENT_PEAK = 1e-30  # below this even 1 / peak leaves float32; 24-bit audio ends at 1e-7
-RESAMPLERS = ("soxr", "torchaudio")
 
 # resampy's `kaiser_best`, as torchaudio's documentation gives it.
 KAISER_BEST = {
@@ -42,23 +41,6 @@ KAISER_BEST = {
     "beta": 14.769656459379492,
 }
 BLOCK = 16_384  # samples that are scaled at a time: 64 kB stay in the nearest cache
-
-
-@dataclass(frozen=True)
-class AudioSettings:
-    """What is done to a recording: these numbers and nothing else decide the result."""
-
-    max_peak: float = 2.2  # full scale is 1.0; above this a recording is rejected
-    maxx: float = 0.95  # where `alpha` = 1 puts the peak
-    alpha: float = 0.5  # 0 keeps the loudness, 1 normalises the peak
-    min_duration_s: float = 0.0
-    max_duration_s: float = 600.0
-    resampler: str = "soxr"
-
-    def __post_init__(self) -> None:
-        if self.resampler not in RESAMPLERS:
-            choices = " or ".join(RESAMPLERS)
-            raise ValueError(f"audio.resampler: {self.resampler!r}; needed {choices}")
 
 
 @dataclass(frozen=True)
@@ -185,13 +167,15 @@ def num_samples_16k(num_samples_32k: int) -> int:
     return -(-num_samples_32k // 2)
 
 
-def resample_to_16k(samples: NDArray[np.float32], resampler: str = "soxr") -> NDArray[np.float32]:
+def resample_to_16k(
+    samples: NDArray[np.float32], resampler: Resampler = Resampler.soxr
+) -> NDArray[np.float32]:
     """Halve the rate: (n,) at 32 kHz to (ceil(n / 2),) at 16 kHz, float32, contiguous.
 
     `soxr` is soxr HQ, bit for bit `librosa.resample` with its defaults. `torchaudio` is its Kaiser
     window with the parameters of `kaiser_best`; slower, and a different filter.
     """
-    if resampler == "torchaudio":
+    if resampler is Resampler.torchaudio:
         resampled = _resample_torchaudio(samples)
     else:
         resampled = soxr.resample(samples, RECORDING_RATE_HZ, ENCODER_RATE_HZ, quality="HQ")

@@ -15,11 +15,11 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from extract.store.ledger import FAILED, REASONS, REJECTED, SAVED, ledger_paths, lines
+from extract.store.ledger import ledger_paths, lines
 from extract.text import count, shown
+from extract.values import FAILED, REJECTED, SAVED, STATUS_OF, STATUSES
 
 EXIT_SHOWN, EXIT_UNREADABLE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-STATUSES = (SAVED, REJECTED, FAILED)
 BLOCK = 1_000  # rows that are held at a time and share their columns' widths
 MAX_CELL = 200  # characters; `--json` shows all
 MAX_WIDTH = 60  # columns that a cell is filled up to for the sake of a longer one
@@ -74,9 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--status", choices=STATUSES, help="only utterances of this status")
     parser.add_argument(
         "--reason",
-        choices=sorted(REASONS),
+        choices=sorted(STATUS_OF),
         metavar="REASON",
-        help=f"only of this reason: {', '.join(sorted(REASONS))}",
+        help=f"only of this reason: {', '.join(sorted(STATUS_OF))}",
     )
     parser.add_argument(
         "--json", action="store_true", help="a JSON object a line: whole records and no totals"

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from extract.data.dataset import AudioDataset, Failure, Recording, Utterance
+from extract.data.dataset import AudioDataset
 from extract.data.plan import Indices, cost_s
 from extract.data.transport import empty
 from extract.frames import ENCODER_RATE_HZ
+from extract.values import Failure, Recording, Utterance
 
 
 @dataclass(frozen=True)

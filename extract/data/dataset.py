@@ -8,49 +8,17 @@ exception, so that one bad file costs itself and not the batch it was in.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from extract.audio.prepare import AudioError, AudioSettings, prepare
+from extract.audio.prepare import AudioError, prepare
 from extract.internal import INTERNAL_ERROR, last_line
-from extract.manifest.manifest import Entry, Manifest
+from extract.manifest.manifest import Manifest
+from extract.values import AudioSettings, Entry, Failure, Recording, Utterance
 
 MISSING = (-1, -1)
-
-
-@dataclass(frozen=True)
-class Recording:
-    """What is known of one recording beside its samples."""
-
-    index: int  # position in the manifest
-    id: str
-    path: str
-    size: int = -1  # bytes, -1 where there is no file
-    mtime_ns: int = -1
-    peak: float | None = None  # largest magnitude at 32 kHz; full scale is 1
-    duration_s: float | None = None
-    clipped_samples: int | None = None  # samples of the training audio held at full scale
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One recording, ready for the encoder and for the disk."""
-
-    recording: Recording
-    waveform: Tensor  # (num_samples,) float32, 16 kHz, at the encoder's gain
-    wav32k: Tensor  # (num_samples,) int16, 32 kHz, at the training audio's gain
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One recording that gave no utterance, and why. Reasons: `extract.store.ledger`."""
-
-    recording: Recording
-    reason: str
-    detail: str
 
 
 class AudioDataset(Dataset[Utterance | Failure]):

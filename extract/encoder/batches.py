@@ -9,15 +9,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from extract.data.batch import Batch
-from extract.data.dataset import Failure, Recording
-from extract.encoder.encoder import Features
+from extract.values import Encoded, Failure, Features
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +39,6 @@ class AnyEncoder(Protocol):
     def submit(self, waveforms: Tensor, lengths: list[int]) -> Pending:
         """Starts on (B, time) waveforms of `lengths` samples."""
         ...
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One utterance with its features."""
-
-    recording: Recording
-    features: Features
-    wav32k: Tensor  # (num_samples,) int16; a view of its batch
 
 
 class Encoding:

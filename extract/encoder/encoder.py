@@ -14,6 +14,7 @@ from extract.encoder.forward import ExactHubert
 from extract.frames import min_samples, num_frames
 from extract.models.weights import Model
 from extract.text import count
+from extract.values import Features
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -22,20 +23,6 @@ CPU_ARITHMETIC = {
     torch.bfloat16: ("amx_bf16", "avx512_bf16", "bf16"),
     torch.float16: ("amx_fp16", "avx512_fp16", "fp16_arith"),
 }
-
-
-@dataclass(frozen=True)
-class Features:
-    """One utterance's features: `values` (num_frames, hidden_size) on the CPU, memory of its own.
-
-    They lie in memory as in a file, channel by channel: `values.T` is contiguous. They have the
-    encoder's dtype; float32 where a redo in float32 does not fit into float16. `values` is an
-    ordinary tensor that requires no gradient: a model may be trained on it.
-    """
-
-    values: Tensor
-    finite: bool
-    retried_fp32: bool
 
 
 class Encoder:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from extract.manifest.ids import Fault
 from extract.text import printable
+from extract.values import Failure
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def same_place(stored: Any, source: Any) -> bool:
 
 
 class Walk:
-    """The files below `root` by their path from there; a fault for a folder that hides its own.
+    """The files below `root` by their path from there; a failure for a folder that hides its own.
 
     The files of a folder come first, then its sub-folders, by code point; then what symbolic links
     to folders add. A folder is read once. No store is entered below `root`, nor what `own_store`
@@ -62,7 +62,7 @@ class Walk:
         self._visited: set[Inode] = set()
         self._outputs: set[Inode] = set() if own_store is None else _outputs(own_store)
 
-    def __iter__(self) -> Iterator[str | Fault]:
+    def __iter__(self) -> Iterator[str | Failure]:
         folders, links = [""], deque[str]()
         while folders or links:
             folder = folders.pop() if folders else links.popleft()
@@ -73,7 +73,9 @@ class Walk:
                     message = f"{printable(self.root)}: cannot be read: {error.strerror}"
                     raise ValueError(message) from error
                 path = self.root + folder
-                yield Fault(printable(folder), path, "unreadable_folder", str(error.strerror))
+                yield Failure.of_source(
+                    printable(folder), path, "unreadable_folder", str(error.strerror)
+                )
                 continue
             if listing is not None:
                 yield from (folder + name for name in listing.files)

@@ -1,4 +1,4 @@
-"""Entries and faults, and what may be an id.
+"""What may be an id.
 
 An id names an utterance's files: the store writes `<id>` and `<id>.pt` below its folders, with "/"
 between folders. So an id must stay below the folder it is put in. (`extract.manifest.clashes`: no
@@ -8,7 +8,6 @@ two may meet there.)
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from extract.files import TEMPORARY_PREFIX
 
@@ -21,28 +20,6 @@ MAX_ID_BYTES = 4000  # Linux allows 4096 for a path; the store's own folder need
 
 _UNUSUAL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]|(?:\A|/)(?:[./]|\Z)")
 _UNSAFE_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One recording: `id` names its files in the store, "/" between folders; `path` is its own."""
-
-    id: str
-    path: str
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What a source names but nothing can be made of.
-
-    `reason` is `bad_line`, `bad_id` or `unreadable_folder`. `id` is printable and stands for this
-    fault alone in its manifest; it names no file. `detail` is one printable line for the user.
-    """
-
-    id: str
-    path: str
-    reason: str
-    detail: str
 
 
 def check_id(text: str) -> str | None:

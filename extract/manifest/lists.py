@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from extract.manifest.ids import MAX_PATH_BYTES, Entry, Fault, check_id
+from extract.manifest.ids import MAX_PATH_BYTES, check_id
 from extract.text import count, printable, shortened
+from extract.values import Entry, Failure, Reason
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,8 @@ def _mark_undecodable(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("extract.mark", _mark_undecodable)
 
 
-def read_entries(path: str, folders: list[str], names_only: bool) -> Iterator[Entry | Fault]:
-    """An entry or a fault for each line of the list at `path` that is not blank.
+def read_entries(path: str, folders: list[str], names_only: bool) -> Iterator[Entry | Failure]:
+    """An entry or a failure for each line of the list at `path` that is not blank.
 
     Args:
         path: the list; any line ends, in UTF-8, UTF-16 with its mark, or GB18030.
@@ -69,7 +70,7 @@ def clean_path(text: str) -> str:
     return slashes.lstrip(_BLANKS_AND_QUOTES).rstrip(_BLANKS_AND_QUOTES + "/")
 
 
-def _parse(line: str, where: str, folders: list[str], names_only: bool) -> Entry | Fault:
+def _parse(line: str, where: str, folders: list[str], names_only: bool) -> Entry | Failure:
     fields = line.split("|", len(FIELDS) - 1)  # the text may hold more of them
     written, cleaned = fields[0], clean_path(fields[0])
     if len(fields) < len(FIELDS):
@@ -77,16 +78,16 @@ def _parse(line: str, where: str, folders: list[str], names_only: bool) -> Entry
         if len(line) == MAX_PIECE:
             found += f" in the first {MAX_PIECE:,} characters"
         needed = f"{len(FIELDS)} are needed: {'|'.join(FIELDS)}"
-        return _fault(where, written, "bad_line", f"{found}; {needed}")
+        return _failure(where, written, "bad_line", f"{found}; {needed}")
     if not cleaned:
-        return _fault(where, written, "bad_line", "no path before the first |")
+        return _failure(where, written, "bad_line", "no path before the first |")
     path = _locate(written, cleaned, folders, names_only)
     utterance_id = path.rpartition("/")[2]
     if problem := check_id(utterance_id):
         shown = shortened(utterance_id)
-        return _fault(where, path, "bad_id", f"'{shown}' cannot name a file: {problem}")
+        return _failure(where, path, "bad_id", f"'{shown}' cannot name a file: {problem}")
     if problem := _check_path(path):
-        return _fault(where, path, "bad_line", problem)
+        return _failure(where, path, "bad_line", problem)
     return Entry(utterance_id, path)
 
 
@@ -100,9 +101,11 @@ def _check_path(path: str) -> str | None:
     return None
 
 
-def _fault(where: str, path: str, reason: str, detail: str) -> Fault:
+def _failure(where: str, path: str, reason: Reason, detail: str) -> Failure:
     line_number = where.rpartition(":")[2]
-    return Fault(printable(where), _bounded(path), reason, f"line {line_number}: {detail}")
+    return Failure.of_source(
+        printable(where), _bounded(path), reason, f"line {line_number}: {detail}"
+    )
 
 
 def _bounded(path: str) -> str:

@@ -1,7 +1,7 @@
 """The manifest: which recordings there are, and the id that names each one's files.
 
 Readers take a folder or a list and return a `Manifest`. What a reader cannot turn into an `Entry`
-becomes a `Fault`, never a gap. Nothing here opens a recording.
+becomes a `Failure`, never a gap. Nothing here opens a recording.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import numpy as np
 
 from extract.manifest.clashes import clash_message, find_clashes
 from extract.manifest.folders import WRITTEN, Walk, canonical
-from extract.manifest.ids import MAX_SHOWN, Entry, Fault, check_id
+from extract.manifest.ids import MAX_SHOWN, check_id
 from extract.manifest.lists import read_entries
 from extract.manifest.strings import PackedStrings, Packer
 from extract.text import count, printable, shortened
+from extract.values import Entry, Failure
 
 __all__ = [
     "AUDIO_EXTENSIONS",
-    "Entry",
-    "Fault",
     "Manifest",
     "check_id",
     "read_folder",
@@ -70,26 +69,28 @@ class Manifest(Sequence[Entry]):
     paths: PackedStrings
     source: str = ""
     """Absolute path of the folder or list, without links in it; "" where there is none."""
-    faults: tuple[Fault, ...] = field(default=(), repr=False)
+    failures: tuple[Failure, ...] = field(default=(), repr=False)
 
     @classmethod
-    def from_entries(cls, entries: Iterable[Entry | Fault], source: str = "") -> Manifest:
-        """Collect `entries`, one at a time; one listed twice is kept once, a bad id is a fault.
+    def from_entries(cls, entries: Iterable[Entry | Failure], source: str = "") -> Manifest:
+        """Collect `entries`, one at a time; one listed twice is kept once, a bad id is a failure.
 
         Raises:
             ValueError: two recordings would write the same file; names both paths of each pair.
         """
-        ids, paths, faults = Packer(), Packer(), []
+        ids, paths, failures = Packer(), Packer(), []
         for entry in entries:
-            if isinstance(entry, Fault):
-                faults.append(entry)
+            if isinstance(entry, Failure):
+                failures.append(entry)
             elif problem := check_id(entry.id):
                 detail = f"'{shortened(entry.id)}' cannot name a file: {problem}"
-                faults.append(Fault(printable(entry.id), entry.path, "bad_id", detail))
+                failures.append(
+                    Failure.of_source(printable(entry.id), entry.path, "bad_id", detail)
+                )
             else:
                 ids.append(entry.id)
                 paths.append(entry.path)
-        return cls(ids.finish(), paths.finish(), source, tuple(faults))._checked()
+        return cls(ids.finish(), paths.finish(), source, tuple(failures))._checked()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -107,9 +108,9 @@ class Manifest(Sequence[Entry]):
         return map(Entry, self.ids, self.paths)
 
     def subset(self, indices: Iterable[int]) -> Manifest:
-        """The entries at `indices`, in that order. The faults stay with the whole manifest."""
+        """The entries at `indices`, in that order. The failures stay with the whole manifest."""
         chosen = np.fromiter(indices, np.int64)
-        return replace(self._map(lambda strings: strings.take(chosen)), faults=())
+        return replace(self._map(lambda strings: strings.take(chosen)), failures=())
 
     def share(self) -> Manifest:
         """The same in shared memory, for workers that are not forked: `PackedStrings.share`."""
@@ -131,7 +132,7 @@ class Manifest(Sequence[Entry]):
         shown = printable(self.source)
         log.info("%s: %s listed again, kept once", shown, count(len(repeats), "entry"))
         kept = np.delete(np.arange(len(self)), repeats)
-        return replace(self.subset(kept), faults=self.faults)
+        return replace(self.subset(kept), failures=self.failures)
 
 
 def read_folder(
@@ -165,10 +166,10 @@ def read_folder(
     wanted = tuple(f".{extension.lower().lstrip('.')}" for extension in extensions or ())
     num_others = 0
 
-    def entries() -> Iterator[Entry | Fault]:
+    def entries() -> Iterator[Entry | Failure]:
         nonlocal num_others
         for item in walk:
-            if isinstance(item, Fault):
+            if isinstance(item, Failure):
                 yield item
             elif item.lower().endswith(wanted or ""):
                 yield Entry(item, root + item)
@@ -180,7 +181,7 @@ def read_folder(
     if walk.stores:
         log.info("%s: left out what runs wrote: %s", shown, _some(walk.stores))
     looked_for = f"files ending in {' '.join(wanted)}" if wanted else "files"
-    if not manifest.ids and not manifest.faults:
+    if not manifest.ids and not manifest.failures:
         raise ValueError(
             f"{shown}: no recordings: looked for {looked_for} here and in all sub-folders, found"
             f" {count(num_others, 'other')}; dataset.extensions=[] takes every file"
@@ -221,7 +222,7 @@ def read_gpt_sovits_list(path: StrPath, audio_dir: StrPath | None = None) -> Man
 
     Each goes under its file name with the extension. Its path is searched as it is written, then
     cleaned of quotes, blanks and backslashes as GPT-SoVITS's `clean_path` does; a relative one
-    from the working folder, then from the list's own. A line of too few fields is a fault.
+    from the working folder, then from the list's own. A line of too few fields is a failure.
 
     Args:
         path: the list; any line ends, in UTF-8, UTF-16 with its mark, or GB18030.
@@ -243,7 +244,7 @@ def read_gpt_sovits_list(path: StrPath, audio_dir: StrPath | None = None) -> Man
         manifest = Manifest.from_entries(entries, source)
     except OSError as error:
         raise ValueError(f"{printable(source)}: cannot be read: {error.strerror}") from error
-    if not manifest.ids and not manifest.faults:
+    if not manifest.ids and not manifest.failures:
         raise ValueError(
             f"{printable(source)}: no lines; needed: wav|speaker|language|text in each"
         )

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
 
 import torch
 
-from extract.audio.prepare import AudioSettings
 from extract.config import Config, Kind, StartMethod
 from extract.data.batch import Batch, collate
-from extract.data.dataset import AudioDataset, Failure, identify
+from extract.data.dataset import AudioDataset, identify
 from extract.data.durations import UNKNOWN_S, Durations, Scanned
 from extract.data.loader import ResilientLoader
 from extract.data.plan import Indices
@@ -21,12 +19,7 @@ from extract.machine import LoaderPlan, cores
 from extract.manifest.manifest import AUDIO_EXTENSIONS, Manifest, read_folder, read_gpt_sovits_list
 from extract.models.load import load_model
 from extract.models.weights import fingerprint
-from extract.store.ledger import shard_of
-
-
-def audio_settings(config: Config) -> AudioSettings:
-    """The audio group as the plain values that workers get."""
-    return AudioSettings(**{**asdict(config.audio), "resampler": config.audio.resampler.name})
+from extract.values import Failure
 
 
 def read_manifest(config: Config) -> Manifest:
@@ -59,16 +52,6 @@ def load_encoder(config: Config) -> tuple[Encoder, str]:
     return _encoder(
         model.path, model.revision, config.seed, device, config.precision.name, model.layer
     )
-
-
-def shard_of_manifest(manifest: Manifest, config: Config) -> Manifest:
-    """This process's part of the recordings: a function of their ids alone."""
-    index, count = config.shard.index, config.shard.count
-    if count == 1:
-        return manifest
-    mine = [n for n, id_ in enumerate(manifest.ids) if shard_of(id_, count) == index]
-    faults = tuple(fault for fault in manifest.faults if shard_of(fault.id, count) == index)
-    return replace(manifest.subset(mine), faults=faults)
 
 
 def load_batches(

@@ -17,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from extract.audio.prepare import AudioSettings
 from extract.config import Config, Verify
 from extract.data.batch import Batch
-from extract.data.dataset import AudioDataset, Failure, Recording
+from extract.data.dataset import AudioDataset
 from extract.data.durations import durations
 from extract.data.loader import ResilientLoader, raise_open_file_limit
 from extract.data.plan import Indices, padding_share, plan_batches, unfinished
@@ -32,25 +31,24 @@ from extract.internal import InternalErrors
 from extract.machine import LoaderPlan, choose, keep_freed_memory
 from extract.manifest.manifest import Manifest
 from extract.run.build import (
-    audio_settings,
     load_batches,
     load_encoder,
     read_manifest,
     scan_headers,
-    shard_of_manifest,
 )
 from extract.run.pipeline import Clock, run
 from extract.run.progress import Progress, Tally
 from extract.run.signals import Stop
 from extract.run.summary import Summary, report, summarize
 from extract.store import foreign, metadata
-from extract.store.ledger import FAILED, Ledger, dtype_name, ledger_name, read
+from extract.store.ledger import Ledger, dtype_name, read
 from extract.store.lock import PRIVATE, locked
 from extract.store.opening import Opening, open_store
 from extract.store.resume import Remaining, Trust, remaining
 from extract.store.store import Store, StoreUnusable, bytes_per_second
 from extract.store.writers import Writers, failure_record
 from extract.text import count
+from extract.values import FAILED, AudioSettings, Failure
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +64,10 @@ def run_job(config: Config, console: Console, stop: Stop) -> Summary:
     Raises:
         ValueError: the config asks for what cannot be; nothing was done.
     """
-    audio = audio_settings(config)
-    manifest = shard_of_manifest(read_manifest(config), config)
+    manifest = config.shard.part_of(read_manifest(config))
     encoder, weights = load_encoder(config)
     store = Store(config.store.dir, fsync=config.store.fsync)
-    job = _Job(config, audio, manifest, store, console, stop, encoder, weights)
+    job = _Job(config, config.audio, manifest, store, console, stop, encoder, weights)
     try:
         store.create()
         with locked(store.directory, config.shard.index, config.shard.count, job.open):
@@ -109,8 +106,7 @@ class _Job:
         self.foreign: frozenset[str] = frozenset()
         self.internal = InternalErrors()
         self.summary = Summary(store.directory)  # until there is more to say
-        shard = config.shard
-        self.ledger_path = store.directory / ledger_name(shard.index, shard.count)
+        self.ledger_path = store.directory / config.shard.ledger_name
         raise_open_file_limit()
 
     def open(self, alone: bool) -> None:
@@ -128,8 +124,7 @@ class _Job:
             self._made_with(),
             self.audio,
             self.manifest.ids,
-            config.shard.index,
-            config.shard.count,
+            config.shard,
             config.overwrite,
         )
         self.foreign = open_store(self.store, opening, alone)
@@ -159,7 +154,7 @@ class _Job:
             report(self.console, self.summary)
         if tally.done >= tally.total:
             with explained(self.store.directory):
-                foreign.end(self.store.directory, self.config.shard.index, self.config.shard.count)
+                foreign.end(self.store.directory, self.config.shard)
         return self._exit_code(tally)
 
     def _settle(self, plan: LoaderPlan) -> _Work:
@@ -189,8 +184,7 @@ class _Job:
 
     def _private(self, name: str) -> Path:
         """A file of this shard's that only saves a later run time."""
-        shard = self.config.shard
-        return self.store.directory / PRIVATE / f"{name}-{shard.index}-of-{shard.count}"
+        return self.store.directory / PRIVATE / f"{name}-{self.config.shard}"
 
     def _extract(
         self, work: _Work, encoder: Encoder, plan: LoaderPlan, tally: Tally, clock: Clock
@@ -235,10 +229,7 @@ class _Job:
             return durations(self.manifest, path, scan, progress, self.internal)
 
     def _faults(self) -> list[Failure]:
-        return [
-            Failure(Recording(-1, fault.id, fault.path), fault.reason, fault.detail)
-            for fault in {fault.id: fault for fault in self.manifest.faults}.values()
-        ]
+        return list({one.recording.id: one for one in self.manifest.failures}.values())
 
     def _fallback(self, encoder: Encoder) -> Callable[[], Encoder] | None:
         model, layer = encoder.model, encoder.layer

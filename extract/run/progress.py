@@ -14,7 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from extract.store.ledger import FAILED, SAVED, Record
+from extract.store.ledger import Record
+from extract.values import FAILED, SAVED, Status
 
 if TYPE_CHECKING:  # it imports torch
     from extract.run.pipeline import Clock
@@ -81,7 +82,7 @@ class Tally:
         share = self.saved_s / self.total_s if by_audio else done / self.total
         return hms(self.elapsed_s / max(share, 1e-9) * max(0.0, 1 - share))
 
-    def num(self, status: str) -> int:
+    def num(self, status: Status) -> int:
         """Utterances of one status."""
         with self._lock:
             return sum(count for (some, _reason), count in self.outcomes.items() if some == status)

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from extract.run.progress import Tally, hint
-from extract.store.ledger import FAILED, REJECTED, SAVED, Record
+from extract.store.ledger import Record
 from extract.text import printable, shown
+from extract.values import FAILED, REJECTED, SAVED, STATUSES, Status
 
 if TYPE_CHECKING:  # they import torch, and a sweep of nothing but mistakes shows its table without
     from extract.run.pipeline import Clock
@@ -58,7 +59,7 @@ class Summary:
         """Seconds of audio saved for every second spent."""
         return self.saved_s / max(1e-9, self.elapsed_s)
 
-    def num(self, status: str) -> int:
+    def num(self, status: Status) -> int:
         """Utterances of one status, of this run and of earlier ones."""
         both = (*self.outcomes.items(), *self.earlier.items())
         return sum(number for (some, _reason), number in both if some == status)
@@ -199,4 +200,4 @@ def _table(label: str, *numbers: str, left: Sequence[str] = ()) -> Table:
 
 
 def _order(outcome: tuple[str, str]) -> tuple[int, str]:
-    return (SAVED, REJECTED, FAILED).index(outcome[0]), outcome[1]
+    return STATUSES.index(outcome[0]), outcome[1]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from extract.files import read_whole, replace_whole
 from extract.manifest.ids import check_id
+from extract.shard import Shard
 from extract.store.lock import PRIVATE
 from extract.store.store import FEATURES, WAVS, Store
 
@@ -37,32 +38,33 @@ def foreign_ids(store: Store, named: Set[str], *, is_new: bool) -> set[str]:
     return {id_ for id_ in listed if not check_id(id_) and store.has_files(id_)}
 
 
-def begin(directory: Path, index: int, count: int, foreign: Set[str], *, alone: bool) -> None:
-    """Notes that shard `index` of `count` begins, and which foreign files it found.
+def begin(directory: Path, shard: Shard, foreign: Set[str], *, alone: bool) -> None:
+    """Notes that `shard` begins, and which foreign files it found.
 
     A note that was left under another sharding is passed on to all shards of this one: each may be
     the one whose files have no lines.
     """
     left = [*_files(directory, _NOTE), *_files(directory, _OWNER)] if alone else []
-    shards = {index}
+    mine = _note(directory, shard)
+    notes = {mine}
     for name in (path.name.removesuffix(".json") for path in left):
-        same = name.endswith(f"-of-{count}")
-        shards.update([int(name.split("-")[1])] if same else range(count))
+        same = [some for some in shard.all() if name.endswith(f"-{some}")]
+        notes.update(_note(directory, some) for some in same or shard.all())
     text = "\n".join(sorted(id_ for id_ in foreign if not check_id(id_))).encode()
-    for shard in shards:
-        replace_whole(_note(directory, shard, count), text, fsync=shard == index)
+    for note in notes:
+        replace_whole(note, text, fsync=note == mine)
     for path in left:
-        if path.name not in {_note(directory, shard, count).name for shard in shards}:
+        if path not in notes:
             path.unlink()
 
 
-def end(directory: Path, index: int, count: int) -> None:
+def end(directory: Path, shard: Shard) -> None:
     """Notes that a shard has done all it had to do."""
-    _note(directory, index, count).unlink(missing_ok=True)
+    _note(directory, shard).unlink(missing_ok=True)
 
 
-def _note(directory: Path, index: int, count: int) -> Path:
-    return directory / PRIVATE / f"unfinished-{index}-of-{count}"
+def _note(directory: Path, shard: Shard) -> Path:
+    return directory / PRIVATE / f"unfinished-{shard}"
 
 
 def _files(directory: Path, name: re.Pattern[str]) -> Iterator[Path]:

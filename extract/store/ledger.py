@@ -15,7 +15,6 @@ import os
 import re
 import threading
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,33 +23,12 @@ from typing import Any
 
 from extract.files import APPEND, open_regular, replace_whole
 from extract.manifest.ids import check_id
-
-SAVED, REJECTED, FAILED = "saved", "rejected", "failed"
-
-# Why a recording gave no features. A gate of the config rejects it, a fault fails it.
-REASONS = {
-    "peak_above_gate": REJECTED,
-    "too_short": REJECTED,
-    "too_long": REJECTED,
-    "silent": REJECTED,
-    "empty": REJECTED,
-    "missing": FAILED,
-    "undecodable": FAILED,
-    "non_finite_audio": FAILED,
-    "non_finite_features": FAILED,
-    "out_of_memory": FAILED,
-    "worker_crashed": FAILED,
-    "write_failed": FAILED,
-    "internal_error": FAILED,  # a fault of this program
-    "bad_line": FAILED,  # a line of a list that names no recording
-    "bad_id": FAILED,  # a name that cannot be a file of the store
-    "unreadable_folder": FAILED,  # a folder below the dataset's that cannot be listed
-}
-OF_A_SOURCE = {"bad_line", "bad_id", "unreadable_folder"}  # said anew by each run that reads it
+from extract.values import OF_A_SOURCE, SAVED, STATUS_OF, Reason, Status
 
 SYNC_EVERY_S = 5.0  # lines older than this survive a power cut
 MAX_LINE = 1 << 20  # bytes; a line takes about 500, its path and its detail at most some thousand
 
+_STATUS_OF: Mapping[str, Status] = dict[str, Status](STATUS_OF.items())  # of any text
 _NAME = re.compile(r"ledger(?:\.(?:0|[1-9]\d*)-of-[1-9]\d*)?\.jsonl")
 _NUMBERS = ("peak", "duration_s")
 _MOST = 1e100  # of either; what is more, or not a number, no run could have written
@@ -67,8 +45,8 @@ class Record:
 
     id: str
     path: str
-    status: str  # saved, rejected, failed
-    reason: str | None = None  # a key of REASONS
+    status: Status
+    reason: Reason | None = None
     detail: str | None = None
     peak: float | None = None
     duration_s: float | None = None
@@ -90,21 +68,11 @@ def dtype_name(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def ledger_name(index: int = 0, count: int = 1) -> str:
-    """File name of a shard's ledger; an unsharded run's is `ledger.jsonl`."""
-    return "ledger.jsonl" if count == 1 else f"ledger.{index}-of-{count}.jsonl"
-
-
 def ledger_paths(directory: Path) -> list[Path]:
     """The ledgers of a store, of every shard that ever wrote there; no file that we do not name."""
     if not directory.is_dir():
         return []
     return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
-
-
-def shard_of(id: str, count: int) -> int:  # noqa: A002 - the ledger's own word
-    """Which of `count` shards an utterance belongs to: a function of its id alone."""
-    return zlib.crc32(id.encode("utf8", "surrogateescape")) % count
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
@@ -122,7 +90,7 @@ def _is_possible(record: Mapping[str, Any]) -> bool:
     id_, status, reason = record.get("id"), record.get("status"), record.get("reason")
     if not isinstance(id_, str) or not (reason is None or isinstance(reason, str)):
         return False
-    if status != (SAVED if reason is None else REASONS.get(reason)):
+    if status != (SAVED if reason is None else _STATUS_OF.get(reason)):
         return False
     for key in _NUMBERS:
         number = record.get(key)

@@ -14,14 +14,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from extract.audio.prepare import AudioSettings
 from extract.files import read_whole, replace_whole
 from extract.manifest.folders import same_place
 from extract.store.store import LAYOUT
 from extract.text import printable
+from extract.values import AudioSettings
 
 NAME = "metadata.json"
 FORMAT = 1
+FIRST_SETTINGS = ("max_peak", "maxx", "alpha", "min_duration_s", "max_duration_s", "resampler")
 GATES = ("max_peak", "min_duration_s", "max_duration_s")  # decide who is saved, not what is saved
 
 WAYS_OUT = (
@@ -43,7 +44,8 @@ def identity(
     audio: AudioSettings, *, weights: str, layer: int, precision: str, source: str
 ) -> Identity:
     """Everything that changes the numbers, flat, in the config's words."""
-    settings = {f"audio.{key}": value for key, value in asdict(audio).items()}
+    values = asdict(audio) | {"resampler": audio.resampler.name}
+    settings = {f"audio.{key}": values[key] for key in sorted(values, key=_place)}
     return {
         "dataset.path": printable(source),  # a path need not be Unicode; JSON must be
         "model.weights": weights,
@@ -52,6 +54,11 @@ def identity(
         **settings,
         "layout": LAYOUT,
     }
+
+
+def _place(setting: str) -> int:
+    """Where a setting stands: new ones behind those that the first release wrote."""
+    return FIRST_SETTINGS.index(setting) if setting in FIRST_SETTINGS else len(FIRST_SETTINGS)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from extract.audio.prepare import AudioSettings
+from extract.shard import Shard
 from extract.store import foreign, ledger, metadata
 from extract.store.lock import PRIVATE, StoreBusy
 from extract.store.metadata import Comparison, Identity
 from extract.store.resume import judge_again, reshard
 from extract.store.store import Store
 from extract.text import printable
+from extract.values import SAVED, AudioSettings
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,7 @@ class Opening:
     made_with: Mapping[str, str]
     gates: AudioSettings
     ids: Sequence[str]  # of this process's recordings
-    index: int
-    count: int
+    shard: Shard
     overwrite: bool = False  # replace what was made with other settings, or by another program
 
 
@@ -63,7 +63,7 @@ def open_store(store: Store, run: Opening, alone: bool) -> frozenset[str]:
         raise ValueError(_foreign_message(directory, sorted(named)))
     if strange:
         log.info("%s", _foreign_line(directory, len(strange), len(named)))
-    foreign.begin(directory, run.index, run.count, strange, alone=alone)
+    foreign.begin(directory, run.shard, strange, alone=alone)
     if alone or is_new:
         metadata.write(directory, run.identity, run.made_with, fsync=store.fsync)
     return named
@@ -77,7 +77,7 @@ def _tidy(store: Store, run: Opening, alone: bool, is_new: bool) -> set[str]:
     if not is_new:
         store.sweep()
     _sweep_own(store.directory)
-    return reshard(store, run.count)
+    return reshard(store, run.shard)
 
 
 def _compare(store: Store, run: Opening, alone: bool) -> bool:
@@ -153,7 +153,7 @@ def _replace(store: Store, comparison: Comparison, gates: AudioSettings) -> None
 def _drop(store: Store) -> None:
     """Removes every utterance that a ledger names, and the ledgers."""
     for record in ledger.read(store.directory):
-        if record["status"] == ledger.SAVED:
+        if record["status"] == SAVED:
             store.discard(record["id"])
     for path in ledger.ledger_paths(store.directory):
         path.unlink()

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.audio.prepare import AudioSettings
 from extract.data.dataset import MISSING, size_and_time
 from extract.manifest.manifest import Manifest
+from extract.shard import Shard, index_of
 from extract.store import ledger
-from extract.store.ledger import FAILED, OF_A_SOURCE, REJECTED, SAVED, ledger_name, shard_of
 from extract.store.store import Store
+from extract.values import FAILED, OF_A_SOURCE, REJECTED, SAVED, AudioSettings
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _passes(record: Mapping[str, Any], gates: AudioSettings) -> bool:
     return bool(peak <= gates.max_peak and in_time)
 
 
-def reshard(store: Store, count: int) -> set[str]:
+def reshard(store: Store, shard: Shard) -> set[str]:
     """Sorts the lines of all ledgers into those of this sharding, each utterance's once.
 
     Nothing is written where they are so already. Only while no other process works in the store.
@@ -135,40 +135,36 @@ def reshard(store: Store, count: int) -> set[str]:
         The ids of all utterances that a line says are saved, or said before it was damaged.
     """
     directory = store.directory
-    shard_named = {ledger_name(shard, count): shard for shard in range(count)}
+    index_named = {some.ledger_name: some.index for some in shard.all()}
     saved, seen, are_sorted = set[str](), set[str](), True
     for path in ledger.ledger_paths(directory):
         for id_, is_saved in ledger.heads(path):
-            here = shard_named.get(path.name) == _shard(id_, count)
+            here = index_named.get(path.name) == index_of(id_, shard.count)
             are_sorted = are_sorted and here and id_ not in seen
             seen.add(id_)
             if is_saved:
                 saved.add(id_)
-        are_sorted = are_sorted and path.name in shard_named
+        are_sorted = are_sorted and path.name in index_named
     if not are_sorted:
-        _sort(store, shard_named)
+        _sort(store, index_named)
     return saved
 
 
-def _sort(store: Store, shard_named: Mapping[str, int]) -> None:
+def _sort(store: Store, index_named: Mapping[str, int]) -> None:
     paths = ledger.ledger_paths(store.directory)
-    strangers = [path for path in paths if path.name not in shard_named]
-    lines: dict[int, dict[str, bytes]] = {shard: {} for shard in shard_named.values()}
-    for path in [*(path for path in paths if path.name in shard_named), *strangers]:
+    strangers = [path for path in paths if path.name not in index_named]
+    lines: dict[int, dict[str, bytes]] = {index: {} for index in index_named.values()}
+    for path in [*(path for path in paths if path.name in index_named), *strangers]:
         for line, record in ledger.read_lines(path):
-            mine = lines[_shard(record["id"], len(shard_named))]
+            mine = lines[index_of(record["id"], len(index_named))]
             if _is_better(record, mine.get(record["id"]), store):
                 mine[record["id"]] = line
-    for name, shard in shard_named.items():
+    for name, index in index_named.items():
         path = store.directory / name
-        if lines[shard] or path.exists():
-            ledger.rewrite(path, lines[shard].values())
+        if lines[index] or path.exists():
+            ledger.rewrite(path, lines[index].values())
     for path in strangers:
         os.unlink(path)  # noqa: PTH108
-
-
-def _shard(id_: str, count: int) -> int:
-    return shard_of(id_, count) if count > 1 else 0
 
 
 def _is_better(record: Mapping[str, Any], other: bytes | None, store: Store) -> bool:

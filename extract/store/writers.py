@@ -6,10 +6,9 @@ import threading
 from collections.abc import Callable, Set
 from queue import SimpleQueue
 
-from extract.data.dataset import Failure, Recording
-from extract.encoder.batches import Encoded
-from extract.store.ledger import REASONS, SAVED, Ledger, Record, dtype_name
+from extract.store.ledger import Ledger, Record, dtype_name
 from extract.store.store import Store, StoreUnusable, WriteFailed
+from extract.values import SAVED, STATUS_OF, Encoded, Failure, Recording
 
 MAX_QUEUED_PER_WRITER = 16  # utterances: about 0.7 MB each at 5 s and fp16
 
@@ -140,7 +139,7 @@ def failure_record(failure: Failure) -> Record:
     return Record(
         recording.id,
         recording.path,
-        REASONS[failure.reason],
+        STATUS_OF[failure.reason],
         failure.reason,
         failure.detail,
         peak=recording.peak,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from extract.commands import show
-from extract.store.ledger import ledger_name
+from extract.shard import Shard
 
 RECORDS = [
     {"id": "a.wav", "status": "saved", "peak": 0.5, "duration_s": 3600.0, "clipped_samples": 1234},
@@ -33,8 +33,8 @@ def write_ledger(store: Path, records: list[dict], name: str = "ledger.jsonl") -
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """Six utterances over the ledgers of two shards."""
-    write_ledger(tmp_path / "store", RECORDS[:2], ledger_name(0, 2))
-    return write_ledger(tmp_path / "store", RECORDS[2:], ledger_name(1, 2))
+    write_ledger(tmp_path / "store", RECORDS[:2], Shard(0, 2).ledger_name)
+    return write_ledger(tmp_path / "store", RECORDS[2:], Shard(1, 2).ledger_name)
 
 
 BUFFERED = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from extract.data import transport
 from extract.data.batch import Batch, collate, make_loader
-from extract.data.dataset import AudioDataset, Failure, Recording, Utterance
+from extract.data.dataset import AudioDataset
 from extract.data.plan import plan_batches
 from extract.manifest.manifest import read_folder
+from extract.values import Failure, Recording, Utterance
 from support.recordings import write_wav
 
 

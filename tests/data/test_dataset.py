@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from extract.audio import prepare as prepare_module
-from extract.audio.prepare import AudioSettings, prepare
+from extract.audio.prepare import prepare
 from extract.data import dataset as module
-from extract.data.dataset import AudioDataset, Failure, Utterance
-from extract.manifest.manifest import Entry, Manifest, read_folder
+from extract.data.dataset import AudioDataset
+from extract.manifest.manifest import Manifest, read_folder
+from extract.values import AudioSettings, Entry, Failure, Utterance
 from support.recordings import write_wav
 
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from extract.data.batch import Batch, collate
-from extract.data.dataset import Failure, Recording, Utterance
-from extract.encoder.batches import Encoded, Encoding
-from extract.encoder.encoder import Encoder, Features
+from extract.encoder.batches import Encoding
+from extract.encoder.encoder import Encoder
 from extract.models.load import load_model
 from extract.run import job
+from extract.values import Encoded, Failure, Features, Recording, Utterance
 from support.stores import audit, ids_of, ledger
 
 OUT_OF_MEMORY = {

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from transformers import HubertConfig, HubertForCTC, HubertModel
 
-from extract.encoder.encoder import Encoder, Features, Pending
+from extract.encoder.encoder import Encoder, Pending
 from extract.encoder.forward import ExactHubert
 from extract.frames import num_frames
 from extract.models.load import load_model
 from extract.models.weights import fingerprint, weight_shapes
+from extract.values import Features
 from support.models import Payload, folder_of, small_model, tiny_model
 
 LENGTHS = [400, 9_000, 16_000]

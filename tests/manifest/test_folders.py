@@ -10,7 +10,7 @@ import pytest
 from extract.manifest import folders
 from extract.manifest.folders import is_metadata, same_place
 from extract.manifest.manifest import read_folder
-from extract.store import ledger as ledgers
+from extract.shard import Shard
 from extract.store import lock, metadata, store
 from extract.text import printable
 from support.command import TINY
@@ -42,8 +42,8 @@ def test_the_names_that_a_store_is_known_by_are_those_that_a_run_writes():
     assert folders.WRITTEN == (store.FEATURES, store.WAVS)
     assert folders.METADATA == metadata.NAME
     assert folders.PRIVATE == lock.PRIVATE
-    assert folders._LEDGER.fullmatch(ledgers.ledger_name())
-    assert folders._LEDGER.fullmatch(ledgers.ledger_name(3, 16))
+    assert folders._LEDGER.fullmatch(Shard().ledger_name)
+    assert folders._LEDGER.fullmatch(Shard(3, 16).ledger_name)
 
 
 @pytest.mark.parametrize("damaged", [False, True])

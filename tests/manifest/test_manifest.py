@@ -18,15 +18,9 @@ from hypothesis import strategies as st
 from extract.files import TEMPORARY_PREFIX
 from extract.manifest.ids import MAX_ID_BYTES, MAX_PART_BYTES
 from extract.manifest.lists import clean_path
-from extract.manifest.manifest import (
-    Entry,
-    Fault,
-    Manifest,
-    check_id,
-    read_folder,
-    read_gpt_sovits_list,
-)
+from extract.manifest.manifest import Manifest, check_id, read_folder, read_gpt_sovits_list
 from extract.text import printable, shortened
+from extract.values import Entry, Failure
 
 each_example_may_use_one_folder = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
@@ -175,15 +169,17 @@ def test_a_manifest_is_a_sequence_of_its_entries():
 def test_a_bad_id_is_a_fault_and_its_neighbours_stay():
     manifest = Manifest.from_entries([Entry("a", "/a"), Entry("../b", "/b"), Entry("c", "/c")])
     assert list(manifest.ids) == ["a", "c"]
-    assert manifest.faults == (
-        Fault("../b", "/b", "bad_id", "'../b' cannot name a file: the part '..' names no file"),
+    assert manifest.failures == (
+        Failure.of_source(
+            "../b", "/b", "bad_id", "'../b' cannot name a file: the part '..' names no file"
+        ),
     )
 
 
 def test_the_faults_stay_with_the_whole():
     manifest = Manifest.from_entries([Entry("a", "/a"), Entry("..", "/b")])
-    assert manifest.subset([0]).faults == ()
-    assert len(manifest.share().faults) == 1
+    assert manifest.subset([0]).failures == ()
+    assert len(manifest.share().failures) == 1
 
 
 def test_two_recordings_of_one_id_are_named_before_any_work():
@@ -234,7 +230,7 @@ def test_a_recording_listed_twice_is_kept_once(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         manifest = Manifest.from_entries(entries)
     assert list(manifest) == entries[:2]
-    assert len(manifest.faults) == 1
+    assert len(manifest.failures) == 1
     assert "3 entries listed again" in caplog.text
 
 
@@ -276,7 +272,7 @@ def test_a_folder_is_read_to_its_depth_in_one_order(tmp_path):
     ]
     assert list(manifest.paths) == [f"{tmp_path}/{name}" for name in manifest.ids]
     assert manifest.source == str(tmp_path)
-    assert manifest.faults == ()
+    assert manifest.failures == ()
 
 
 def test_other_files_and_hidden_ones_are_left_out_and_counted(tmp_path, caplog):
@@ -291,7 +287,7 @@ def test_one_is_not_said_in_the_plural(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         read_folder(tmp_path)
     assert "1 file left out" in caplog.text
-    [fault] = read_gpt_sovits_list(write_list(tmp_path, "/a.wav|s|zh|a", "/b.wav")).faults
+    [fault] = read_gpt_sovits_list(write_list(tmp_path, "/a.wav|s|zh|a", "/b.wav")).failures
     assert "1 field;" in fault.detail
 
 
@@ -342,9 +338,9 @@ def test_a_name_that_is_not_unicode_is_a_fault_that_can_be_printed(tmp_path):
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")).touch()
     manifest = read_folder(tmp_path)
     assert list(manifest.ids) == ["a.wav"]
-    (fault,) = manifest.faults
-    assert (fault.id, fault.reason) == (r"caf\udce9.wav", "bad_id")
-    assert os.fsencode(fault.path).endswith(b"/caf\xe9.wav")
+    (fault,) = manifest.failures
+    assert (fault.recording.id, fault.reason) == (r"caf\udce9.wav", "bad_id")
+    assert os.fsencode(fault.recording.path).endswith(b"/caf\xe9.wav")
     assert fault.detail.isprintable()
 
 
@@ -360,8 +356,8 @@ def test_a_folder_that_cannot_be_read_is_a_fault_and_the_others_go_on(tmp_path, 
     monkeypatch.setattr(os, "scandir", refuse)
     manifest = read_folder(tmp_path)
     assert list(manifest.ids) == ["b/2.wav"]
-    fault = Fault("a/", f"{tmp_path}/a/", "unreadable_folder", "Permission denied")
-    assert manifest.faults == (fault,)
+    fault = Failure.of_source("a/", f"{tmp_path}/a/", "unreadable_folder", "Permission denied")
+    assert manifest.failures == (fault,)
 
 
 def test_a_folder_that_is_none_is_the_users_mistake(tmp_path):
@@ -415,7 +411,7 @@ def test_a_list_gives_an_entry_a_line_named_by_the_file(tmp_path):
     path = write_list(tmp_path, "/x/b.wav|s|zh|一|二|三", "", "   ", "/y z/a.flac|s|en|")
     manifest = read_gpt_sovits_list(path)
     assert list(manifest) == [Entry("b.wav", "/x/b.wav"), Entry("a.flac", "/y z/a.flac")]
-    assert manifest.faults == ()
+    assert manifest.failures == ()
     assert manifest.source == str(path)
 
 
@@ -432,7 +428,7 @@ def test_every_common_encoding_and_line_end_is_read(tmp_path, encoding, end, cap
         manifest = read_gpt_sovits_list(write_list(tmp_path, *lines, encoding=encoding, end=end))
     assert list(manifest.paths) == ["/语音/你好.wav", "/语音/再见.wav"]
     assert list(manifest.ids) == ["你好.wav", "再见.wav"]
-    assert manifest.faults == ()
+    assert manifest.failures == ()
     assert ("GB18030" in caplog.text) == (encoding == "gb18030")
 
 
@@ -454,28 +450,32 @@ def test_one_damaged_line_does_not_turn_a_utf8_list_into_another_encoding(tmp_pa
         read_gpt_sovits_list(path)
 
 
-def test_a_line_of_too_few_fields_is_a_fault_with_its_number(tmp_path):
+def test_a_line_of_too_few_fields_is_a_failure_with_its_number(tmp_path):
     manifest = read_gpt_sovits_list(
         write_list(tmp_path, "/a.wav|s|zh|a", "", "/b.wav|s|zh", "|s|zh|")
     )
     assert list(manifest.ids) == ["a.wav"]
-    first, second = manifest.faults
-    assert (first.id, first.path, first.reason) == ("train.list:3", "/b.wav", "bad_line")
+    first, second = manifest.failures
+    assert (first.recording.id, first.recording.path, first.reason) == (
+        "train.list:3",
+        "/b.wav",
+        "bad_line",
+    )
     assert "line 3: 3 fields" in first.detail
-    assert (second.id, second.reason) == ("train.list:4", "bad_line")
+    assert (second.recording.id, second.reason) == ("train.list:4", "bad_line")
     assert "line 4: no path" in second.detail
 
 
-def test_a_hostile_path_in_a_list_is_a_fault_with_its_number(tmp_path):
+def test_a_hostile_path_in_a_list_is_a_failure_with_its_number(tmp_path):
     manifest = read_gpt_sovits_list(
         write_list(tmp_path, "/a/..|s|zh|a", "/a\0b.wav|s|zh|b", "c|||")
     )
     assert list(manifest.ids) == ["c"]
-    assert [(fault.id, fault.reason) for fault in manifest.faults] == [
+    assert [(fault.recording.id, fault.reason) for fault in manifest.failures] == [
         ("train.list:1", "bad_id"),
         ("train.list:2", "bad_id"),
     ]
-    assert "line 2" in manifest.faults[1].detail
+    assert "line 2" in manifest.failures[1].detail
 
 
 @pytest.mark.parametrize(
@@ -620,14 +620,16 @@ def test_a_line_that_cannot_be_a_path_is_a_fault_and_not_kept_whole(tmp_path):
     )
     manifest = read_gpt_sovits_list(path)
     assert list(manifest.ids) == ["d.wav", "f.wav"]
-    assert [fault.id for fault in manifest.faults] == [
+    assert [fault.recording.id for fault in manifest.failures] == [
         f"train.list:{n}" for n in (1, 2, 3, 4, 6, 7)
     ]
-    assert [fault.reason for fault in manifest.faults] == [*5 * ["bad_line"], "bad_id"]
-    assert all(len(fault.path) < 4_096 and len(fault.detail) < 400 for fault in manifest.faults)
-    assert "1 field in the first 65,536 characters" in manifest.faults[0].detail
-    assert "9,007 bytes; at most 4,095" in manifest.faults[1].detail
-    assert "null character" in manifest.faults[4].detail
+    assert [fault.reason for fault in manifest.failures] == [*5 * ["bad_line"], "bad_id"]
+    assert all(
+        len(fault.recording.path) < 4_096 and len(fault.detail) < 400 for fault in manifest.failures
+    )
+    assert "1 field in the first 65,536 characters" in manifest.failures[0].detail
+    assert "9,007 bytes; at most 4,095" in manifest.failures[1].detail
+    assert "null character" in manifest.failures[4].detail
 
 
 def test_a_file_without_line_ends_is_not_held_whole(tmp_path):
@@ -637,7 +639,7 @@ def test_a_file_without_line_ends_is_not_held_whole(tmp_path):
     manifest = read_gpt_sovits_list(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(manifest.faults) == 1
+    assert len(manifest.failures) == 1
     assert peak < 15_000_000
 
 
@@ -645,7 +647,7 @@ def test_what_a_line_tells_a_terminal_to_do_is_shown_instead(tmp_path):
     path = write_list(tmp_path, "\u202e\x1b[2J.wav|\u2028s", "/x/\u2028.wav|s|zh|")
     manifest = read_gpt_sovits_list(path)
     assert list(manifest.ids) == ["\u2028.wav"]  # such a name works, and so it stays
-    assert all(fault.detail.isprintable() for fault in manifest.faults)
+    assert all(fault.detail.isprintable() for fault in manifest.failures)
 
 
 LINES = st.one_of(
@@ -674,8 +676,8 @@ def test_every_line_ends_as_one_entry_or_one_fault(tmp_path, lines, encoding, el
         return
     assert manifest.ids[0] == "first.wav"
     num_lines = 1 + sum(bool(line.strip()) for line in lines)
-    assert len(manifest) + len(manifest.faults) == num_lines
-    assert len({*manifest.ids, *(fault.id for fault in manifest.faults)}) == num_lines
+    assert len(manifest) + len(manifest.failures) == num_lines
+    assert len({*manifest.ids, *(fault.recording.id for fault in manifest.failures)}) == num_lines
 
 
 @given(st.lists(st.text("你a |", min_size=1).map(str.strip), min_size=1))

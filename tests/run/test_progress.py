@@ -16,9 +16,10 @@ from extract.run import progress
 from extract.run.pipeline import Clock
 from extract.run.progress import MAX_BAR, MAX_NAMED, Progress, Tally, display, hms, progress_line
 from extract.run.summary import Summary, closing_lines, report, summarize, sweep_table, table
-from extract.store.ledger import FAILED, REJECTED, SAVED, Record
+from extract.store.ledger import Record
 from extract.store.resume import Remaining
 from extract.text import count, shown
+from extract.values import FAILED, REJECTED, SAVED
 
 
 def saved(**more) -> Record:

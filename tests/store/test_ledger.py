@@ -10,24 +10,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extract.shard import Shard, index_of
 from extract.store import ledger as module
 from extract.store.ledger import (
-    OF_A_SOURCE,
-    REASONS,
-    SAVED,
     SYNC_EVERY_S,
     Ledger,
     Record,
     heads,
-    ledger_name,
     ledger_paths,
     read,
     read_lines,
     rewrite,
-    shard_of,
 )
 from extract.store.resume import reshard
 from extract.store.store import Store
+from extract.values import OF_A_SOURCE, SAVED, STATUS_OF
 
 
 def record(id_: str) -> Record:
@@ -39,7 +36,7 @@ def ids(directory) -> list[str]:
 
 
 def write(directory, *names: str, index: int = 0, count: int = 1) -> None:
-    ledger = Ledger(directory / ledger_name(index, count))
+    ledger = Ledger(directory / Shard(index, count).ledger_name)
     for name in names:
         ledger.append(record(name))
     ledger.close()
@@ -95,7 +92,7 @@ def test_a_line_is_made_of_these_bytes():
 
 def test_an_utterance_stays_with_its_shard():
     names = ("a.wav", "speaker/ä.wav", "語/音.flac", "")
-    assert [shard_of(name, 7) for name in names] == [0, 5, 4, 0]
+    assert [index_of(name, 7) for name in names] == [0, 5, 4, 0]
 
 
 def test_a_line_holds_all_that_is_promised():
@@ -107,8 +104,8 @@ def test_a_line_holds_all_that_is_promised():
 
 def test_every_reason_is_a_gates_or_a_faults():
     gates = {"peak_above_gate", "too_short", "too_long", "silent", "empty"}
-    assert {reason for reason, status in REASONS.items() if status == "rejected"} == gates
-    assert set(REASONS.values()) == {"rejected", "failed"}
+    assert {reason for reason, status in STATUS_OF.items() if status == "rejected"} == gates
+    assert set(STATUS_OF.values()) == {"rejected", "failed"}
 
 
 def test_a_ledger_goes_on_where_it_ended(tmp_path):
@@ -289,25 +286,25 @@ def test_a_rewrite_that_fails_leaves_the_ledger_as_it_was(tmp_path, monkeypatch)
 def test_another_sharding_keeps_every_line_once_and_where_its_id_belongs(tmp_path, before, after):
     names = [f"{n}.wav" for n in range(100)]
     for index in range(before):
-        mine = [name for name in names if before == 1 or shard_of(name, before) == index]
+        mine = [name for name in names if before == 1 or index_of(name, before) == index]
         write(tmp_path, *mine, index=index, count=before)
-    with open(tmp_path / ledger_name(0, before), "ab") as file:
+    with open(tmp_path / Shard(0, before).ledger_name, "ab") as file:
         file.write(b'{"id": "torn')
-    reshard(Store(tmp_path), after)
+    reshard(Store(tmp_path), Shard(0, after))
     assert sorted(ids(tmp_path)) == sorted(names)
     assert {path.name for path in ledger_paths(tmp_path)} == {
-        ledger_name(index, after) for index in range(after)
+        Shard(index, after).ledger_name for index in range(after)
     }
     for index in range(after) if after > 1 else ():
-        found = [line["id"] for _, line in read_lines(tmp_path / ledger_name(index, after))]
+        found = [line["id"] for _, line in read_lines(tmp_path / Shard(index, after).ledger_name)]
         assert found
-        assert all(shard_of(name, after) == index for name in found)
+        assert all(index_of(name, after) == index for name in found)
 
 
 def test_a_reshard_that_was_killed_is_finished_and_loses_nothing(tmp_path, monkeypatch):
     names = [f"{n}.wav" for n in range(50)]
     for index in range(2):
-        write(tmp_path, *(n for n in names if shard_of(n, 2) == index), index=index, count=2)
+        write(tmp_path, *(n for n in names if index_of(n, 2) == index), index=index, count=2)
     unlink = os.unlink
 
     def killed(path):
@@ -317,10 +314,10 @@ def test_a_reshard_that_was_killed_is_finished_and_loses_nothing(tmp_path, monke
 
     monkeypatch.setattr(os, "unlink", killed)
     with pytest.raises(KeyboardInterrupt):
-        reshard(Store(tmp_path), 1)
+        reshard(Store(tmp_path), Shard())
     monkeypatch.undo()
     assert len(ledger_paths(tmp_path)) == 2
-    reshard(Store(tmp_path), 1)
+    reshard(Store(tmp_path), Shard())
     assert set(ids(tmp_path)) == set(names)
     assert [path.name for path in ledger_paths(tmp_path)] == ["ledger.jsonl"]
 
@@ -342,24 +339,24 @@ def test_lines_that_are_in_two_ledgers_or_in_the_wrong_one_become_one_each(tmp_p
         ("ledger.1-of-2.jsonl", [stale[name] for name in names]),
     ):
         (tmp_path / file).write_bytes(b"".join(line.line() for line in lines))
-    assert reshard(store, 2) == set(names)
+    assert reshard(store, Shard(0, 2)) == set(names)
     for index in range(2):
-        found = list(read_lines(tmp_path / ledger_name(index, 2)))
+        found = list(read_lines(tmp_path / Shard(index, 2).ledger_name))
         assert [line for line, _ in found] == [
-            whole[name].line() for name in names if shard_of(name, 2) == index
+            whole[name].line() for name in names if index_of(name, 2) == index
         ]
 
 
 def test_an_utterance_that_has_two_lines_in_its_ledger_has_one_afterwards(tmp_path):
     write(tmp_path, "a", "b", "a")
-    assert reshard(Store(tmp_path), 1) == {"a", "b"}
+    assert reshard(Store(tmp_path), Shard()) == {"a", "b"}
     assert ids(tmp_path) == ["a", "b"]
 
 
 def test_ledgers_in_order_are_not_written_again(tmp_path):
     names = [f"{n}.wav" for n in range(20)]
     for index in range(2):
-        write(tmp_path, *(n for n in names if shard_of(n, 2) == index), index=index, count=2)
+        write(tmp_path, *(n for n in names if index_of(n, 2) == index), index=index, count=2)
     before = [path.stat().st_ino for path in ledger_paths(tmp_path)]
-    assert reshard(Store(tmp_path), 2) == set(names)
+    assert reshard(Store(tmp_path), Shard(0, 2)) == set(names)
     assert [path.stat().st_ino for path in ledger_paths(tmp_path)] == before

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extract.audio.prepare import AudioSettings
 from extract.store import metadata
+from extract.values import AudioSettings
 
 
 def identity(weights: str = "abc", layer: int = 12, precision: str = "float32", **audio):

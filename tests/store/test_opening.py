@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from extract.shard import Shard
 from extract.store import foreign
 from extract.store.store import Store
 from support.recordings import write_wav
@@ -218,13 +219,13 @@ def test_a_note_is_passed_on_to_all_shards_of_another_sharding(tmp_path):
     store.create()
     (tmp_path / "5-wav32k" / "theirs.wav").touch()
     (tmp_path / "4-cnhubert" / "ours.wav.pt").touch()
-    foreign.begin(tmp_path, 0, 1, {"theirs.wav"}, alone=True)
+    foreign.begin(tmp_path, Shard(), {"theirs.wav"}, alone=True)
     assert foreign.foreign_ids(store, set(), is_new=False) == {"theirs.wav"}
-    foreign.begin(tmp_path, 1, 3, {"theirs.wav"}, alone=True)
-    foreign.end(tmp_path, 1, 3)
+    foreign.begin(tmp_path, Shard(1, 3), {"theirs.wav"}, alone=True)
+    foreign.end(tmp_path, Shard(1, 3))
     assert foreign.foreign_ids(store, set(), is_new=False) == {"theirs.wav"}
-    foreign.end(tmp_path, 0, 3)
-    foreign.end(tmp_path, 2, 3)
+    foreign.end(tmp_path, Shard(0, 3))
+    foreign.end(tmp_path, Shard(2, 3))
     assert foreign.foreign_ids(store, set(), is_new=False) == {"theirs.wav", "ours.wav"}
     assert foreign.foreign_ids(store, {"ours.wav"}, is_new=False) == {"theirs.wav"}
 

@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from extract.data.dataset import Failure, Recording
-from extract.encoder.batches import Encoded
-from extract.encoder.encoder import Features
 from extract.store.formats import _surroundings
 from extract.store.ledger import Ledger, read
 from extract.store.store import Store, StoreUnusable, WriteFailed
 from extract.store.writers import MAX_QUEUED_PER_WRITER, Writers
+from extract.values import Encoded, Failure, Features, Recording
 
 
 def encoded(name: str, *, retried_fp32: bool = False, dtype: torch.dtype = torch.float16):

@@ -9,15 +9,14 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
 
-from omegaconf import MISSING
-
 from extract.app import conf_dir
 from extract.config import ORDERED, Config
-from extract.options import is_number, kinds
+from extract.fields import MISSING
+from extract.options import Option, fields_of, is_number, kinds
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 HEAD = """\
@@ -42,7 +41,7 @@ WORDS = {None: "`null`", True: "`true`", False: "`false`"}
 def page() -> str:
     """The page's text."""
     parts = [HEAD, CHOOSES, "", *_choices(), "", "## Every option", ""]
-    groups = [option for option in fields(Config) if is_dataclass(option.type)]
+    groups = [option for option in fields_of(Config) if is_dataclass(option.type)]
     for group in groups:
         summary = _first_paragraph(group.type)
         parts += [f"### `{group.name}`", "", summary, "", *_table(group.type, f"{group.name}."), ""]
@@ -68,13 +67,13 @@ def _table(schema: type, prefix: str) -> Iterator[str]:
     yield "| option | default | values | what |"
     yield "|---|---|---|---|"
     comments = _comments(schema)
-    for option in fields(schema):
+    for option in fields_of(schema):
         if not is_dataclass(option.type):
             cells = _default(option, prefix), _values(option), _what(option, comments)
             yield f"| `{prefix}{option.name}` | {' | '.join(map(_cell, cells))} |"
 
 
-def _default(option: Field, prefix: str) -> str:
+def _default(option: Option, prefix: str) -> str:
     default = option.default
     if default == MISSING:
         has_choices = len(list(Path(conf_dir(), prefix.strip(".")).glob("*.yaml"))) > 1
@@ -86,7 +85,7 @@ def _default(option: Field, prefix: str) -> str:
     return f"{default:g}" if isinstance(default, int | float) else f"`{default}`"
 
 
-def _values(option: Field) -> str:
+def _values(option: Option) -> str:
     """What an option takes: `whole number, 0 to 1024, or auto`."""
     found = kinds(option) - {type(None)}
     [*others] = sorted((kind for kind in found if kind is not str), key=str)
@@ -103,7 +102,7 @@ def _values(option: Field) -> str:
     return ", or ".join(said + ["`null`"] * (type(None) in kinds(option)))
 
 
-def _what(option: Field, comments: dict[str, str]) -> str:
+def _what(option: Option, comments: dict[str, str]) -> str:
     docs = [comments[option.name]] if option.name in comments else []
     if isinstance(option.type, type) and issubclass(option.type, Enum):
         docs.append(inspect.getdoc(option.type) or "")

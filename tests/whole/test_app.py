@@ -115,7 +115,7 @@ def test_a_sweep_loads_the_model_once(command, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["dataset=demo", "audio.alpa=1"], "Key 'alpa' not in 'AudioConfig'"),
+        (["dataset=demo", "audio.alpa=1"], "Key 'alpa' not in 'AudioSettings'"),
         (["dataset=demo", "precision=fp8"], "expected one of [auto, fp32, fp16, bf16]"),
         (["dataset=demo", "audio.alpha=loud"], "could not be converted to Float"),
         (["dataset=nosuch"], "Could not find 'dataset/nosuch'"),

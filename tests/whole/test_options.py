@@ -1,14 +1,13 @@
 """Ranges, names and defaults of the options: derived from the schema, held for every one of it."""
 
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from enum import Enum
 
 import pytest
 
-from extract.audio.prepare import AudioSettings
-from extract.config import Config, Range
+from extract.config import Config
+from extract.fields import Range
 from extract.options import check, is_number, options, run_name
-from extract.run.build import audio_settings
 
 NUMBERS = [name for name, option in options().items() if is_number(option)]
 
@@ -175,8 +174,3 @@ def test_the_names_of_runs_stay_what_they_are():
 
 def test_a_runs_name_is_one_folder():
     assert "/" not in run_name(config_with("model.revision", "refs/pr/1"))
-
-
-def test_the_settings_of_workers_have_the_defaults_of_the_options():
-    assert asdict(audio_settings(Config())) == asdict(AudioSettings())
-    assert {f.name for f in fields(AudioSettings)} == {f.name for f in fields(Config().audio)}

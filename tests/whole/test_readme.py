@@ -12,7 +12,7 @@ import extract
 from extract.app import conf_dir
 from extract.config import Config
 from extract.options import options
-from extract.store.ledger import REASONS
+from extract.values import STATUS_OF
 from support import options_page
 from support.faults import fault_row, faults
 from support.recordings import DEMO
@@ -84,7 +84,7 @@ def test_every_reason_is_named_and_no_other():
     for status in ("rejected", "failed"):
         row = next(line for line in table.splitlines() if line.startswith(f"| `{status}`"))
         named = set(re.findall(r"`(\w+)`", row)) - {status}
-        assert named == {reason for reason, its in REASONS.items() if its == status}
+        assert named == {reason for reason, its in STATUS_OF.items() if its == status}
 
 
 OPTION = re.compile(r"\b((?:audio|loader|store|shard|dataset|model)\.(?!safetensors)\w+)")

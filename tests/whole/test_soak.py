@@ -22,12 +22,13 @@ from extract.data.plan import plan_batches
 from extract.data.workers import Options
 from extract.encoder.batches import Encoding
 from extract.encoder.encoder import Encoder
-from extract.manifest.manifest import Entry, Manifest
+from extract.manifest.manifest import Manifest
 from extract.models.load import load_model
 from extract.run.pipeline import Clock, run
 from extract.store.ledger import Ledger, read
 from extract.store.store import Store
 from extract.store.writers import Writers
+from extract.values import Entry
 from support.recordings import speech_like
 
 pytestmark = [

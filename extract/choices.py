@@ -1,0 +1,63 @@
+"""Finds a choice by its name: a module of its group's folder, else one of an installed package.
+
+A package offers a choice through an entry point of `extract.sources`, `extract.families`,
+`extract.layouts` or `extract.engines`, which names a module with what the group asks of one:
+docs/contributing.md.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Literal
+
+Group = Literal["sources", "families", "layouts", "engines"]
+
+FOLDERS: dict[Group, str] = {
+    "sources": "extract.manifest.sources",
+    "families": "extract.models.families",
+    "layouts": "extract.store.layouts",
+    "engines": "extract.run.engines",
+}
+
+
+def names(group: Group) -> tuple[str, ...]:
+    """What there is to choose from: this package's own, then what other packages add."""
+    own = _own(group)
+    return (*own, *(name for name in _offered(group) if name not in own))
+
+
+def find(group: Group, name: str) -> ModuleType:
+    """The module of a choice.
+
+    Raises:
+        ValueError: there is no such choice, or it needs a package that is not installed.
+    """
+    offered = _offered(group)
+    if name not in _own(group) and name not in offered:
+        raise ValueError(f"{name}: none of extract's {group}; needed {' or '.join(names(group))}")
+    try:
+        if name in _own(group):
+            return import_module(f"{FOLDERS[group]}.{name}")
+        found = offered[name].load()
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{name}: needs the package {error.name}, which is missing") from error
+    if not isinstance(found, ModuleType):
+        raise ValueError(f"{name}: {offered[name].value} is no module; needed one")
+    return found
+
+
+@cache
+def _own(group: Group) -> tuple[str, ...]:
+    spec = find_spec(FOLDERS[group])
+    places = spec.submodule_search_locations if spec else None
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(places or [])))
+
+
+@cache
+def _offered(group: Group) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"extract.{group}")}

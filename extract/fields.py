@@ -1,0 +1,48 @@
+"""Fields of the options' schemas: a number with its range, a path, a value that must be given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING: Any = "???"  # OmegaConf's word for a value that must be given; schemas import no OmegaConf
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which numbers a run can mean: finite ones between the bounds that are given."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+
+    def __contains__(self, number: float) -> bool:
+        return (
+            abs(number) < float("inf")
+            and (self.at_least is None or number >= self.at_least)
+            and (self.at_most is None or number <= self.at_most)
+            and (self.above is None or number > self.above)
+        )
+
+    def __str__(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least} to {self.at_most}"
+        bounds = {"more than": self.above, "at least": self.at_least, "at most": self.at_most}
+        said = ", ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
+        return f"{said}, and finite" if self.at_most is None else said
+
+
+def number(
+    default: Any,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """An option with a range."""
+    return field(default=default, metadata={"range": Range(at_least, at_most, above)})
+
+
+def location(default: Any = MISSING) -> Any:
+    """An option that names a file or folder: `~` stands for the home folder."""
+    return field(default=default, metadata={"path": True})

@@ -1,0 +1,1 @@
+"""Sources: a module for each way to name recordings, of the choice's name."""

@@ -1,0 +1,1 @@
+"""Families of models: a module for each, of its name."""

@@ -1,0 +1,178 @@
+"""What travels from stage to stage, on one page.
+
+    source      -> Entry      a recording's id and path, as a list or folder names it
+    AudioDataset -> Utterance  its samples, ready for the encoder and for the disk
+    encoder     -> Encoded    its features, with the training audio
+    any of them -> Failure    why there is nothing of it
+    store       -> a line of the ledger, which says the `Status` and the `Reason`
+
+No torch at run time: lists, recordings and `extract show` are read without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Literal
+
+from extract.fields import number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Status = Literal["saved", "rejected", "failed"]
+SAVED: Final = "saved"
+REJECTED: Final = "rejected"
+FAILED: Final = "failed"
+STATUSES: Final[tuple[Status, ...]] = (SAVED, REJECTED, FAILED)
+
+Reason = Literal[
+    "peak_above_gate",
+    "too_short",
+    "too_long",
+    "silent",
+    "empty",
+    "missing",
+    "undecodable",
+    "non_finite_audio",
+    "non_finite_features",
+    "out_of_memory",
+    "worker_crashed",
+    "write_failed",
+    "internal_error",
+    "bad_line",
+    "bad_id",
+    "unreadable_folder",
+]
+
+# Why a recording gave no features. A gate of the config rejects it, a fault fails it.
+STATUS_OF: Final[dict[Reason, Status]] = {
+    "peak_above_gate": REJECTED,
+    "too_short": REJECTED,
+    "too_long": REJECTED,
+    "silent": REJECTED,
+    "empty": REJECTED,
+    "missing": FAILED,
+    "undecodable": FAILED,
+    "non_finite_audio": FAILED,
+    "non_finite_features": FAILED,
+    "out_of_memory": FAILED,
+    "worker_crashed": FAILED,
+    "write_failed": FAILED,
+    "internal_error": FAILED,  # a fault of this program
+    "bad_line": FAILED,  # a line of a list that names no recording
+    "bad_id": FAILED,  # a name that cannot be a file of the store
+    "unreadable_folder": FAILED,  # a folder below the dataset's that cannot be listed
+}
+OF_A_SOURCE: Final[frozenset[Reason]] = frozenset({"bad_line", "bad_id", "unreadable_folder"})
+
+NO_INDEX = -1  # of what a source names but a manifest cannot hold
+
+
+class Resampler(Enum):
+    """What turns 32 kHz into 16 kHz: `soxr` is librosa's default and the reference."""
+
+    soxr = "soxr"
+    torchaudio = "torchaudio"
+
+
+@dataclass
+class AudioSettings:
+    """What happens to a waveform before the encoder.
+
+    These numbers and nothing else decide the result. The schema of the group `audio`.
+    """
+
+    maxx: float = number(0.95, above=0, at_most=1)  # the level that `alpha` pulls peaks towards
+    alpha: float = number(0.5, at_least=0, at_most=1)  # 0 = leave the level, 1 = peaks at `maxx`
+    resampler: Resampler = Resampler.soxr
+    # Louder recordings are rejected (`peak_above_gate`); full scale is 1
+    max_peak: float = number(2.2, above=0)
+    min_duration_s: float = number(0.0, at_least=0)  # shorter ones are rejected (`too_short`)
+    max_duration_s: float = number(600.0, above=0)  # longer ones are rejected (`too_long`)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.resampler, Resampler):
+            return
+        try:
+            self.resampler = Resampler[self.resampler]
+        except KeyError:
+            choices = " or ".join(choice.name for choice in Resampler)
+            found = f"audio.resampler: {self.resampler!r}"
+            raise ValueError(f"{found}; needed {choices}") from None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One recording of a source, or a cut of one.
+
+    `id` names its files in the store, "/" between folders; `path` is the recording's own.
+    """
+
+    id: str
+    path: str
+    offset_s: float = 0.0  # where a cut begins
+    duration_s: float | None = None  # of a cut; None goes on to the recording's end
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is known of one recording beside its samples."""
+
+    index: int  # position in the manifest, or NO_INDEX
+    id: str
+    path: str
+    size: int = -1  # bytes, -1 where there is no file
+    mtime_ns: int = -1
+    peak: float | None = None  # largest magnitude at 32 kHz; full scale is 1
+    duration_s: float | None = None
+    clipped_samples: int | None = None  # samples of the training audio held at full scale
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One recording that gave nothing, and why, in one printable line."""
+
+    recording: Recording
+    reason: Reason
+    detail: str
+
+    @classmethod
+    def of_source(cls, id: str, path: str, reason: Reason, detail: str) -> Failure:  # noqa: A002
+        """What a source names but nothing can be made of: a line, a folder, a name.
+
+        `id` is printable and stands for this failure alone in its manifest; it names no file.
+        """
+        return cls(Recording(NO_INDEX, id, path), reason, detail)
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording, ready for the encoder and for the disk."""
+
+    recording: Recording
+    waveform: Tensor  # (num_samples,) float32, 16 kHz, at the encoder's gain
+    wav32k: Tensor  # (num_samples,) int16, 32 kHz, at the training audio's gain
+
+
+@dataclass(frozen=True)
+class Features:
+    """One utterance's features: `values` (num_frames, hidden_size) on the CPU, memory of its own.
+
+    They lie in memory as in a file, channel by channel: `values.T` is contiguous. They have the
+    encoder's dtype; float32 where a redo in float32 does not fit into float16. `values` is an
+    ordinary tensor that requires no gradient: a model may be trained on it.
+    """
+
+    values: Tensor
+    finite: bool
+    retried_fp32: bool
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One utterance with its features."""
+
+    recording: Recording
+    features: Features
+    wav32k: Tensor  # (num_samples,) int16; a view of its batch
