@@ -13,6 +13,9 @@ from safetensors.torch import load_file, save_file
 import extract
 from extract.app import main
 from extract.audio.prepare import prepare
+from extract.data import plan
+from extract.encoder.encoder import Encoder
+from extract.models.architecture import Architecture
 from extract.values import AudioSettings
 from support.models import folder_of, small_model
 from support.recordings import DEMO, write_wav
@@ -51,6 +54,26 @@ def test_a_model_of_25_frames_a_second_needs_no_code(tmp_path, start_method):
     assert (frames["sample_rate"], frames["hop"]) == (16_000, 640)
     kernels, strides = zip(*frames["conv_layers"], strict=True)
     assert (kernels, strides) == (model.config.conv_kernel, model.config.conv_stride)
+
+
+def test_a_run_plans_and_splits_batches_by_its_models_attention(tmp_path, monkeypatch):
+    """Three clips of 19.5 s fit 60 s where attention is next to nothing; of HuBERT-base two do."""
+    monkeypatch.setattr(Architecture, "quadratic_s", 1e9)
+    monkeypatch.setattr(plan, "MIN_BATCHES", 1)
+    sizes = []
+    submit = Encoder.submit
+
+    def noted(encoder, waveforms, lengths):
+        sizes.append(len(lengths))
+        return submit(encoder, waveforms, lengths)
+
+    monkeypatch.setattr(Encoder, "submit", noted)
+    for name in "abc":
+        write_wav(tmp_path / "recordings" / f"{name}.wav", 19.5)
+    argv = ["dataset=folder", f"dataset.path={tmp_path / 'recordings'}", "loader.num_workers=0"]
+    argv += ["model=tiny_random", "device=cpu", f"store.dir={tmp_path / 'store'}"]
+    assert main([*argv, "loader.batch_seconds=60"]) == 0
+    assert sizes == [3]
 
 
 MYBERT = '''
