@@ -11,7 +11,7 @@ from transformers import HubertConfig, HubertModel
 
 from extract.encoder import convolutions, first_layer, forward
 from extract.encoder import packing as packing_module
-from extract.encoder.convolutions import ConvLayer, chunk_sizes
+from extract.encoder.convolutions import ConvLayer, chunk_sizes, power_of_two
 from extract.encoder.forward import ExactForward
 from extract.encoder.linear import Linear
 from extract.encoder.packing import Packing, attend_each, attend_padded, block_sizes, gathered
@@ -284,6 +284,13 @@ def test_packing_pads_with_zeros_and_unpads() -> None:
 )
 def test_chunks_are_of_few_sizes_and_hold_all_frames(total: int, sizes: list[int]) -> None:
     assert chunk_sizes(total, largest=16, smallest=4) == sizes
+
+
+@pytest.mark.parametrize(
+    ("number", "power"), [(0, 1), (1, 1), (2, 2), (3, 2), (256, 256), (2_730, 2_048)]
+)
+def test_chunks_of_other_convolutions_are_powers_of_two_as_well(number: int, power: int) -> None:
+    assert power_of_two(number) == power
 
 
 @pytest.mark.parametrize(
