@@ -24,7 +24,6 @@ from extract.audio.ffmpeg import (
     Frames,
     best_stream,
     counted_duration_s,
-    goes_at_once,
     holds_past,
     likely_duration_s,
     open_container,
@@ -33,7 +32,6 @@ from extract.audio.resampling import (
     BLOCK_SAMPLES,
     Samples,
     UnmixableError,
-    at_once,
     joined,
     resample,
     resampler,
@@ -44,7 +42,6 @@ from extract.text import printable
 from extract.values import Reason
 
 READ_SAMPLES = 262_144  # at once where nothing is resampled: 8 s
-SLACK_S = 0.5  # a header may count whole packets, and priming that is cut off
 MAX_RATE_HZ = 3_072_000  # a header may claim 2 GHz, for which the filter alone takes gigabytes
 
 
@@ -238,33 +235,8 @@ def _decode_stream(
         longest_s = gate.max_duration_s
         if counted_s > longest_s and holds_past(file, stream.index, longest_s):
             gate.check(counted_s, stream.sample_rate, "the header declares")
-    samples = _at_once(file, container, stream, counted_s or 0, gate.max_duration_s)
-    if samples is not None:
-        return samples, None
     frames = Frames(container, stream)
     return resample(frames, gate.check), frames.problem
-
-
-def _at_once(
-    file: BinaryIO, container: InputContainer, stream: av.AudioStream, least_s: float, most_s: float
-) -> Samples | None:
-    """All of a stream's samples where nothing is unusual; else None: a look at each frame decides.
-
-    Nothing damaged, not less than the `least_s` that a header counted, no limit `most_s` near.
-    """
-    if not goes_at_once(container, stream):
-        return None
-    parts: list[Samples] = []
-    duration_s = 0.0
-    try:
-        for part in at_once(file, stream):
-            parts.append(part)
-            duration_s += len(part) / RECORDING_RATE_HZ
-            if duration_s > most_s - SLACK_S:
-                return None
-    except (FFmpegError, OSError):
-        return None
-    return joined(parts) if duration_s > max(0, least_s - SLACK_S) else None
 
 
 def _audio_stream(stream: av.AudioStream | None, where: str) -> av.AudioStream:

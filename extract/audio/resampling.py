@@ -4,12 +4,10 @@ What FFmpeg's swresample gives in the ffmpeg program, to the last bit.
 """
 
 import gc
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import groupby
-from typing import BinaryIO
 
 import av
 import numpy as np
@@ -21,7 +19,6 @@ from numpy.typing import NDArray
 from extract.frames import RECORDING_RATE_HZ
 
 BLOCK_SAMPLES = 16_384  # resampled at once, per channel: twice as fast as a whole minute at once
-AT_ONCE_BYTES = 64_000_000  # of a copy in memory: an hour
 
 Samples = NDArray[np.float32]
 
@@ -91,48 +88,12 @@ def _kind(frame: av.AudioFrame) -> tuple[str, str, int]:
     return frame.format.name, frame.layout.name, frame.sample_rate
 
 
-def at_once(file: BinaryIO, stream: av.AudioStream) -> Iterator[Samples]:
-    """A stream at 32 kHz mono, in pieces; read, decoded and resampled in one filter graph.
-
-    As `resample` gives it, and 1.2 times as fast, but only for what `goes_at_once`. From a copy in
-    memory, since to FFmpeg's movie source a failing disk is the end of the file.
-    Raises FFmpegError at the first damage and where the format changes on the way, OSError where
-    there can be no copy.
-    """
-    with _graph() as graph, _copy(file) as descriptor:
-        options = f"fd={descriptor}:protocol_whitelist=fd"
-        source = graph.add(
-            "amovie", filename="fd:", format_opts=options, stream_index=str(stream.index)
-        )
-        yield from _pulled(_resampling(graph, source))
-
-
-@contextmanager
-def _copy(file: BinaryIO) -> Iterator[int]:
-    """A descriptor of the file's content in memory; raises OSError where it cannot be read."""
-    descriptor = os.memfd_create("recording")
-    try:
-        size, done = os.fstat(file.fileno()).st_size, 0
-        if size > AT_ONCE_BYTES:
-            raise OSError(f"{size} bytes are too many for a copy")
-        while done < size:
-            sent = os.sendfile(descriptor, file.fileno(), done, size - done)
-            if not sent:
-                raise OSError("cut short while it was read")
-            done += sent
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
 def _graph() -> Iterator[Graph]:
     """An empty filter graph, freed at the end. Left alone it starts a thread a core.
 
     In PyAV 19 a graph and its filters refer to one another. Without the loop below, Python's
-    garbage collector frees them, many recordings later: 0.2 to 1.3 MB each, and an MP3's copy in
-    memory with its descriptor.
+    garbage collector frees them, many recordings later: 0.2 to 1.3 MB each.
     """
     graph = Graph()
     graph.threads = 1

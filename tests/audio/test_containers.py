@@ -191,7 +191,6 @@ def test_tracks_without_a_sound_are_read_once_each(tmp_path, monkeypatch):
         decode_module, "open_container", lambda file: opened.append(file) or really(file)
     )
     monkeypatch.setattr(ffmpeg.Frames, "__iter__", lambda self: iter(()))
-    monkeypatch.setattr(decode_module, "goes_at_once", lambda *_: False)
     assert reason_of(path) == "empty"
     assert len(opened) == 8 + 1  # and once to see that none is left
 
