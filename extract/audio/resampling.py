@@ -4,7 +4,7 @@ What FFmpeg's swresample gives in the ffmpeg program, to the last bit.
 """
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import groupby
@@ -14,13 +14,11 @@ import numpy as np
 from av.error import ArgumentError
 from av.filter import Graph
 from av.filter.context import FilterContext
-from numpy.typing import NDArray
 
+from extract.audio.spans import Samples
 from extract.frames import RECORDING_RATE_HZ
 
 BLOCK_SAMPLES = 16_384  # resampled at once, per channel: twice as fast as a whole minute at once
-
-Samples = NDArray[np.float32]
 
 
 class UnmixableError(Exception):
@@ -61,8 +59,10 @@ def resampler(sample_format: str, layout: str, rate_hz: int) -> Iterator[Resampl
         yield Resampler(graph, sample_format, layout, rate_hz)
 
 
-def resample(frames: Iterable[av.AudioFrame], check: Callable[[float, int], None]) -> Samples:
-    """Concatenate `frames` as (num_samples,) float32 at 32 kHz mono.
+def resample(
+    frames: Iterable[av.AudioFrame], check: Callable[[float, int], None]
+) -> Generator[Samples, None, None]:
+    """Yield `frames` as float32 at 32 kHz mono, in parts of (num_samples,).
 
     `check(duration_s, rate_hz)` may raise: it is asked before each frame is kept, so that a
     recording without end costs no memory.
@@ -71,7 +71,6 @@ def resample(frames: Iterable[av.AudioFrame], check: Callable[[float, int], None
     takes over, as in FFmpeg; the old one gives back its last half millisecond, which FFmpeg 5.1
     dropped.
     """
-    parts: list[Samples] = []
     duration_s = 0.0
     for (sample_format, layout, rate_hz), run in groupby(frames, key=_kind):
         check(duration_s, rate_hz)
@@ -79,9 +78,8 @@ def resample(frames: Iterable[av.AudioFrame], check: Callable[[float, int], None
             for frame in run:
                 duration_s += frame.samples / rate_hz
                 check(duration_s, rate_hz)
-                parts += resampled(frame)
-            parts += resampled(None)
-    return joined(parts)
+                yield from resampled(frame)
+            yield from resampled(None)
 
 
 def _kind(frame: av.AudioFrame) -> tuple[str, str, int]:
@@ -127,8 +125,3 @@ def _pulled(sink: FilterContext) -> Iterator[Samples]:
             return
         assert isinstance(piece, av.AudioFrame)
         yield np.frombuffer(memoryview(piece.planes[0]), np.float32, piece.samples)
-
-
-def joined(parts: list[Samples]) -> Samples:
-    """(num_samples,) float32, its own memory; empty if there are no parts."""
-    return np.concatenate(parts) if parts else np.empty(0, np.float32)

@@ -22,8 +22,9 @@ from golden.make import CASES, DEMO_STEP
 
 from extract.audio import decode as decode_module
 from extract.audio import ffmpeg, resampling
-from extract.audio.decode import AudioError, decode, probe_duration_s
+from extract.audio.faults import AudioError
 from extract.audio.wav import read_header
+from support.decoding import decode, probe_duration_s
 from support.recordings import (
     DEMO,
     FFMPEG,
