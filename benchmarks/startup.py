@@ -18,13 +18,14 @@ import numpy as np
 from benchmarks.common import Row, run_alone, seconds, work_dir, write_clips
 from benchmarks.run import environment
 from extract.data.batch import collate
-from extract.data.dataset import AudioDataset, size_and_time
+from extract.data.dataset import AudioDataset
 from extract.data.durations import Durations, Scanned, durations
 from extract.data.loader import ResilientLoader
 from extract.data.plan import Indices, fingerprint, plan_batches, unfinished
 from extract.data.workers import Options
 from extract.machine import cores
 from extract.manifest.manifest import Manifest, read_folder
+from extract.opener import LocalFiles
 from extract.shard import Shard
 from extract.store.ledger import Record
 from extract.store.lock import PRIVATE
@@ -63,7 +64,7 @@ def finish(recordings: Path, store: Store) -> None:
             for path in store.paths(entry.id):
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 os.link(contents, path)
-            size, mtime_ns = size_and_time(entry.path)
+            size, mtime_ns = LocalFiles().stamp(entry.path)
             record = Record(
                 entry.id,
                 entry.path,

@@ -1,18 +1,19 @@
-"""A file in, 32 kHz mono samples out: what `ffmpeg -i path -f f32le -ac 1 -ar 32000 -` writes.
+"""A recording in, 32 kHz mono samples out: what `ffmpeg -i path -f f32le -ac 1 -ar 32000 -` writes.
 
 The samples are FFmpeg's to the last bit, for PyAV carries its libraries, at a fraction of its
-cost: a canonical WAV is read straight from the disk (`wav.py`), and whatever is decoded reaches the
-resampler in blocks that fit the processor's cache instead of codec frames of some 20 ms.
+cost: a canonical WAV is read as it lies (`wav.py`), and whatever is decoded reaches the resampler
+in blocks that fit the processor's cache instead of codec frames of some 20 ms.
+
+A recording is a binary file object, of which only `read` and `seek` are used, and what errors call
+it. `faults.opened` opens one.
 """
 
-import errno
 import math
 import os
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import BinaryIO
 
 import av
@@ -20,106 +21,95 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 
+from extract.audio.faults import AudioError, faults_of_the_file, undecodable
 from extract.audio.ffmpeg import (
     Frames,
     best_stream,
     counted_duration_s,
-    goes_at_once,
     holds_past,
     likely_duration_s,
     open_container,
 )
-from extract.audio.resampling import (
-    BLOCK_SAMPLES,
-    Samples,
-    UnmixableError,
-    at_once,
-    joined,
-    resample,
-    resampler,
-)
+from extract.audio.resampling import BLOCK_SAMPLES, resample, resampler
+from extract.audio.spans import WHOLE, Samples, Span, taken
 from extract.audio.wav import LAYOUTS, WavHeader, read_blocks, read_header, to_float
 from extract.frames import RECORDING_RATE_HZ
-from extract.text import printable
-from extract.values import Reason
 
 READ_SAMPLES = 262_144  # at once where nothing is resampled: 8 s
-SLACK_S = 0.5  # a header may count whole packets, and priming that is cut off
 MAX_RATE_HZ = 3_072_000  # a header may claim 2 GHz, for which the filter alone takes gigabytes
-
-
-class AudioError(Exception):
-    """A recording that cannot be used: `reason` is the ledger's word, `str()` the detail.
-
-    The detail reads *where: what was found; what was needed*.
-    """
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(reason, detail)  # both in `args`, so that it pickles
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return str(self.args[1])
 
 
 @dataclass(frozen=True)
 class _Gate:
-    """Lets a recording through up to `max_duration_s`; `where` names it in errors."""
+    """Lets a span of a recording through up to `max_duration_s`; `where` names it in errors."""
 
     where: str
     max_duration_s: float
+    span: Span
+
+    @cached_property
+    def limit_s(self) -> float:
+        """The longest recording that is let through."""
+        return self.span.limit_s(self.max_duration_s)
 
     def check(self, duration_s: float, rate_hz: int, found: str = "decoded") -> None:
         if not 0 < rate_hz <= MAX_RATE_HZ:
             raise AudioError(
                 "undecodable", f"{self.where}: {rate_hz} Hz; 1 to {MAX_RATE_HZ} Hz are needed"
             )
-        if duration_s > self.max_duration_s:
+        if duration_s > self.limit_s:
+            held_s = min(duration_s, self.span.stop_s) - self.span.start_s
             raise AudioError(
                 "too_long",
-                f"{self.where}: {found} {duration_s:.1f} s; "
+                f"{self.where}: {found} {held_s:.1f} s; "
                 f"at most {self.max_duration_s:g} s (max_duration_s) are wanted",
             )
 
 
-def decode(path: str | os.PathLike[str], max_duration_s: float = math.inf) -> Samples:
-    """Read a recording as 32 kHz mono.
+def decode(
+    file: BinaryIO, where: str, max_duration_s: float = math.inf, span: Span = WHOLE
+) -> Samples:
+    """Read a recording as 32 kHz mono, or a span of it.
 
     Stereo is mixed as FFmpeg does, 0.7071 * (left + right), not as the mean. Of several audio
     streams the default one is taken, or the one with the most channels. Damage is skipped, and what
     could be decoded is returned.
 
     Args:
-        path: any audio or video file; its content alone decides how it is read.
-        max_duration_s: longest recording wanted, in seconds. Decoding stops there.
+        file: any audio or video file; its content alone decides how it is read.
+        where: its name in errors.
+        max_duration_s: longest span wanted, in seconds. Decoding stops there.
+        span: the samples to return, counted in the whole recording. Decoding begins at the
+            recording's beginning, a 32 kHz mono WAV aside, and ends with the span.
 
     Returns:
         (num_samples,) float32 at 32 kHz, full scale 1.0, at least one sample, writable.
 
     Raises:
-        AudioError: `missing`, `undecodable`, `empty` or `too_long`.
+        AudioError: `undecodable`, `empty` or `too_long`.
     """
-    where = printable(os.fsdecode(path))
-    with _faults_of_the_file(where), _open(path, where) as file:
-        gate = _Gate(where, max_duration_s)
-        header = read_header(file)
-        samples = _decode_wav(file, header, gate) if header else _decode_any(file, gate)
+    with faults_of_the_file(where):
+        gate = _Gate(where, max_duration_s, span)
+        header = _wav_header(file, where)
+        samples, end = _decode_wav(file, header, gate) if header else _decode_any(file, gate)
     if not len(samples):
-        raise AudioError("empty", f"{where}: no samples; at least one is needed")
+        found = "no samples"
+        if 0 < end <= span.start < span.stop:
+            found = f"the recording ends at {end / RECORDING_RATE_HZ:g} s"
+        raise AudioError("empty", f"{where}: {found}; at least one is needed")
     return samples
 
 
-def probe_duration_s(path: str | os.PathLike[str]) -> float:
+def probe_duration_s(file: BinaryIO, where: str) -> float:
     """Seconds of audio by the header, without decoding.
 
     An estimate: exact for PCM and FLAC, to a packet for MP4 and Ogg, by bit rate for a bare MP3.
 
     Raises:
-        AudioError: `missing`, `undecodable` or `empty`.
+        AudioError: `undecodable` or `empty`.
     """
-    where = printable(os.fsdecode(path))
-    with _faults_of_the_file(where), _open(path, where) as file:
-        header = read_header(file, samples=False)
+    with faults_of_the_file(where):
+        header = _wav_header(file, where, samples=False)
         if header:
             return header.duration_s
         with open_container(file) as container:
@@ -127,89 +117,70 @@ def probe_duration_s(path: str | os.PathLike[str]) -> float:
             return likely_duration_s(container, stream)
 
 
-def channels_cancel(path: str | os.PathLike[str]) -> int:
-    """How many channels hold sound that is gone in their mix to one, as of a silent recording.
+def channels_cancel(file: BinaryIO, span: Span = WHOLE) -> int:
+    """How many channels hold sound that is gone in their mix to one, as of a silent span.
 
     0 where the channels are silent themselves, or where none is left to look at.
     """
-    where = printable(os.fsdecode(path))
-    with (
-        suppress(AudioError),
-        _faults_of_the_file(where),
-        _open(path, where) as file,
-        open_container(file) as container,
-    ):
-        stream = _audio_stream(best_stream(container, file), where)
+    time_s = 0.0
+    with suppress(AudioError), faults_of_the_file(""), open_container(file) as container:
+        stream = _audio_stream(best_stream(container, file), "")
         for frame in Frames(container, stream):
-            if len(frame.layout.channels) > 1 and frame.to_ndarray().any():
+            if len(frame.layout.channels) > 1 and _sounds(frame, time_s, span):
                 return len(frame.layout.channels)
+            time_s += frame.samples / frame.sample_rate
     return 0
 
 
-@contextmanager
-def _faults_of_the_file(where: str) -> Iterator[None]:
-    """What FFmpeg and the operating system raise, as `undecodable`; MemoryError where they ran out.
-
-    All else is a fault of this program, and goes on.
-    """
-    try:
-        yield
-    except UnmixableError as error:
-        raise AudioError(
-            "undecodable",
-            f"{where}: {error}, for which FFmpeg has no mix to mono; usual speakers in the header "
-            "or a single channel is needed (ffmpeg -i IN -af 'pan=mono|c0=c0' OUT)",
-        ) from error
-    except (FFmpegError, OSError) as error:
-        if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
-            raise MemoryError(f"{where}: {error}") from error
-        raise _undecodable(where, error) from error
+def _sounds(frame: av.AudioFrame, time_s: float, span: Span) -> bool:
+    """Whether a frame that begins at `time_s` of the recording holds sound within `span`."""
+    first = max(0, math.ceil((span.start_s - time_s) * frame.sample_rate))
+    last = max(0, math.floor((span.stop_s - time_s) * frame.sample_rate))
+    values, name = frame.to_ndarray(), frame.format.name
+    by_time = values.T if frame.format.is_planar else values.reshape(frame.samples, -1)
+    return bool((by_time[first:last] != (128 if name.startswith("u8") else 0)).any())
 
 
-def _undecodable(where: str, error: Exception) -> AudioError:
-    problem = getattr(error, "strerror", None) or error
-    return AudioError("undecodable", f"{where}: {problem}; a file FFmpeg can decode is needed")
-
-
-def _open(path: str | os.PathLike[str], where: str) -> BinaryIO:
-    """Open a regular file that holds something; look first, for opening a FIFO waits for ever."""
-    try:
-        status = Path(path).stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise AudioError("missing", f"{where}: no such file; a recording is needed") from error
-    except ValueError as error:  # a name that no file can have
-        raise _undecodable(where, error) from error
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-        raise AudioError("undecodable", f"{where}: {kind}; a regular file is needed")
-    if status.st_size == 0:
+def _wav_header(file: BinaryIO, where: str, *, samples: bool = True) -> WavHeader | None:
+    if not file.seek(0, os.SEEK_END):
         raise AudioError("empty", f"{where}: zero bytes; a recording is needed")
-    return Path(path).open("rb")
+    return read_header(file, samples=samples)
 
 
-def _decode_wav(file: BinaryIO, header: WavHeader, gate: _Gate) -> Samples:
+# Each of the following returns the samples of the gate's span, and how many samples at 32 kHz the
+# recording gave up to the span's end or its own.
+
+
+def _decode_wav(file: BinaryIO, header: WavHeader, gate: _Gate) -> tuple[Samples, int]:
     gate.check(header.duration_s, header.rate_hz, "the header declares")
     if header.rate_hz == RECORDING_RATE_HZ and header.num_channels == 1:
-        samples = np.empty(header.num_samples, np.float32)
-        num_samples = 0
-        for block in read_blocks(file, header, READ_SAMPLES):
-            end = num_samples + block.shape[1]
-            to_float(block[0], out=samples[num_samples:end])
-            num_samples = end
-        return samples[:num_samples]
+        return _read_wav(file, header, gate.span)
+    return taken(_resampled_wav(file, header), gate.span)
+
+
+def _read_wav(file: BinaryIO, header: WavHeader, span: Span) -> tuple[Samples, int]:
+    start, stop = min(span.start, header.num_samples), min(span.stop, header.num_samples)
+    samples = np.empty(stop - start, np.float32)
+    num_samples = 0
+    for block in read_blocks(file, header, READ_SAMPLES, start, stop):
+        end = num_samples + block.shape[1]
+        to_float(block[0], out=samples[num_samples:end])
+        num_samples = end
+    return samples[:num_samples], start + num_samples
+
+
+def _resampled_wav(file: BinaryIO, header: WavHeader) -> Generator[Samples, None, None]:
     layout = LAYOUTS[header.num_channels]
-    parts: list[Samples] = []
     with resampler(header.sample_format, layout, header.rate_hz) as resampled:
         for block in read_blocks(file, header, BLOCK_SAMPLES):
             frame = av.AudioFrame.from_ndarray(block, header.sample_format, layout)
             frame.sample_rate = header.rate_hz
-            parts += resampled(frame)
-        parts += resampled(None)
-    return joined(parts)
+            yield from resampled(frame)
+        yield from resampled(None)
 
 
-def _decode_any(file: BinaryIO, gate: _Gate) -> Samples:
-    """The samples of the first stream, in the order of FFmpeg's choice, that has any."""
+def _decode_any(file: BinaryIO, gate: _Gate) -> tuple[Samples, int]:
+    """Of the first stream, in the order of FFmpeg's choice, that has any samples."""
     tried: frozenset[int] = frozenset()
     problem: FFmpegError | None = None
     while True:
@@ -218,53 +189,27 @@ def _decode_any(file: BinaryIO, gate: _Gate) -> Samples:
             if stream is None and tried:
                 break
             stream = _audio_stream(stream, gate.where)
-            samples, met = _decode_stream(file, container, stream, gate)
+            frames = _frames(file, container, stream, gate)
+            samples, end = taken(resample(frames, gate.check), gate.span)
             tried |= {stream.index}
-        if len(samples):
-            return samples
-        problem = problem or met
+        if end:
+            return samples, end
+        problem = problem or frames.problem
     if problem:
-        raise _undecodable(gate.where, problem)
-    return samples
+        raise undecodable(gate.where, problem)
+    return samples, 0
 
 
-def _decode_stream(
+def _frames(
     file: BinaryIO, container: InputContainer, stream: av.AudioStream, gate: _Gate
-) -> tuple[Samples, FFmpegError | None]:
-    """All samples of one stream, and the last damage met."""
+) -> Frames:
+    """The frames of one stream, unless its header and what it holds are too long."""
     counted_s = counted_duration_s(container, stream)
     if counted_s is not None:
         gate.check(0, stream.sample_rate)
-        longest_s = gate.max_duration_s
-        if counted_s > longest_s and holds_past(file, stream.index, longest_s):
+        if counted_s > gate.limit_s and holds_past(file, stream.index, gate.limit_s):
             gate.check(counted_s, stream.sample_rate, "the header declares")
-    samples = _at_once(file, container, stream, counted_s or 0, gate.max_duration_s)
-    if samples is not None:
-        return samples, None
-    frames = Frames(container, stream)
-    return resample(frames, gate.check), frames.problem
-
-
-def _at_once(
-    file: BinaryIO, container: InputContainer, stream: av.AudioStream, least_s: float, most_s: float
-) -> Samples | None:
-    """All of a stream's samples where nothing is unusual; else None: a look at each frame decides.
-
-    Nothing damaged, not less than the `least_s` that a header counted, no limit `most_s` near.
-    """
-    if not goes_at_once(container, stream):
-        return None
-    parts: list[Samples] = []
-    duration_s = 0.0
-    try:
-        for part in at_once(file, stream):
-            parts.append(part)
-            duration_s += len(part) / RECORDING_RATE_HZ
-            if duration_s > most_s - SLACK_S:
-                return None
-    except (FFmpegError, OSError):
-        return None
-    return joined(parts) if duration_s > max(0, least_s - SLACK_S) else None
+    return Frames(container, stream)
 
 
 def _audio_stream(stream: av.AudioStream | None, where: str) -> av.AudioStream:

@@ -37,10 +37,6 @@ PROBE_S = 5.0
 MAX_POSITION = 2**63 - 1  # of a file
 MAX_TAGS = 16  # ID3v2 tags in a row; one is usual
 
-# Container and codec where a packet holds one frame, for FFmpeg's movie source asks for no second.
-AT_ONCE = frozenset({("aac", "aac"), ("mov,mp4,m4a,3gp,3g2,mj2", "aac"), ("mp3", "mp3")})
-AT_ONCE_FROM_S = 2.5  # shorter ones lose by it: their file is opened twice
-
 
 class _Unnamed:
     """A file from byte `start` on, without its name, from which FFmpeg would guess a format.
@@ -206,13 +202,6 @@ def likely_duration_s(container: InputContainer, stream: av.AudioStream) -> floa
     if container.duration is not None:
         return container.duration / av.time_base
     return (container.size or 0) * 8 / (container.bit_rate or UNKNOWN_BIT_RATE)
-
-
-def goes_at_once(container: InputContainer, stream: av.AudioStream) -> bool:
-    """Whether `at_once` is for such a stream: its packets hold one frame each, and it is faster."""
-    kind = container.format.name, stream.codec_context.codec.canonical_name
-    long_enough = likely_duration_s(container, stream) >= AT_ONCE_FROM_S
-    return kind in AT_ONCE and long_enough and hasattr(os, "memfd_create")
 
 
 class Frames:

@@ -6,24 +6,23 @@ int16 copy and 1145.14 for the encoder. Nothing here imports torch, so that work
 """
 
 import math
-import os
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from extract.audio.decode import AudioError, channels_cancel, decode, probe_duration_s
+from extract.audio.decode import channels_cancel, decode
+from extract.audio.faults import AudioError
+from extract.audio.spans import WHOLE, Span
 from extract.frames import ENCODER_RATE_HZ, HUBERT_STACK, RECORDING_RATE_HZ, ConvStack
-from extract.text import count, printable
+from extract.text import count
 from extract.values import AudioSettings, Resampler
 
 __all__ = [
-    "AudioError",
     "Prepared",
-    "decode",
     "prepare",
-    "probe_duration_s",
     "resample_to_16k",
     "scaled",
     "to_int16",
@@ -49,28 +48,37 @@ class Prepared:
 
     waveform: NDArray[np.float32]  # (num_samples,) 16 kHz, gain applied, contiguous
     wav32k: NDArray[np.int16]  # (num_samples_32k,) 32 kHz, gain applied
-    peak: float  # of the recording as decoded, full scale 1.0
+    peak: float  # of the samples as decoded, full scale 1.0
     duration_s: float
     clipped_samples: int  # of `wav32k`, held at full scale instead of wrapping around
 
 
 def prepare(
-    path: str | os.PathLike[str], settings: AudioSettings, stack: ConvStack = HUBERT_STACK
+    file: BinaryIO,
+    where: str,
+    settings: AudioSettings,
+    span: Span = WHOLE,
+    stack: ConvStack = HUBERT_STACK,
 ) -> Prepared:
-    """Decode, gate, scale and resample one recording.
+    """Decode, gate, scale and resample one recording, or a span of it as if that were one.
 
-    `stack` are the encoder's convolutions, which say how short is too short.
+    Args:
+        file: the recording, open; `extract.audio.decode.decode` says what of it is used.
+        where: its name in errors.
+        settings: the gates and the gain.
+        span: the samples to prepare.
+        stack: the encoder's convolutions, which say how short is too short.
 
     Raises:
-        AudioError: `missing`, `undecodable`, `empty`, `too_long`, `too_short`,
-            `non_finite_audio`, `silent` or `peak_above_gate`.
+        AudioError: `undecodable`, `empty`, `too_long`, `too_short`, `non_finite_audio`, `silent`
+            or `peak_above_gate`.
     """
-    where = printable(os.fsdecode(path))
-    samples = decode(path, settings.max_duration_s)
-    _check_length(len(samples), settings, stack.min_samples(), where)
+    samples = decode(file, where, settings.max_duration_s, span)
+    rounding = 0 if span.is_open else 1
+    _check_length(len(samples), settings, stack.min_samples(), where, rounding)
     peak = _peak(samples, where)
     if peak < SILENT_PEAK:
-        raise AudioError("silent", _why_silent(path, where))
+        raise AudioError("silent", _why_silent(file, where, span))
     _check_peak(peak, settings, where)
     loud, wav32k = np.empty_like(samples), np.empty(len(samples), np.int16)
     # The peak decides for all samples; one step of 32768 is room enough for any rounding.
@@ -90,9 +98,12 @@ def prepare(
     return Prepared(waveform, wav32k, peak, duration_s, clipped_samples)
 
 
-def _check_length(num_samples_32k: int, settings: AudioSettings, least: int, where: str) -> None:
+def _check_length(
+    num_samples_32k: int, settings: AudioSettings, least: int, where: str, rounding: int
+) -> None:
+    """AudioError if there are too few samples, of which `rounding` may have been lost to that."""
     duration_s = num_samples_32k / RECORDING_RATE_HZ
-    if duration_s < settings.min_duration_s:
+    if duration_s + rounding / RECORDING_RATE_HZ < settings.min_duration_s:
         raise AudioError(
             "too_short",
             f"{where}: {duration_s:.3f} s; at least {settings.min_duration_s:g} s "
@@ -121,9 +132,9 @@ def _check_peak(peak: float, settings: AudioSettings, where: str) -> None:
         )
 
 
-def _why_silent(path: str | os.PathLike[str], where: str) -> str:
+def _why_silent(file: BinaryIO, where: str, span: Span) -> str:
     """What a recording without a sound is: silent itself, or only when its channels are mixed."""
-    num_channels = channels_cancel(path)
+    num_channels = channels_cancel(file, span)
     if num_channels:
         return (
             f"{where}: sound in its {num_channels} channels, but none in their mix to mono, where "

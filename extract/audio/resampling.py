@@ -4,26 +4,21 @@ What FFmpeg's swresample gives in the ffmpeg program, to the last bit.
 """
 
 import gc
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import groupby
-from typing import BinaryIO
 
 import av
 import numpy as np
 from av.error import ArgumentError
 from av.filter import Graph
 from av.filter.context import FilterContext
-from numpy.typing import NDArray
 
+from extract.audio.spans import Samples
 from extract.frames import RECORDING_RATE_HZ
 
 BLOCK_SAMPLES = 16_384  # resampled at once, per channel: twice as fast as a whole minute at once
-AT_ONCE_BYTES = 64_000_000  # of a copy in memory: an hour
-
-Samples = NDArray[np.float32]
 
 
 class UnmixableError(Exception):
@@ -64,8 +59,10 @@ def resampler(sample_format: str, layout: str, rate_hz: int) -> Iterator[Resampl
         yield Resampler(graph, sample_format, layout, rate_hz)
 
 
-def resample(frames: Iterable[av.AudioFrame], check: Callable[[float, int], None]) -> Samples:
-    """Concatenate `frames` as (num_samples,) float32 at 32 kHz mono.
+def resample(
+    frames: Iterable[av.AudioFrame], check: Callable[[float, int], None]
+) -> Generator[Samples, None, None]:
+    """Yield `frames` as float32 at 32 kHz mono, in parts of (num_samples,).
 
     `check(duration_s, rate_hz)` may raise: it is asked before each frame is kept, so that a
     recording without end costs no memory.
@@ -74,7 +71,6 @@ def resample(frames: Iterable[av.AudioFrame], check: Callable[[float, int], None
     takes over, as in FFmpeg; the old one gives back its last half millisecond, which FFmpeg 5.1
     dropped.
     """
-    parts: list[Samples] = []
     duration_s = 0.0
     for (sample_format, layout, rate_hz), run in groupby(frames, key=_kind):
         check(duration_s, rate_hz)
@@ -82,48 +78,12 @@ def resample(frames: Iterable[av.AudioFrame], check: Callable[[float, int], None
             for frame in run:
                 duration_s += frame.samples / rate_hz
                 check(duration_s, rate_hz)
-                parts += resampled(frame)
-            parts += resampled(None)
-    return joined(parts)
+                yield from resampled(frame)
+            yield from resampled(None)
 
 
 def _kind(frame: av.AudioFrame) -> tuple[str, str, int]:
     return frame.format.name, frame.layout.name, frame.sample_rate
-
-
-def at_once(file: BinaryIO, stream: av.AudioStream) -> Iterator[Samples]:
-    """A stream at 32 kHz mono, in pieces; read, decoded and resampled in one filter graph.
-
-    As `resample` gives it, and 1.2 times as fast, but only for what `goes_at_once`. From a copy in
-    memory, since to FFmpeg's movie source a failing disk is the end of the file.
-    Raises FFmpegError at the first damage and where the format changes on the way, OSError where
-    there can be no copy.
-    """
-    with _graph() as graph, _copy(file) as descriptor:
-        options = f"fd={descriptor}:protocol_whitelist=fd"
-        source = graph.add(
-            "amovie", filename="fd:", format_opts=options, stream_index=str(stream.index)
-        )
-        yield from _pulled(_resampling(graph, source))
-
-
-@contextmanager
-def _copy(file: BinaryIO) -> Iterator[int]:
-    """A descriptor of the file's content in memory; raises OSError where it cannot be read."""
-    descriptor = os.memfd_create("recording")
-    try:
-        size, done = os.fstat(file.fileno()).st_size, 0
-        if size > AT_ONCE_BYTES:
-            raise OSError(f"{size} bytes are too many for a copy")
-        while done < size:
-            sent = os.sendfile(descriptor, file.fileno(), done, size - done)
-            if not sent:
-                raise OSError("cut short while it was read")
-            done += sent
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -131,8 +91,7 @@ def _graph() -> Iterator[Graph]:
     """An empty filter graph, freed at the end. Left alone it starts a thread a core.
 
     In PyAV 19 a graph and its filters refer to one another. Without the loop below, Python's
-    garbage collector frees them, many recordings later: 0.2 to 1.3 MB each, and an MP3's copy in
-    memory with its descriptor.
+    garbage collector frees them, many recordings later: 0.2 to 1.3 MB each.
     """
     graph = Graph()
     graph.threads = 1
@@ -166,8 +125,3 @@ def _pulled(sink: FilterContext) -> Iterator[Samples]:
             return
         assert isinstance(piece, av.AudioFrame)
         yield np.frombuffer(memoryview(piece.planes[0]), np.float32, piece.samples)
-
-
-def joined(parts: list[Samples]) -> Samples:
-    """(num_samples,) float32, its own memory; empty if there are no parts."""
-    return np.concatenate(parts) if parts else np.empty(0, np.float32)

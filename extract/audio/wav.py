@@ -8,6 +8,7 @@ FFmpeg's own decoder would emit, so that its resampler receives the same bits.
 
 import os
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -64,7 +65,7 @@ def read_header(file: BinaryIO, *, samples: bool = True) -> WavHeader | None:
     `samples` says whether the first of them are looked at too, for a coded stream; not for a
     duration alone, which is the same then.
     """
-    num_bytes = os.fstat(file.fileno()).st_size
+    num_bytes = file.seek(0, os.SEEK_END)
     found: dict[bytes, tuple[int, int]] = {}
     for name, offset, length in _chunks(file, num_bytes):
         if name in found and name in (b"fmt ", b"data"):
@@ -150,16 +151,22 @@ def _parse_format(fmt: bytes, data_offset: int, data_length: int) -> WavHeader |
     )
 
 
-def read_blocks(file: BinaryIO, header: WavHeader, block_samples: int) -> Iterator[NDArray[Any]]:
-    """Yield (1, num_samples * num_channels) interleaved samples, `block_samples` a channel."""
-    file.seek(header.data_offset)
-    for start in range(0, header.num_samples, block_samples):
-        num_values = min(block_samples, header.num_samples - start) * header.num_channels
-        raw = np.empty(num_values * header.sample_bytes, np.uint8)
-        num_bytes = file.readinto(raw)  # type: ignore[attr-defined]
-        if num_bytes < len(raw):  # cut shorter while we read
+def read_blocks(
+    file: BinaryIO, header: WavHeader, block_samples: int, first: int = 0, last: int = sys.maxsize
+) -> Iterator[NDArray[Any]]:
+    """Yield (1, num_samples * num_channels) interleaved samples, `block_samples` a channel.
+
+    Those from `first` to `last`, counted in each channel.
+    """
+    frame_bytes = header.num_channels * header.sample_bytes
+    last = min(last, header.num_samples)
+    file.seek(header.data_offset + first * frame_bytes)
+    for start in range(first, last, block_samples):
+        raw = file.read(min(block_samples, last - start) * frame_bytes)
+        whole = len(raw) // frame_bytes * frame_bytes  # less where a file or tar is cut short
+        if not whole:
             return
-        yield _typed(raw, header)[None]
+        yield _typed(np.frombuffer(raw, np.uint8, whole), header)[None]
 
 
 def _typed(raw: NDArray[np.uint8], header: WavHeader) -> NDArray[Any]:

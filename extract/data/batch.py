@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from extract.data.dataset import AudioDataset
-from extract.data.plan import QUADRATIC_S, Indices, cost_s
+from extract.data.durations import Durations, Scanned, durations
+from extract.data.plan import QUADRATIC_S, Indices, cost_s, plan_batches
 from extract.data.transport import empty
 from extract.frames import ENCODER_RATE_HZ
 from extract.values import Failure, Recording, Utterance
@@ -100,21 +103,46 @@ def collate(items: Sequence[Utterance | Failure]) -> Batch:
 
 def make_loader(
     dataset: AudioDataset,
-    batches: Sequence[Indices],
-    num_workers: int = 0,
+    batch_seconds: float = 60.0,
+    num_workers: int = 4,
+    *,
+    batches: Sequence[Iterable[int]] | None = None,
     prefetch: int = 2,
     pin_memory: bool = False,
 ) -> DataLoader[Utterance | Failure]:
-    """A DataLoader over a plan (`extract.data.plan.plan_batches`) that yields a `Batch` each.
+    """A DataLoader that yields a `Batch` of recordings of like length each.
 
     For training on the fly. The extractor itself loads through `extract.data.loader`, which also
     survives the death of a worker.
+
+    Args:
+        dataset: the recordings. Their headers are read now, a few tenths of a millisecond each.
+        batch_seconds: most padded seconds in a batch of short recordings; see `plan_batches`.
+        num_workers: processes that read headers and decode; with 0 this process does.
+        batches: indices of each batch, where they are known: then no header is read.
+        prefetch: batches that each worker decodes ahead.
+        pin_memory: whether batches are copied to page-locked memory.
     """
+    if batches is None:
+        seconds = durations(dataset.manifest, None, partial(_scan, num_workers), lambda _num: None)
+        batches = plan_batches(seconds, batch_seconds)
     return DataLoader(
         dataset,
-        batch_sampler=[batch.tolist() for batch in batches],
+        batch_sampler=[list(map(int, batch)) for batch in batches],
         collate_fn=collate,
         num_workers=num_workers,
         prefetch_factor=prefetch if num_workers else None,
         pin_memory=pin_memory,
+    )
+
+
+def _scan(num_workers: int, items: Durations, chunks: list[Indices]) -> Iterator[Scanned]:
+    """Reads headers in DataLoader workers; a single chunk of them in this process."""
+    return iter(
+        DataLoader(
+            cast("Dataset[tuple[int, float | str]]", items),
+            batch_sampler=[chunk.tolist() for chunk in chunks],
+            collate_fn=list,
+            num_workers=min(num_workers, len(chunks)) if len(chunks) > 1 else 0,
+        )
     )

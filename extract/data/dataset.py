@@ -7,19 +7,21 @@ exception, so that one bad file costs itself and not the batch it was in.
 
 from __future__ import annotations
 
-import os
+import zlib
 from dataclasses import replace
 
 import torch
 from torch.utils.data import Dataset
 
-from extract.audio.prepare import AudioError, prepare
+from extract.audio.faults import AudioError, opened
+from extract.audio.prepare import prepare
+from extract.audio.spans import WHOLE, Span
 from extract.frames import HUBERT_STACK, ConvStack
 from extract.internal import INTERNAL_ERROR, last_line
 from extract.manifest.manifest import Manifest
+from extract.opener import MISSING, Opener
+from extract.text import printable
 from extract.values import AudioSettings, Entry, Failure, Recording, Utterance
-
-MISSING = (-1, -1)
 
 
 class AudioDataset(Dataset[Utterance | Failure]):
@@ -43,7 +45,7 @@ class AudioDataset(Dataset[Utterance | Failure]):
         return len(self.manifest)
 
     def __getitem__(self, index: int) -> Utterance | Failure:
-        recording = identify(index, self.manifest[index])
+        recording = identify(self.manifest, index)
         try:
             return self._prepare(recording)
         except AudioError as error:
@@ -57,7 +59,12 @@ class AudioDataset(Dataset[Utterance | Failure]):
             return Failure(recording, INTERNAL_ERROR, f"{recording.path}: {last_line(error)}")
 
     def _prepare(self, recording: Recording) -> Utterance:
-        prepared = prepare(recording.path, self.settings, self.stack)
+        entry = self.manifest[recording.index]
+        where, span = printable(entry.path), Span.of(entry.offset_s, entry.duration_s)
+        if span != WHOLE:
+            where += f" {span}"
+        with opened(self.manifest.opener, entry.path, where) as file:
+            prepared = prepare(file, where, self.settings, span, self.stack)
         known = replace(
             recording,
             peak=prepared.peak,
@@ -69,18 +76,23 @@ class AudioDataset(Dataset[Utterance | Failure]):
         )
 
 
-def identify(index: int, entry: Entry) -> Recording:
-    """The entry's recording with its size and time, read before its samples are.
+def identify(manifest: Manifest, index: int) -> Recording:
+    """The recording of an entry with its stamp, read before its samples are.
 
     A file that changes while it is decoded is then seen as changed by the next run.
     """
-    return Recording(index, entry.id, entry.path, *size_and_time(entry.path))
+    entry = manifest[index]
+    return Recording(index, entry.id, entry.path, *stamp(entry, manifest.opener))
 
 
-def size_and_time(path: str) -> tuple[int, int]:
-    """A file's bytes and its time in nanoseconds; `MISSING` where there is none."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - a million of these: no Path objects
-    except (OSError, ValueError):  # missing, or a name that no file can have
-        return MISSING
-    return status.st_size, status.st_mtime_ns
+def stamp(entry: Entry, opener: Opener) -> tuple[int, int]:
+    """The opener's stamp of an entry's recording: for a file its bytes and its nanoseconds.
+
+    A cut's ends change the nanoseconds by up to four seconds: a list that moves them under the same
+    id makes the ledger's line stale too.
+    """
+    size, mtime_ns = opener.stamp(entry.path)
+    if (not entry.offset_s and entry.duration_s is None) or (size, mtime_ns) == MISSING:
+        return size, mtime_ns
+    span = Span.of(entry.offset_s, entry.duration_s)
+    return size, mtime_ns ^ zlib.crc32(b"%d %d" % (span.start, span.stop))

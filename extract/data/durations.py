@@ -1,4 +1,4 @@
-"""How long each recording is, from its header, remembered beside the store.
+"""How long each entry is, from its list or its recording's header, remembered beside the store.
 
 The plan of batches needs durations before anything is decoded. Reading a header takes a tenth of a
 millisecond to a few, so the first run reads them on all cores and a second run reads none.
@@ -14,12 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.audio.prepare import AudioError, probe_duration_s
-from extract.data.dataset import size_and_time
+from extract.audio.decode import probe_duration_s
+from extract.audio.faults import AudioError, opened
 from extract.data.plan import Indices
 from extract.files import explained, read_whole, replace_cache
 from extract.internal import InternalErrors, last_line
 from extract.manifest.manifest import Manifest
+from extract.opener import Opener
+from extract.text import printable
+from extract.values import Entry
 
 CHUNK = 64  # headers a worker reads before it reports
 UNKNOWN_S = 0.0  # what the plan takes for a recording whose header says nothing
@@ -30,6 +33,7 @@ Scan = Callable[["Durations", list[Indices]], Iterator[Scanned]]
 MAX_INDEX = 1 << 30  # bytes: of ninety million recordings
 
 _ROW = np.dtype([("key", "<u8"), ("duration_s", "<f4")])
+_WANTED = np.dtype([("key", "<u8"), ("offset_s", "<f8"), ("duration_s", "<f8")])  # of an entry
 
 
 class Durations(Sequence[tuple[int, float | str]]):
@@ -43,8 +47,10 @@ class Durations(Sequence[tuple[int, float | str]]):
 
     def __getitem__(self, index: int) -> tuple[int, float | str]:  # type: ignore[override]
         path = self.manifest[index].path
+        where = printable(path)
         try:
-            return index, probe_duration_s(path)
+            with opened(self.manifest.opener, path, where) as file:
+                return index, probe_duration_s(file, where)
         except (AudioError, OSError, MemoryError):  # decoding meets it again and says what is wrong
             return index, UNKNOWN_S
         except Exception as error:
@@ -53,49 +59,77 @@ class Durations(Sequence[tuple[int, float | str]]):
 
 def durations(
     manifest: Manifest,
-    path: Path,
+    path: Path | None,
     scan: Scan,
     progress: Callable[[int], None],
     internal: InternalErrors | None = None,
 ) -> NDArray[np.float64]:
-    """Seconds of each recording, (len(manifest),); 0 where the header does not tell.
+    """Seconds of each entry, (len(manifest),); 0 where the header does not tell.
+
+    A cut whose list says how long it is needs no header.
 
     Args:
         manifest: the recordings.
-        path: the index's file. An entry holds for one path, size and time.
+        path: the index's file, or None for none. A row holds for one path and stamp.
         scan: runs `Durations` over chunks of indices, in workers.
         progress: told how many headers were read.
         internal: told of faults of this program. Such a header is read again by the next run.
     """
-    internal = internal or InternalErrors()
-    keys = np.frombuffer(b"".join(map(_key, manifest.paths)), "<u8")
-    known = _read(path)
-    at = np.searchsorted(known["key"], keys).clip(max=max(0, len(known) - 1))
-    found = known["key"][at] == keys if len(known) else np.zeros(len(keys), dtype=bool)
-    seconds = np.where(found, known["duration_s"][at] if len(known) else 0.0, UNKNOWN_S)
-    seconds = seconds.astype(np.float64)
-    missing = np.flatnonzero(~found)
+    wanted = np.fromiter((_wanted(entry, manifest.opener) for entry in manifest), _WANTED)
+    asked = np.isnan(wanted["duration_s"])
+    whole_s, found = _looked_up(wanted["key"], path)
+    found &= asked
+    missing = np.flatnonzero(asked & ~found)
     if len(missing):
-        internal.begin()
         chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
-        known_now = found.copy()  # an interrupted scan leaves the rest for the next one
-        for scanned in scan(Durations(manifest), chunks):
-            read = [(index, found) for index, found in scanned if not isinstance(found, str)]
-            for index, duration_s in read:
-                seconds[index] = np.float32(duration_s)  # as the index will give it next time
-                known_now[index] = True
-            progress(len(scanned))
-            internal.note([found for _, found in scanned if isinstance(found, str)], len(read))
-            if internal.give_up:
-                break
-        _write(path, keys[known_now], seconds[known_now])
-    return seconds
+        scanned = _noted(scan(Durations(manifest), chunks), progress, internal or InternalErrors())
+        for index, duration_s in scanned:  # an interrupted scan leaves the rest for the next one
+            whole_s[index] = np.float32(duration_s)  # as the index will give it next time
+            found[index] = True
+        if path is not None:
+            _write(path, wanted["key"][found], whole_s[found])
+    from_header_s = np.maximum(whole_s - wanted["offset_s"], UNKNOWN_S)
+    return np.where(asked, from_header_s, wanted["duration_s"])
 
 
-def _key(path: str) -> bytes:
-    """Eight bytes that stand for a recording's path, size and time."""
-    text = "\0".join((path, *map(str, size_and_time(path))))
+def _wanted(entry: Entry, opener: Opener) -> tuple[int, float, float]:
+    """A row of `_WANTED`: no duration where the header is asked, no key where it is not."""
+    if entry.duration_s is not None:
+        return 0, entry.offset_s, entry.duration_s
+    key = _key(entry.path, opener.stamp(entry.path))
+    return int.from_bytes(key, "little"), entry.offset_s, np.nan
+
+
+def _noted(
+    chunks: Iterator[Scanned], progress: Callable[[int], None], internal: InternalErrors
+) -> Iterator[tuple[int, float]]:
+    """The durations in `chunks`, until `internal`, which is told of faults, gives up."""
+    internal.begin()
+    for scanned in chunks:
+        read = [(index, found) for index, found in scanned if not isinstance(found, str)]
+        yield from read
+        progress(len(scanned))
+        internal.note([found for _, found in scanned if isinstance(found, str)], len(read))
+        if internal.give_up:
+            break
+
+
+def _key(path: str, stamp: tuple[int, int]) -> bytes:
+    """Eight bytes that stand for a recording's path and stamp."""
+    text = "\0".join((path, *map(str, stamp)))
     return hashlib.blake2b(text.encode("utf8", "surrogateescape"), digest_size=8).digest()
+
+
+def _looked_up(
+    keys: NDArray[np.uint64], path: Path | None
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Seconds by the index for each key, and whether it knows the key."""
+    known = np.empty(0, _ROW) if path is None else _read(path)
+    if not len(known):
+        return np.full(len(keys), UNKNOWN_S), np.zeros(len(keys), dtype=bool)
+    at = np.searchsorted(known["key"], keys).clip(max=len(known) - 1)
+    found = known["key"][at] == keys
+    return np.where(found, known["duration_s"][at].astype(np.float64), UNKNOWN_S), found
 
 
 def _read(path: Path) -> NDArray[np.void]:

@@ -18,7 +18,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from extract.data.plan import Indices
-from extract.data.workers import IDLE, Death, Items, Options, Workers, WorkersDied
+from extract.data.watched import IDLE, Items
+from extract.data.workers import Death, Options, Workers, WorkersDied
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from extract.manifest.folders import WRITTEN, Walk, canonical
 from extract.manifest.ids import MAX_SHOWN, check_id
 from extract.manifest.lists import read_entries
 from extract.manifest.strings import PackedStrings, Packer
+from extract.opener import LocalFiles, Opener
 from extract.text import count, printable, shortened
 from extract.values import Entry, Failure
 
@@ -70,6 +71,8 @@ class Manifest(Sequence[Entry]):
     source: str = ""
     """Absolute path of the folder or list, without links in it; "" where there is none."""
     failures: tuple[Failure, ...] = field(default=(), repr=False)
+    opener: Opener = field(default=LocalFiles(), repr=False)
+    """What opens the paths."""
 
     @classmethod
     def from_entries(cls, entries: Iterable[Entry | Failure], source: str = "") -> Manifest:

@@ -68,7 +68,7 @@ def load_batches(
         dataset = AudioDataset(dataset.manifest.share(), dataset.settings, dataset.stack)
 
     def crashed(index: int, cause: str) -> Batch:
-        recording = identify(index, dataset.manifest[index])
+        recording = identify(dataset.manifest, index)
         detail = f"{recording.path}: its worker died twice: {cause}"
         return collate([Failure(recording, "worker_crashed", detail)])
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.data.dataset import MISSING, size_and_time
+from extract.data.dataset import stamp
 from extract.manifest.manifest import Manifest
+from extract.opener import MISSING
 from extract.shard import Shard, index_of
 from extract.store import ledger
 from extract.store.store import Store
@@ -90,7 +91,7 @@ def _holds(
     status = record.get("status")
     if status == FAILED and trust.retry_failed:
         return False
-    now = size_and_time(manifest.paths[index])
+    now = stamp(manifest[index], manifest.opener)
     then = record.get("source_size"), record.get("source_mtime_ns")
     if now != then and not (status == SAVED and now == MISSING):
         return False

@@ -10,9 +10,10 @@ import pytest
 
 from extract.audio import decode as decode_module
 from extract.audio import ffmpeg
-from extract.audio.decode import AudioError, decode, probe_duration_s
+from extract.audio.faults import AudioError
 from extract.audio.wav import PROBED_BYTES, may_be_coded, read_header
 from extract.manifest.manifest import AUDIO_EXTENSIONS
+from support.decoding import decode, probe_duration_s
 from support.recordings import (
     FFMPEG,
     ffmpeg_convert,
@@ -191,7 +192,6 @@ def test_tracks_without_a_sound_are_read_once_each(tmp_path, monkeypatch):
         decode_module, "open_container", lambda file: opened.append(file) or really(file)
     )
     monkeypatch.setattr(ffmpeg.Frames, "__iter__", lambda self: iter(()))
-    monkeypatch.setattr(decode_module, "goes_at_once", lambda *_: False)
     assert reason_of(path) == "empty"
     assert len(opened) == 8 + 1  # and once to see that none is left
 

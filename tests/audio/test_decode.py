@@ -4,11 +4,13 @@ import errno
 import gc
 import os
 import pickle
+import random
 import re
 import resource
 import shutil
 import socket
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +21,10 @@ import pytest
 from golden.make import CASES, DEMO_STEP
 
 from extract.audio import decode as decode_module
-from extract.audio import ffmpeg
-from extract.audio.decode import AudioError, decode, probe_duration_s
+from extract.audio import ffmpeg, resampling
+from extract.audio.faults import AudioError
 from extract.audio.wav import read_header
+from support.decoding import decode, probe_duration_s
 from support.recordings import (
     DEMO,
     FFMPEG,
@@ -39,6 +42,7 @@ from support.recordings import (
 
 GOLDEN = Path(__file__).parent / "golden"
 CLIPS = sorted(path.name for path in DEMO.glob("*_*"))
+CODED = ["a.mp3", "a.m4a", "a.aac"]
 SPEECH = DEMO / "en_tt-weasels.wav"
 
 # swresample sums its filter's taps in the order of the processor's vector width: other machines
@@ -59,13 +63,13 @@ def reason_of(path: object, **options: float) -> str:
     return caught.value.reason
 
 
-def decode_frame_by_frame(path: Path) -> np.ndarray:
+def decode_frame_by_frame(path: Path, audio: int = 0) -> np.ndarray:
     """The plain way with PyAV, which the fast ways must equal."""
     resampler = av.AudioResampler("flt", "mono", 32000)
     with av.open(str(path)) as container:
         pieces = [
             piece.to_ndarray()[0]
-            for frame in (*container.decode(audio=0), None)
+            for frame in (*container.decode(audio=audio), None)
             for piece in resampler.resample(frame)
         ]
     return np.concatenate(pieces)
@@ -122,6 +126,24 @@ def test_both_ends_of_the_number_range_are_those_of_ffmpeg(tmp_path, kind):
 @pytest.mark.parametrize("name", [name for name in CLIPS if not name.endswith(".wav")])
 def test_coded_clips_equal_frame_by_frame_bit_for_bit(name):
     assert np.array_equal(decode(DEMO / name), decode_frame_by_frame(DEMO / name))
+
+
+@pytest.mark.parametrize("name", CODED)
+@pytest.mark.parametrize("rate_hz", [16000, 32000, 44100, 48000])
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+def test_mp3_and_aac_equal_frame_by_frame_bit_for_bit(tmp_path, name, rate_hz, layout):
+    path = write_coded(tmp_path / name, rate_hz=rate_hz, layouts=(layout,))
+    samples = decode(path)
+    assert len(samples) == pytest.approx(3.1 * 32000, abs=4096)
+    assert np.array_equal(samples, decode_frame_by_frame(path))
+
+
+def test_the_stream_chosen_is_the_one_decoded_behind_a_video_and_another(tmp_path, monkeypatch):
+    path = write_coded(tmp_path / "a.m4a", layouts=("mono", "stereo"), video=True)
+    monkeypatch.setattr(decode_module, "best_stream", lambda found, *_: found.streams.audio[1])
+    samples = decode(path)
+    assert np.array_equal(samples, decode_frame_by_frame(path, audio=1))
+    assert np.abs(samples).max() > 0.5, "each stream is louder than the last"
 
 
 @needs_ffmpeg
@@ -261,6 +283,15 @@ def test_a_change_of_rate_on_the_way_loses_nothing(tmp_path):
     assert len(joined) == pytest.approx(len(alone) + len(decode(second)), abs=2048)
 
 
+def test_a_change_on_the_way_through_an_mp3_loses_nothing(tmp_path):
+    first = write_coded(tmp_path / "a.mp3")
+    second = write_coded(tmp_path / "b.mp3", rate_hz=48000, layouts=("mono",))
+    (tmp_path / "joined.mp3").write_bytes(first.read_bytes() + second.read_bytes())
+    samples = decode(tmp_path / "joined.mp3")
+    assert len(samples) == pytest.approx(2 * 3.1 * 32000, abs=9000)
+    assert np.array_equal(samples[: 3 * 32000], decode(first)[: 3 * 32000])
+
+
 # --- WAV headers that lie ------------------------------------------------------------------------
 
 
@@ -340,6 +371,22 @@ def test_damage_inside_a_file_costs_only_what_it_hit(tmp_path):
     samples, whole = decode(tmp_path / "a.mp3"), decode(DEMO / name)
     assert 0.8 * len(whole) < len(samples) <= len(whole)
     assert np.array_equal(samples[:10000], whole[:10000])
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a.aac"])
+@pytest.mark.parametrize("seed", range(15))
+def test_damage_costs_no_sound_before_it(tmp_path, name, seed):
+    """Whatever is wrong: bytes that are gone, zero, foreign or too many. Seconds are rough."""
+    path = write_coded(tmp_path / name)
+    content, whole, chance = path.read_bytes(), decode(path), random.Random(seed)
+    at, some = chance.randrange(len(content) // 5, len(content)), chance.randrange(1, 2000)
+    wrong = chance.choice([b"", bytes(some), chance.randbytes(some)])
+    resumed = chance.choice([at, at + some, len(content)])
+    path.write_bytes(content[:at] + wrong + content[resumed:])
+    samples = decode(path)
+    sound = slice(0, int(0.9 * len(whole) * at / len(content)) - 3200)
+    assert np.array_equal(samples[sound], whole[sound])
+    assert len(samples) < len(whole) + 3200
 
 
 # --- what is no recording ------------------------------------------------------------------------
@@ -592,6 +639,17 @@ def test_the_longest_allowed_recording_passes(tmp_path, rate_hz, limit_s, passes
         assert reason_of(path, max_duration_s=limit_s) == "too_long"
 
 
+@pytest.mark.parametrize("limit_s", [1.0, 3.0, 3.05, 3.1, 3.15, 3.2, 9.0])
+@pytest.mark.parametrize("name", CODED)
+def test_a_limit_judges_a_coded_recording_by_its_sound(tmp_path, name, limit_s):
+    path = write_coded(tmp_path / name)
+    samples = decode(path)
+    if len(samples) / 32000 > limit_s:
+        assert reason_of(path, max_duration_s=limit_s) == "too_long"
+    else:
+        assert np.array_equal(decode(path, limit_s), samples)
+
+
 @pytest.mark.parametrize("rate_hz", [3_072_001, 2_000_000_000])
 def test_a_rate_that_no_recorder_has_is_refused_without_allocating_for_it(tmp_path, rate_hz):
     before_mib = peak_memory_mib()
@@ -706,6 +764,26 @@ def test_what_ffmpeg_holds_is_freed_without_the_garbage_collector(name, most_s):
         assert held() == before
     finally:
         gc.enable()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+@pytest.mark.parametrize("name", ["en_something-terribly-wrong.mp3", "en_tt-weasels.wav"])
+def test_decoding_starts_no_thread(monkeypatch, name):
+    """Workers share the cores already, and a thread for each of them would be a recording's."""
+    threads = Path("/proc/self/task")
+    before, seen, really = set(threads.iterdir()), [], resampling._pulled
+
+    def counted(sink: object) -> Iterator[np.ndarray]:
+        seen.append(set(threads.iterdir()) - before)
+        yield from really(sink)
+
+    monkeypatch.setattr(resampling, "_pulled", counted)
+    decode(DEMO / name)
+    with resampling.resampler("fltp", "stereo", 44100) as resampler:
+        assert resampler.source.graph.threads == 1
+        assert resampler(None) == []
+    assert len(seen) > 1
+    assert not set().union(*seen)
 
 
 def test_audio_error_survives_pickling():

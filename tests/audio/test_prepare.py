@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from extract.audio import prepare as prepare_module
-from extract.audio.prepare import AudioError, decode, prepare, resample_to_16k, scaled, to_int16
+from extract.audio.faults import AudioError
+from extract.audio.prepare import resample_to_16k, scaled, to_int16
 from extract.values import AudioSettings
+from support.decoding import decode, prepare
 from support.recordings import DEMO, PCM, pack, signal, wav_bytes, write_floats, write_pcm
 
 CLIPS = sorted(path.name for path in DEMO.glob("*_*"))

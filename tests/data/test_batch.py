@@ -7,12 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from extract.data import durations as durations_module
 from extract.data import transport
 from extract.data.batch import Batch, collate, make_loader
 from extract.data.dataset import AudioDataset
 from extract.data.plan import QUADRATIC_S, plan_batches
 from extract.manifest.manifest import read_folder
-from extract.values import Failure, Recording, Utterance
+from extract.opener import LocalFiles
+from extract.values import Entry, Failure, Recording, Utterance
+from support.openers import Entries
 from support.recordings import write_wav
 
 
@@ -100,7 +103,7 @@ def dataset(tmp_path):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_loader_gives_the_plans_batches(dataset, num_workers):
     plan = plan_batches([0.3] * len(dataset), 1.0)
-    loader = make_loader(dataset, plan, num_workers, pin_memory=False)
+    loader = make_loader(dataset, batches=plan, num_workers=num_workers)
     seen = []
     for batch, indices in zip(loader, plan, strict=True):
         gone = [failed.recording.index for failed in batch.failures]
@@ -112,6 +115,50 @@ def test_a_loader_gives_the_plans_batches(dataset, num_workers):
             assert torch.equal(row[:length], dataset[recording.index].waveform)
         seen += here
     assert len(seen) == 12
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("chunk", [4, 64])
+def test_a_loader_plans_by_the_headers_that_it_reads(dataset, monkeypatch, num_workers, chunk):
+    monkeypatch.setattr(durations_module, "CHUNK", chunk)
+    seconds = [item.recording.duration_s or 0.0 for item in dataset]
+    plan = plan_batches(seconds, 1.0)
+    assert len(plan) > 3
+    loader = make_loader(dataset, batch_seconds=1.0, num_workers=num_workers)
+    assert [batch.tolist() for batch in plan] == list(loader.batch_sampler)
+    num_seen = 0
+    for batch, indices in zip(loader, plan, strict=True):
+        gone = [failed.recording.index for failed in batch.failures]
+        assert sorted([one.index for one in batch.recordings] + gone) == sorted(indices)
+        num_seen += len(batch)
+    assert num_seen == 12
+
+
+def test_a_loader_over_cuts_plans_by_their_times(dataset):
+    path = dataset.manifest[0].path
+    entries = [Entry(f"{n}", path, 0.01 * n, 0.05 + 0.001 * n) for n in range(8)]
+    cuts = AudioDataset(Entries(entries, LocalFiles()))
+    [batch] = make_loader(cuts, num_workers=0)
+    assert [one.index for one in batch.recordings] == list(range(7, -1, -1))
+    for recording in batch.recordings:
+        wanted = entries[recording.index].duration_s
+        assert recording.duration_s == pytest.approx(wanted, abs=1 / 32_000)
+
+
+def test_a_loader_whose_plan_is_given_reads_no_header(dataset, monkeypatch):
+    monkeypatch.delattr(durations_module, "probe_duration_s")
+    plan = [np.array([2, 0]), np.array([1])]
+    loader = make_loader(dataset, batches=plan, num_workers=0)
+    assert [[one.index for one in batch.recordings] for batch in loader] == [[2, 0], [1]]
+
+
+def test_a_fault_of_ours_in_a_header_is_said_and_costs_only_the_plan(dataset, monkeypatch, caplog):
+    def wrong(file, where):
+        raise TypeError("a mistake of ours")
+
+    monkeypatch.setattr(durations_module, "probe_duration_s", wrong)
+    assert sum(len(batch) for batch in make_loader(dataset, num_workers=0)) == 12
+    assert caplog.text.count("please report it") == 1
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -134,11 +181,11 @@ def test_without_torchs_private_storage_batches_are_the_same(tmp_path, monkeypat
         write_wav(tmp_path / f"{index}.wav", 0.2 + index / 10, index)
     dataset = AudioDataset(read_folder(tmp_path))
     batches = plan_batches([0.2, 0.3, 0.4, 0.5], 0.8)
-    expected = list(make_loader(dataset, batches, num_workers=1))
+    expected = list(make_loader(dataset, batches=batches, num_workers=1))
     for kind in torch.UntypedStorage.__mro__:
         if "_new_shared" in vars(kind):
             monkeypatch.delattr(kind, "_new_shared")
-    found = list(make_loader(dataset, batches, num_workers=1))
+    found = list(make_loader(dataset, batches=batches, num_workers=1))
     assert len(found) == len(expected) == len(batches)
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one.waveforms, other.waveforms)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from extract.audio import prepare as prepare_module
-from extract.audio.prepare import prepare
 from extract.data import dataset as module
 from extract.data.dataset import AudioDataset
 from extract.manifest.manifest import Manifest, read_folder
 from extract.values import AudioSettings, Entry, Failure, Utterance
+from support.decoding import prepare
 from support.recordings import write_wav
 
 
@@ -65,7 +65,7 @@ def test_a_recording_that_cannot_be_used_is_a_value_too(recordings_of_all_kinds)
 def test_whatever_is_raised_is_a_value_and_a_fault_of_ours_is_never_the_files(
     recordings_of_all_kinds, monkeypatch, error, reason
 ):
-    def surprise(path, *settings):
+    def surprise(*_):
         raise error
 
     monkeypatch.setattr(module, "prepare", surprise)
@@ -110,8 +110,8 @@ def test_size_and_time_are_those_before_decoding(tmp_path, monkeypatch):
     path = write_wav(tmp_path / "a.wav", 0.5)
     before = path.stat()
 
-    def prepare_while_it_changes(name, settings):
-        prepared = prepare(name, settings)
+    def prepare_while_it_changes(*arguments):
+        prepared = prepare_module.prepare(*arguments)
         write_wav(path, 0.9)
         return prepared
 

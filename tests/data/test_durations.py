@@ -89,7 +89,7 @@ def test_a_header_that_says_nothing_is_unknown_and_remembered(reader, folder):
     assert reader.read == []
 
 
-def test_an_index_is_made_of_these_bytes(tmp_path, monkeypatch):
+def test_an_index_is_made_of_these_bytes(tmp_path):
     """Eight bytes of a hash and four of a duration each, sorted, behind numpy's header."""
     module._write(tmp_path / "index", np.array([7, 3], "<u8"), np.array([1.5, 0.25]))
     header = b"{'descr': [('key', '<u8'), ('duration_s', '<f4')], 'fortran_order': False, "
@@ -97,9 +97,9 @@ def test_an_index_is_made_of_these_bytes(tmp_path, monkeypatch):
         (b"\x93NUMPY\x01\x00v\x00" + header + b"'shape': (2,), }").ljust(127)
         + b"\n\x03\0\0\0\0\0\0\0\0\0\x80>\x07\0\0\0\0\0\0\0\0\0\xc0?"
     )
-    monkeypatch.setattr(module, "size_and_time", lambda path: (40_044, 1_700_000_000_123_456_789))
     text = b"/there/\xc3\xa4.wav\x0040044\x001700000000123456789"
-    assert module._key("/there/ä.wav") == hashlib.blake2b(text, digest_size=8).digest()
+    stamp = (40_044, 1_700_000_000_123_456_789)
+    assert module._key("/there/ä.wav", stamp) == hashlib.blake2b(text, digest_size=8).digest()
 
 
 DAMAGES = ["empty", "torn", "text", "other", "pickle", "npz", "huge", "longer", "nan", "negative"]
@@ -187,7 +187,7 @@ def test_nothing_is_left_beside_the_index(reader, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "lengths.npy"]
 
 
-def wrong_call(path):
+def wrong_call(*_):
     raise TypeError("open() got an unexpected keyword argument")
 
 
@@ -197,7 +197,7 @@ def test_a_fault_of_ours_is_neither_silent_nor_remembered(reader, monkeypatch):
         patch.setattr(
             module,
             "probe_duration_s",
-            lambda path: wrong_call(path) if path.endswith("5.wav") else probe(path),
+            lambda file, where: wrong_call() if where.endswith("5.wav") else probe(file, where),
         )
         found = reader()
     assert reader.internal.num == 1

@@ -157,7 +157,7 @@ def test_killed_twice_in_a_row_means_fewer_workers(caplog):
 
 def test_workers_that_cannot_live_end_the_run(monkeypatch):
     monkeypatch.setattr(module, "MAX_DEATHS_IN_A_ROW", 3)
-    monkeypatch.setattr(workers, "_prepare_worker", lambda *_: os._exit(9))
+    monkeypatch.setattr(workers, "prepare_worker", lambda *_: os._exit(9))
     with pytest.raises(RuntimeError, match=r"try loader\.num_workers=1"):
         load(Items(20))
 
@@ -201,7 +201,7 @@ def test_a_batch_arrives_whether_or_not_shared_memory_has_room(monkeypatch, num_
             raise RuntimeError("unable to allocate shared memory(shm): temporarily unavailable")
 
         monkeypatch.setattr(
-            workers, "_prepare_worker", lambda *_: setattr(torch.Tensor, "share_memory_", no_room)
+            workers, "prepare_worker", lambda *_: setattr(torch.Tensor, "share_memory_", no_room)
         )
     options = Options(num_workers)
     loader = ResilientLoader(Items(20), batches(20), with_values, str, options)
@@ -297,7 +297,7 @@ def test_a_worker_whose_parent_died_before_it_was_prepared_ends(parent, code):
     """The kernel says nothing of a death that came before it was asked to."""
     arguments = parent(), torch.zeros(1, 3), 0
     fork = multiprocessing.get_context("fork")
-    process = fork.Process(target=workers._prepare_worker, args=arguments)
+    process = fork.Process(target=workers.prepare_worker, args=arguments)
     process.start()
     process.join()
     assert process.exitcode == code

@@ -468,10 +468,10 @@ def raise_for(monkeypatch, ending: str) -> None:
     """Lets our own code raise for every recording whose path ends so."""
     prepare = dataset.prepare
 
-    def wrong(path, *settings):
-        if path.endswith(ending):
-            raise TypeError(f"a mistake of ours at {path}")
-        return prepare(path, *settings)
+    def wrong(file, where, *rest):
+        if where.endswith(ending):
+            raise TypeError(f"a mistake of ours at {where}")
+        return prepare(file, where, *rest)
 
     monkeypatch.setattr(dataset, "prepare", wrong)
 
@@ -513,7 +513,7 @@ def test_a_fault_of_ours_on_every_recording_stops_the_run_early(
 def test_a_fault_of_ours_in_reading_headers_exits_with_70_and_saves_what_can_be(
     extract_folder, recordings, tmp_path, monkeypatch, capfd
 ):
-    def wrong(path):
+    def wrong(*_):
         raise TypeError("a mistake of ours")
 
     monkeypatch.setattr("extract.data.durations.probe_duration_s", wrong)

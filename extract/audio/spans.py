@@ -1,0 +1,82 @@
+"""A part of a recording, in samples at 32 kHz: what an entry with `offset_s` cuts out of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.frames import RECORDING_RATE_HZ
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Samples `start` to `stop`, counted in the whole recording as it is decoded to 32 kHz."""
+
+    start: int = 0
+    stop: int = sys.maxsize
+
+    @classmethod
+    def of(cls, offset_s: float, duration_s: float | None) -> Span:
+        """From round(32000 offset_s) to round(32000 (offset_s + duration_s)), or to the end."""
+        start = round(offset_s * RECORDING_RATE_HZ)
+        if duration_s is None:
+            return cls(start)
+        return cls(start, round((offset_s + duration_s) * RECORDING_RATE_HZ))
+
+    def __str__(self) -> str:
+        stop = "the end" if self.is_open else f"{self.stop_s:g} s"
+        return f"from {self.start_s:g} s to {stop}"
+
+    @property
+    def start_s(self) -> float:
+        """`start` in seconds."""
+        return self.start / RECORDING_RATE_HZ
+
+    @property
+    def stop_s(self) -> float:
+        """`stop` in seconds; of an open span more than any recording has."""
+        return self.stop / RECORDING_RATE_HZ
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it goes on to the recording's end."""
+        return self.stop == sys.maxsize
+
+    def limit_s(self, max_duration_s: float) -> float:
+        """How long a recording may be, in seconds, before it makes this span too long.
+
+        Infinity where no recording does: the span's own ends are within `max_duration_s`, or one
+        sample past it, by which rounding them may lengthen it.
+        """
+        if self.stop - self.start <= max_duration_s * RECORDING_RATE_HZ + 1:
+            return float("inf")
+        return self.start_s + max_duration_s
+
+
+WHOLE = Span()
+
+
+def taken(parts: Generator[Samples, None, None], span: Span) -> tuple[Samples, int]:
+    """The samples of `span` out of a recording that comes in parts, and how many came.
+
+    No part is asked for behind the span's end, and `parts` is closed. The samples are those of the
+    whole recording: the same parts in the same order, of which some are left out.
+    """
+    kept: list[Samples] = []
+    num_samples = 0
+    with closing(parts):
+        for part in parts:
+            first, last = span.start - num_samples, span.stop - num_samples
+            num_samples += len(part)
+            if first < len(part):
+                kept.append(part[max(0, first) : last])
+            if num_samples >= span.stop:
+                break
+    return (np.concatenate(kept) if kept else np.empty(0, np.float32)), num_samples

@@ -1,0 +1,88 @@
+"""The worker's own side: which item it is at, noted in shared memory, and its end with main.
+
+`extract.data.workers` reads the notes in the main process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+IDLE = -1
+INDEX, SINCE_S, PID = 0, 1, 2  # columns of what workers say of themselves
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Items(Protocol):
+    """What a worker needs of a dataset."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Any: ...
+
+
+class Watched(Dataset[Any]):
+    """A dataset whose workers say which item they are at and since when."""
+
+    def __init__(self, items: Items, current: torch.Tensor) -> None:
+        self.items = items
+        # (workers, 3) float64 in shared memory: item's index, monotonic seconds, process id
+        self.current = current
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        info = get_worker_info()
+        if info is None:
+            return self.items[index]
+        self.current[info.id, SINCE_S] = time.monotonic()
+        self.current[info.id, INDEX] = index
+        item = self.items[index]
+        self.current[info.id, INDEX] = IDLE
+        return item
+
+
+def prepare_worker(parent: int | None, current: torch.Tensor, worker: int) -> None:
+    """Runs once in each worker, before its first item.
+
+    A terminal or scheduler signals the whole process group, so workers ignore those signals; only
+    the main process acts. A worker ends when the main process dies: an orphan would keep the
+    store's lock open.
+
+    Args:
+        parent: process id of the main process, if that forks the workers itself.
+        current: where the worker notes its process id.
+        worker: its number.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if parent is None:
+        threading.Thread(target=_end_with_main, daemon=True).start()
+    elif sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the kernel was asked
+            os._exit(1)
+    current[worker, PID] = os.getpid()
+
+
+def _end_with_main() -> None:
+    """Waits for the death of the main process, in a worker whose parent is a forkserver.
+
+    A forkserver ends only after its workers, so no worker is told of the main process by its own
+    parent's death. multiprocessing's pipe tells it; forked workers inherit that from one another,
+    which keeps it open.
+    """
+    main = multiprocessing.parent_process()
+    if main is not None:
+        main.join()
+        os._exit(1)
