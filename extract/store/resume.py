@@ -61,7 +61,7 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
     kept_s, kept_clipped = 0.0, 0
     holding = bytearray()  # for every whole line, 1 or 0
     num_bytes = 0
-    for line, record in ledger.read_lines(path):
+    for line, record in store.read_lines(path):
         holding.append(0)
         index = index_of.get(record["id"])
         if index is not None:
@@ -79,7 +79,7 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
     status = path.stat() if path.exists() else None
     # A ledger with a second name is a copy made of hard links: appending would change both.
     if status and (num_bytes != status.st_size or status.st_nlink > 1):
-        lines = (line for line, _record in ledger.read_lines(path))
+        lines = (line for line, _record in store.read_lines(path))
         ledger.rewrite(path, compress(lines, holding))
     return Remaining(todo, unseen, kept, kept_s, kept_clipped)
 
@@ -105,12 +105,12 @@ def judge_again(store: Store, gates: AudioSettings) -> None:
     while no other process works there.
     """
     for path in ledger.ledger_paths(store.directory):
-        for _line, record in ledger.read_lines(path):
+        for _line, record in store.read_lines(path):
             if not _passes(record, gates):
-                store.discard(record["id"])
+                store.layout.discard(record["id"])
         lines = (
             line
-            for line, record in ledger.read_lines(path)
+            for line, record in store.read_lines(path)
             if record.get("status") != REJECTED and _passes(record, gates)
         )
         ledger.rewrite(path, lines)
@@ -155,7 +155,7 @@ def _sort(store: Store, index_named: Mapping[str, int]) -> None:
     strangers = [path for path in paths if path.name not in index_named]
     lines: dict[int, dict[str, bytes]] = {index: {} for index in index_named.values()}
     for path in [*(path for path in paths if path.name in index_named), *strangers]:
-        for line, record in ledger.read_lines(path):
+        for line, record in store.read_lines(path):
             mine = lines[index_of(record["id"], len(index_named))]
             if _is_better(record, mine.get(record["id"]), store):
                 mine[record["id"]] = line

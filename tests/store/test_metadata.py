@@ -14,7 +14,12 @@ from extract.values import AudioSettings
 
 def identity(weights: str = "abc", layer: int = 12, precision: str = "float32", **audio):
     return metadata.identity(
-        AudioSettings(**audio), weights=weights, layer=layer, precision=precision, source="/data"
+        AudioSettings(**audio),
+        weights=weights,
+        layer=layer,
+        precision=precision,
+        source="/data",
+        layout="gpt_sovits",
     )
 
 
@@ -85,7 +90,12 @@ def test_what_is_written_is_read_back(tmp_path):
 def test_metadata_is_made_of_these_bytes(tmp_path):
     """Stores outlive versions: another text here is a store that refuses to go on."""
     run = metadata.identity(
-        AudioSettings(), weights="0123abcd", layer=12, precision="float16", source="/data/ä"
+        AudioSettings(),
+        weights="0123abcd",
+        layer=12,
+        precision="float16",
+        source="/data/ä",
+        layout="gpt_sovits",
     )
     metadata.write(tmp_path, run, {"model": "some/model", "torch": "2.11.0"})
     assert (

@@ -13,7 +13,7 @@ from extract.shard import Shard
 from extract.store import foreign
 from extract.store.store import Store
 from support.recordings import write_wav
-from support.stores import audit, contents, ids_of, ledger
+from support.stores import audit, contents, ids_of, ledger, paths, put
 
 
 @pytest.fixture
@@ -545,8 +545,8 @@ def test_every_flipped_bit_of_a_feature_file_is_found(tmp_path):
     """And with the lines of an earlier version, which held no checksum of it, none raises."""
     store = Store(tmp_path, fsync=False)
     store.create()
-    files = store.publish("a.wav", torch.randn(7, 3), torch.zeros(9, dtype=torch.int16))
-    path = Path(store.paths("a.wav")[0])
+    files = put(store, "a.wav", torch.randn(7, 3), torch.zeros(9, dtype=torch.int16))
+    path = Path(paths(store, "a.wav")[0])
     whole = path.read_bytes()
     new = {"id": "a.wav", "files": files}
     old = {

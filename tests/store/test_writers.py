@@ -14,6 +14,7 @@ from extract.store.ledger import Ledger, read
 from extract.store.store import Store, StoreUnusable, WriteFailed
 from extract.store.writers import MAX_QUEUED_PER_WRITER, Writers
 from extract.values import Encoded, Failure, Features, Recording
+from support.stores import put
 
 
 def encoded(name: str, *, retried_fp32: bool = False, dtype: torch.dtype = torch.float16):
@@ -89,7 +90,7 @@ def test_the_line_comes_after_the_files(parts, monkeypatch):
 
 
 def test_a_failure_takes_an_earlier_runs_files_away(parts):
-    parts.store.publish("a.wav", torch.zeros(2, 2), torch.zeros(9, dtype=torch.int16))
+    put(parts.store, "a.wav", torch.zeros(2, 2), torch.zeros(9, dtype=torch.int16))
     parts.writers.put(Failure(Recording(0, "a.wav", "/there/a.wav"), "silent", "only zeros"))
     parts.writers.close()
     assert parts.lines()["a.wav"]["status"] == "rejected"
@@ -97,14 +98,14 @@ def test_a_failure_takes_an_earlier_runs_files_away(parts):
 
 
 def test_one_that_cannot_be_written_fails_alone(parts, monkeypatch):
-    publish = parts.store.publish
+    save = parts.store.layout.put
 
-    def refuse(id_, *args):
-        if id_ == "3.wav":
+    def refuse(item):
+        if item.recording.id == "3.wav":
             raise WriteFailed("3.wav: Is a directory")
-        return publish(id_, *args)
+        return save(item)
 
-    monkeypatch.setattr(parts.store, "publish", refuse)
+    monkeypatch.setattr(parts.store.layout, "put", refuse)
     for n in range(10):
         parts.writers.put(encoded(f"{n}.wav"))
     parts.writers.close()
@@ -124,7 +125,7 @@ def test_a_full_disk_is_met_once_and_told_to_who_puts_and_closes(parts, monkeypa
         tries.append(1)
         raise StoreUnusable("the disk is full")
 
-    monkeypatch.setattr(parts.store, "publish", full)
+    monkeypatch.setattr(parts.store.layout, "put", full)
 
     def put_many():
         for n in range(1000):
@@ -150,7 +151,7 @@ def test_a_ledger_that_takes_no_line_stops_the_run_too(parts, monkeypatch):
 
 
 def test_an_error_of_ours_is_raised_as_it_is(parts, monkeypatch):
-    monkeypatch.setattr(parts.store, "publish", lambda *_: 1 / 0)
+    monkeypatch.setattr(parts.store.layout, "put", lambda *_: 1 / 0)
     parts.writers.put(encoded("a.wav"))
     with pytest.raises(ZeroDivisionError):
         parts.writers.close()
@@ -160,8 +161,8 @@ def test_an_error_of_ours_is_raised_as_it_is(parts, monkeypatch):
 def held(parts, monkeypatch):
     """Saves that wait until they are let go."""
     go = threading.Event()
-    publish = parts.store.publish
-    monkeypatch.setattr(parts.store, "publish", lambda *args: (go.wait(30), publish(*args))[1])
+    save = parts.store.layout.put
+    monkeypatch.setattr(parts.store.layout, "put", lambda *args: (go.wait(30), save(*args))[1])
     yield go
     go.set()
 
@@ -191,8 +192,8 @@ def test_a_full_queue_takes_more_once_half_of_it_is_done(parts, monkeypatch):
     """Not only when all is: the writers would have nothing to do while the next batch comes."""
     limit = 2 * MAX_QUEUED_PER_WRITER
     go = threading.Semaphore(0)
-    publish = parts.store.publish
-    monkeypatch.setattr(parts.store, "publish", lambda *args: (go.acquire(), publish(*args))[1])
+    save = parts.store.layout.put
+    monkeypatch.setattr(parts.store.layout, "put", lambda *args: (go.acquire(), save(*args))[1])
     for n in range(limit):
         parts.writers.put(encoded(f"{n}.wav"))
     last = threading.Thread(target=parts.writers.put, args=[encoded("last.wav")])
