@@ -20,7 +20,7 @@ from zlib_ng import zlib_ng  # its CRC is 15 times as fast as zlib's
 
 from extract.files import Buffer
 from extract.frames import RECORDING_RATE_HZ
-from extract.text import printable
+from extract.text import printable, shortened
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def load_features(path: str) -> Tensor:
     except OSError:
         raise
     except Exception as error:  # a damaged archive raises whatever its damage leads to
-        raise ValueError(f"{printable(path)}: cannot be read: {error}") from error
+        raise ValueError(f"{printable(path)}: cannot be read: {shortened(str(error))}") from error
     if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[0] != 1:
         raise ValueError(f"{printable(path)}: needed a tensor (1, dimensions, frames)")
     return found[0].T
