@@ -42,7 +42,7 @@ class LayoutOptions:
     The base of every layout's `Options`.
     """
 
-    dir: str = location()  # the output folder
+    dir: str = location("outputs/${dataset.name}/${run_name:}")  # the output folder
     layout: str = "gpt_sovits"  # which files are written: the name of a layout
     num_writers: int = number(4, at_least=1, at_most=1024)  # threads that write
     # What is saved survives a power cut, not only a killed process; the ledger's lines of the last
