@@ -230,6 +230,15 @@ def test_a_note_is_passed_on_to_all_shards_of_another_sharding(tmp_path):
     assert foreign.foreign_ids(store, {"ours.wav"}, is_new=False) == {"theirs.wav"}
 
 
+def test_a_noted_file_that_is_gone_is_foreign_no_more(tmp_path):
+    (tmp_path / ".extract").mkdir()
+    store = Store(tmp_path)
+    store.create()
+    (tmp_path / "5-wav32k" / "theirs.wav").touch()
+    foreign.begin(tmp_path, Shard(), {"theirs.wav", "gone.wav"}, alone=True)
+    assert foreign.foreign_ids(store, set(), is_new=False) == {"theirs.wav"}
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_a_killed_run_of_an_earlier_version_left_is_ours_until_it_is_done(
     run, out, recordings, count

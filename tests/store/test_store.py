@@ -294,6 +294,25 @@ def test_an_id_that_leaves_the_store_discards_nothing(store, tmp_path):
     assert (tmp_path / "x.pt").exists()
 
 
+def test_a_file_that_has_grown_is_not_whole(store):
+    for which in (0, 1):
+        saved = record(store, "a.wav")
+        with open(paths(store, "a.wav")[which], "ab") as file:
+            file.write(b"more")
+        assert not store.intact(saved)
+        assert not store.intact(saved, checksum=True)
+
+
+def test_files_in_a_folder_behind_a_link_are_not_ours(store, tmp_path):
+    saved = record(store, "deep/a.wav")
+    assert store.intact(saved)
+    folder = store.directory / "4-cnhubert" / "deep"
+    folder.symlink_to(folder.rename(tmp_path / "elsewhere"))
+    again = Store(store.directory, fsync=False)
+    assert not again.intact(saved)
+    assert not again.intact(saved, checksum=True)
+
+
 def test_a_file_of_the_same_size_behind_a_link_is_not_ours(store, tmp_path):
     saved = record(store, "a.wav")
     path = Path(paths(store, "a.wav")[0])
