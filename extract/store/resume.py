@@ -61,7 +61,7 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
     kept_s, kept_clipped = 0.0, 0
     holding = bytearray()  # for every whole line, 1 or 0
     num_bytes = 0
-    for line, record in store.read_lines(path):
+    for line, record in ledger.read_lines(path):
         holding.append(0)
         index = index_of.get(record["id"])
         if index is not None:
@@ -72,14 +72,14 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
             kept[record["status"], record.get("reason") or ""] += 1
             kept_s += (record.get("duration_s") or 0.0) if record["status"] == SAVED else 0.0
             kept_clipped += bool(record.get("clipped_samples"))
-        elif record.get("reason") in OF_A_SOURCE:
-            continue  # this run says it again
+        elif record.get("reason") in OF_A_SOURCE or not store.is_possible(record):
+            continue  # this run says it again; or a line whose id is damaged
         holding[-1] = 1
         num_bytes += len(line)
     status = path.stat() if path.exists() else None
     # A ledger with a second name is a copy made of hard links: appending would change both.
     if status and (num_bytes != status.st_size or status.st_nlink > 1):
-        lines = (line for line, _record in store.read_lines(path))
+        lines = (line for line, _record in ledger.read_lines(path))
         ledger.rewrite(path, compress(lines, holding))
     return Remaining(todo, unseen, kept, kept_s, kept_clipped)
 

@@ -57,11 +57,13 @@ class Store:
         except (OSError, ValueError):
             return False
 
+    def is_possible(self, record: Mapping[str, Any]) -> bool:
+        """Whether a line may be a run's: one whose id is damaged names the files of another id."""
+        return not record.get("files") or self.layout.kept(record) is not None
+
     def read_lines(self, path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-        """Whole lines of a ledger with their records, less those that name files of another id."""
-        for line, record in ledger.read_lines(path):
-            if not record.get("files") or self.layout.kept(record):
-                yield line, record
+        """Whole lines of a ledger with their records, less those that no run can have written."""
+        return ((line, one) for line, one in ledger.read_lines(path) if self.is_possible(one))
 
     def explain(self, error: OSError, needed: int = 0) -> str:
         """What stopped a write into this store, for the user: `extract.files.explain`."""

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from extract.data.dataset import AudioDataset
-from extract.manifest.manifest import read_folder
+from extract.manifest.manifest import Manifest, read_folder
 from extract.shard import Shard
 from extract.store.layout import Kept
-from extract.store.resume import reshard
+from extract.store.resume import Trust, remaining, reshard
 from extract.store.store import Store
-from extract.values import AudioSettings
+from extract.values import AudioSettings, Entry
 from support.command import TINY
 from support.recordings import DEMO
 from support.stores import encoded, ledger, put
@@ -172,7 +172,14 @@ def test_a_line_that_names_another_utterances_files_is_not_read(store):
     record = {"path": "/there", "status": "saved", "files": files}
     path.write_text("".join(json.dumps(record | {"id": id_}) + "\n" for id_ in ("x.wav", "y.wav")))
     assert [record["id"] for _line, record in store.read_lines(path)] == ["x.wav"]
+    both = path.read_text()
     reshard(store, Shard(0, 2))
+    assert [record["id"] for record in ledger(store.directory)] == ["x.wav"]
+    for old in store.directory.glob("ledger*"):
+        old.unlink()
+    path.write_text(both)
+    manifest = Manifest.from_entries([Entry("x.wav", "/there")])
+    assert not remaining(manifest, store, path, Trust()).todo.any()
     assert [record["id"] for record in ledger(store.directory)] == ["x.wav"]
 
 
