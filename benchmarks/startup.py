@@ -27,6 +27,7 @@ from extract.machine import cores
 from extract.manifest.manifest import Manifest, read_folder
 from extract.opener import LocalFiles
 from extract.shard import Shard
+from extract.store.layouts.gpt_sovits import names
 from extract.store.ledger import Record
 from extract.store.lock import PRIVATE
 from extract.store.resume import Trust, remaining
@@ -61,9 +62,9 @@ def finish(recordings: Path, store: Store) -> None:
     contents.write_bytes(bytes(1000))
     with (store.directory / Shard().ledger_name).open("wb") as ledger:
         for entry in manifest:
-            for path in store.paths(entry.id):
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                os.link(contents, path)
+            for name in names(entry.id):
+                (store.directory / name).parent.mkdir(parents=True, exist_ok=True)
+                os.link(contents, store.directory / name)
             size, mtime_ns = LocalFiles().stamp(entry.path)
             record = Record(
                 entry.id,
@@ -77,10 +78,7 @@ def finish(recordings: Path, store: Store) -> None:
                 clipped_samples=0,
                 source_size=size,
                 source_mtime_ns=mtime_ns,
-                files=tuple(
-                    (os.path.relpath(path, store.directory), 0, 1000, 1234567890)
-                    for path in store.paths(entry.id)
-                ),
+                files=tuple((name, 0, 1000, 1234567890) for name in names(entry.id)),
             )
             ledger.write(record.line())
 
@@ -110,7 +108,7 @@ def start_up(recordings: Path, store: Store) -> tuple[Laps, Manifest, int]:
     private.mkdir(exist_ok=True)
     manifest = read_folder(recordings)
     lap("list")
-    store.sweep()
+    store.layout.sweep()
     lap("sweep")
     rest = remaining(manifest, store, store.directory / "ledger.jsonl", Trust())
     lap("ledger")

@@ -17,7 +17,8 @@ import torch
 
 from benchmarks.common import SHM, Row, in_turns, run_alone
 from extract.frames import num_frames
-from extract.store.formats import encode_features, encode_wav, num_bytes
+from extract.store.files import num_bytes
+from extract.store.formats import encode_features, encode_wav
 from extract.store.ledger import Ledger
 from extract.store.store import Store
 from extract.store.writers import Writers
@@ -26,7 +27,7 @@ from extract.values import Encoded, Features, Recording
 DURATION_S = 5
 HIDDEN_SIZE = 768
 GOAL_PER_S = 3000
-KEPT = 64  # names in use: a run's files replace each other, so that memory stays small
+KEPT = 128  # names in use, more than are in flight: files replace each other, memory stays small
 
 
 def utterance(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

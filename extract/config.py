@@ -13,6 +13,7 @@ from typing import Any
 
 from extract.fields import MISSING, location, number
 from extract.shard import Shard
+from extract.store.layout import LayoutOptions
 from extract.values import AudioSettings
 
 MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed takes no larger one
@@ -44,13 +45,6 @@ class StartMethod(Enum):
     fork = "fork"
     forkserver = "forkserver"
     spawn = "spawn"
-
-
-class Verify(Enum):
-    """How files of earlier runs are trusted: by their sizes, or by reading them whole."""
-
-    size = "size"
-    checksum = "checksum"
 
 
 @dataclass
@@ -91,18 +85,6 @@ class LoaderConfig:
 
 
 @dataclass
-class StoreConfig:
-    """Where features go and how they are kept."""
-
-    dir: str = location()  # the output folder
-    num_writers: int = number(4, at_least=1, at_most=1024)  # threads that write
-    # What is saved survives a power cut, not only a killed process; the ledger's lines of the last
-    # 5 s aside, whose recordings are then done again
-    fsync: bool = True
-    verify: Verify = Verify.size
-
-
-@dataclass
 class Config:
     """Everything. `conf/config.yaml` is its table of contents."""
 
@@ -110,7 +92,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     audio: AudioSettings = field(default_factory=AudioSettings)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    store: StoreConfig = field(default_factory=StoreConfig)
+    store: LayoutOptions = field(default_factory=LayoutOptions)
     shard: Shard = field(default_factory=Shard)
     device: str = "auto"  # `auto`, `cpu`, `cuda`, `cuda:1`, ...
     precision: Precision = Precision.auto
@@ -126,7 +108,7 @@ SCHEMAS: dict[str, Any] = {
     "model": ModelConfig,
     "audio": AudioSettings,
     "loader": LoaderConfig,
-    "store": StoreConfig,
+    "store": LayoutOptions,
 }
 
 # Options that bound each other, and how the message says it.

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from extract.config import Config, Verify
+from extract.config import Config
 from extract.data.batch import Batch
 from extract.data.dataset import AudioDataset
 from extract.data.durations import durations
@@ -41,11 +41,12 @@ from extract.run.progress import Progress, Tally
 from extract.run.signals import Stop
 from extract.run.summary import Summary, report, summarize
 from extract.store import foreign, metadata
+from extract.store.layout import Verify
 from extract.store.ledger import Ledger, dtype_name, read
 from extract.store.lock import PRIVATE, locked
 from extract.store.opening import Opening, open_store
 from extract.store.resume import Remaining, Trust, remaining
-from extract.store.store import Store, StoreUnusable, bytes_per_second
+from extract.store.store import Store, StoreUnusable
 from extract.store.writers import Writers, failure_record
 from extract.text import count
 from extract.values import FAILED, AudioSettings, Failure
@@ -66,7 +67,7 @@ def run_job(config: Config, console: Console, stop: Stop) -> Summary:
     """
     manifest = config.shard.part_of(read_manifest(config))
     encoder, weights = load_encoder(config)
-    store = Store(config.store.dir, fsync=config.store.fsync)
+    store = Store(config.store.dir, fsync=config.store.fsync, options=config.store)
     job = _Job(config, config.audio, manifest, store, console, stop, encoder, weights)
     try:
         store.create()
@@ -118,6 +119,7 @@ class _Job:
             layer=encoder.layer or encoder.num_layers,
             precision=dtype_name(encoder.dtype),
             source=self.manifest.source,
+            layout=self.store.layout_name,
         )
         opening = Opening(
             identity,
@@ -147,8 +149,9 @@ class _Job:
             self._extract(work, encoder, plan, tally, clock)
         except StoreUnusable:
             left_s = max(0.0, work.seconds - tally.saved_s)
-            needed = left_s * bytes_per_second(
-                encoder.hidden_size, encoder.dtype.itemsize, encoder.architecture.stack
+            itemsize = encoder.dtype.itemsize
+            needed = left_s * self.store.layout.bytes_per_second(
+                encoder.hidden_size, itemsize, encoder.architecture.stack.frame_rate
             )
             self._say(f"about {needed / 1e6:,.1f} MB are needed for what is left")
             raise

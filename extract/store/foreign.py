@@ -16,7 +16,7 @@ from extract.files import read_whole, replace_whole
 from extract.manifest.ids import check_id
 from extract.shard import Shard
 from extract.store.lock import PRIVATE
-from extract.store.store import FEATURES, WAVS, Store
+from extract.store.store import Store
 
 _NOTE = re.compile(r"unfinished-\d+-of-\d+")
 _OWNER = re.compile(r"owner-\d+-of-\d+\.json")  # what a killed run of 0.1.0 left instead of a note
@@ -33,9 +33,9 @@ def foreign_ids(store: Store, named: Set[str], *, is_new: bool) -> set[str]:
     """
     notes = [] if is_new else [*_files(store.directory, _NOTE), *_files(store.directory, _OWNER)]
     if not notes:
-        return {*store.ids_of_files(FEATURES), *store.ids_of_files(WAVS)} - named
+        return {*store.layout.ids_of_files()} - named
     listed = {id_ for note in notes for id_ in _listed(note)} - named
-    return {id_ for id_ in listed if not check_id(id_) and store.has_files(id_)}
+    return {id_ for id_ in listed if not check_id(id_) and store.layout.has_files(id_)}
 
 
 def begin(directory: Path, shard: Shard, foreign: Set[str], *, alone: bool) -> None:

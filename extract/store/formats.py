@@ -20,6 +20,7 @@ from zlib_ng import zlib_ng  # its CRC is 15 times as fast as zlib's
 
 from extract.files import Buffer
 from extract.frames import RECORDING_RATE_HZ
+from extract.text import printable, shortened
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,24 @@ def encode_features(features: Tensor) -> list[Buffer]:
     return archive(transposed.data.cast("B"), features.dtype, (1, *transposed.shape))
 
 
+def load_features(path: str) -> Tensor:
+    """A feature file's features, (num_frames, hidden_size), in the dtype that was saved.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is damaged, or holds something else; names it.
+    """
+    try:
+        found = torch.load(path, weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged archive raises whatever its damage leads to
+        raise ValueError(f"{printable(path)}: cannot be read: {shortened(str(error))}") from error
+    if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[0] != 1:
+        raise ValueError(f"{printable(path)}: needed a tensor (1, dimensions, frames)")
+    return found[0].T
+
+
 def encode_wav(wav32k: Tensor) -> list[Buffer]:
     """A WAV file's bytes, in parts: RIFF header, then int16 mono samples at 32 kHz."""
     samples = wav32k.contiguous().numpy().astype("<i2", copy=False).data.cast("B")
@@ -121,13 +140,3 @@ def encode_wav(wav32k: Tensor) -> list[Buffer]:
         *(b"data", len(samples)),
     )
     return [header, samples]
-
-
-def num_bytes(parts: list[Buffer]) -> int:
-    """Length of a file given in parts."""
-    return sum(map(len, parts))
-
-
-def crc32(parts: list[Buffer]) -> int:
-    """Checksum of a file given in parts."""
-    return functools.reduce(lambda crc, part: zlib_ng.crc32(part, crc), parts, 0)

@@ -4,7 +4,8 @@ A line is written after the files it speaks of, in one call, so that a killed ru
 torn last line; opening heals that. The ledger is a cache of the truth, which is the files.
 
 What is read from a ledger may be damaged, or written by somebody else: `parse` lets through only
-lines that a run could have written, whose ids stay below the store's folders.
+lines that a run could have written, whose ids stay below the store's folders. Which files a line
+may name is the layout's to say: `extract.store.store.Store.read_lines`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 from extract.files import APPEND, open_regular, replace_whole
 from extract.manifest.ids import check_id
+from extract.store.layout import KeptFile, is_kept_file
 from extract.values import OF_A_SOURCE, SAVED, STATUS_OF, Reason, Status
 
 SYNC_EVERY_S = 5.0  # lines older than this survive a power cut
@@ -56,7 +58,7 @@ class Record:
     clipped_samples: int | None = None
     source_size: int = -1  # of the recording, bytes and nanoseconds; a change makes the line stale
     source_mtime_ns: int = -1
-    files: tuple[tuple[str, int, int, int], ...] | None = None  # see `extract.store.store.KeptFile`
+    files: tuple[KeptFile, ...] | None = None  # of a saved one
 
     def line(self) -> bytes:
         """The record as a line of JSON."""
@@ -99,9 +101,9 @@ def _is_possible(record: Mapping[str, Any]) -> bool:
     for key in _COUNTS:
         if type(record.get(key)) not in (int, type(None)):
             return False
-    for file in record.get("files") or ():
-        if not isinstance(file, list) or id_ not in str(file[:1]):
-            return False
+    files = record.get("files") or []
+    if not isinstance(files, list) or not all(map(is_kept_file, files)):
+        return False
     return reason in OF_A_SOURCE or not check_id(id_)
 
 

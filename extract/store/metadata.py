@@ -17,7 +17,6 @@ from typing import Any
 from extract.files import read_whole, replace_whole
 from extract.frames import HUBERT_STACK, ConvStack
 from extract.manifest.folders import same_place
-from extract.store.store import LAYOUT
 from extract.text import printable
 from extract.values import AudioSettings
 
@@ -42,9 +41,9 @@ class Unreadable(ValueError):
 
 
 def identity(
-    audio: AudioSettings, *, weights: str, layer: int, precision: str, source: str
+    audio: AudioSettings, *, weights: str, layer: int, precision: str, source: str, layout: str
 ) -> Identity:
-    """Everything that changes the numbers, flat, in the config's words."""
+    """Everything that changes the numbers or where they are, flat, in the config's words."""
     values = asdict(audio) | {"resampler": audio.resampler.name}
     settings = {f"audio.{key}": values[key] for key in sorted(values, key=_place)}
     return {
@@ -53,7 +52,7 @@ def identity(
         "model.layer": layer,
         "precision": precision,
         **settings,
-        "layout": LAYOUT,
+        "layout": layout,
     }
 
 

@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from extract.frames import ConvStack
@@ -77,7 +78,7 @@ def _tidy(store: Store, run: Opening, alone: bool, is_new: bool) -> set[str]:
         paths = ledger.ledger_paths(store.directory)
         return {id_ for path in paths for id_, is_saved in ledger.heads(path) if is_saved}
     if not is_new:
-        store.sweep()
+        store.layout.sweep()
     _sweep_own(store.directory)
     return reshard(store, run.shard)
 
@@ -154,10 +155,11 @@ def _replace(store: Store, comparison: Comparison, gates: AudioSettings) -> None
 
 def _drop(store: Store) -> None:
     """Removes every utterance that a ledger names, and the ledgers."""
-    for record in ledger.read(store.directory):
+    paths = ledger.ledger_paths(store.directory)
+    for _line, record in chain.from_iterable(map(store.read_lines, paths)):
         if record["status"] == SAVED:
-            store.discard(record["id"])
-    for path in ledger.ledger_paths(store.directory):
+            store.layout.discard(record["id"])
+    for path in paths:
         path.unlink()
 
 

@@ -73,8 +73,8 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
             kept[record["status"], record.get("reason") or ""] += 1
             kept_s += (record.get("duration_s") or 0.0) if record["status"] == SAVED else 0.0
             kept_clipped += bool(record.get("clipped_samples"))
-        elif record.get("reason") in OF_A_SOURCE:
-            continue  # this run says it again
+        elif record.get("reason") in OF_A_SOURCE or not store.is_possible(record):
+            continue  # this run says it again; or a line whose id is damaged
         holding[-1] = 1
         num_bytes += len(line)
     status = path.stat() if path.exists() else None
@@ -106,12 +106,12 @@ def judge_again(store: Store, gates: AudioSettings) -> None:
     while no other process works there.
     """
     for path in ledger.ledger_paths(store.directory):
-        for _line, record in ledger.read_lines(path):
+        for _line, record in store.read_lines(path):
             if not _passes(record, gates):
-                store.discard(record["id"])
+                store.layout.discard(record["id"])
         lines = (
             line
-            for line, record in ledger.read_lines(path)
+            for line, record in store.read_lines(path)
             if record.get("status") != REJECTED and _passes(record, gates)
         )
         ledger.rewrite(path, lines)
@@ -156,7 +156,7 @@ def _sort(store: Store, index_named: Mapping[str, int]) -> None:
     strangers = [path for path in paths if path.name not in index_named]
     lines: dict[int, dict[str, bytes]] = {index: {} for index in index_named.values()}
     for path in [*(path for path in paths if path.name in index_named), *strangers]:
-        for line, record in ledger.read_lines(path):
+        for line, record in store.read_lines(path):
             mine = lines[index_of(record["id"], len(index_named))]
             if _is_better(record, mine.get(record["id"]), store):
                 mine[record["id"]] = line

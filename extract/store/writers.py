@@ -1,11 +1,18 @@
-"""Writer threads with back-pressure: a slow disk slows the run and never grows its memory."""
+"""Writer threads with back-pressure: a slow disk slows the run and never grows its memory.
+
+An utterance's line is in the ledger once the layout has kept its files, and not before: a layout of
+archives keeps many utterances at once. Until then its line waits here, without the tensors.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import contextmanager
+from dataclasses import replace
 from queue import SimpleQueue
 
+from extract.store.layout import Kept
 from extract.store.ledger import Ledger, Record, dtype_name
 from extract.store.store import Store, StoreUnusable, WriteFailed
 from extract.values import SAVED, STATUS_OF, Encoded, Failure, Recording
@@ -41,6 +48,7 @@ class Writers:
         self._error: BaseException | None = None
         self._abandoned = False
         self._queue: SimpleQueue[Encoded | Failure | None] = SimpleQueue()
+        self._waiting: dict[str, Record] = {}  # put into the layout, not kept yet; one step a call
         self._threads = [
             threading.Thread(target=self._work, name=f"writer-{number}")
             for number in range(num_threads)
@@ -65,9 +73,10 @@ class Writers:
         self._queue.put(item)
 
     def close(self, *, abandon: bool = False) -> None:
-        """Waits for what is queued, or with `abandon` only for what is being written.
+        """Waits for what is queued, and has the layout keep what it holds.
 
-        The threads end in any case.
+        With `abandon` waits only for what is being written: what is not kept by then gets no line
+        and leaves no file. The threads end in any case.
 
         Raises:
             StoreUnusable: as `put`.
@@ -81,6 +90,7 @@ class Writers:
         finally:
             for _ in self._threads:
                 self._queue.put(None)
+        self._keep_the_rest()
         if self._error is not None and not abandon:
             raise self._error
 
@@ -94,43 +104,66 @@ class Writers:
                     self._changed.notify_all()
 
     def _write(self, item: Encoded | Failure) -> None:
-        try:
+        with self._noting_errors():
             if self._error is None and not self._abandoned:
-                record = self._save(item)
-                self.ledger.append(record)
-                self.done(record)
+                self._save(item)
+
+    def _keep_the_rest(self) -> None:
+        """Closes the layout, which may hold utterances; drops those where the run has failed."""
+        abandon = self._abandoned or self._error is not None
+        with self._noting_errors():
+            self._commit(self.store.layout.close(abandon=abandon))
+            assert abandon or not self._waiting, f"put and never kept: {list(self._waiting)[:5]}"
+            self._waiting.clear()
+
+    @contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             self._error = self._error or StoreUnusable(self.store.explain(error))
         except BaseException as error:
             self._error = self._error or error
 
-    def _save(self, item: Encoded | Failure) -> Record:
+    def _save(self, item: Encoded | Failure) -> None:
         if isinstance(item, Encoded):
+            id_ = item.recording.id
+            self._waiting[id_] = _saved_record(item)  # first: another thread's put may return it
             try:
-                return self._publish(item)
+                self._commit(self.store.layout.put(item))
+                return
             except WriteFailed as error:
+                del self._waiting[id_]
                 item = Failure(item.recording, "write_failed", str(error))
         if item.recording.id not in self._foreign:
-            self.store.discard(item.recording.id)  # of an earlier run: no longer the truth
-        return failure_record(item)
+            self.store.layout.discard(item.recording.id)  # of an earlier run: no longer the truth
+        self._record(failure_record(item))
 
-    def _publish(self, item: Encoded) -> Record:
-        recording, features = item.recording, item.features
-        files = self.store.publish(recording.id, features.values, item.wav32k)
-        return Record(
-            recording.id,
-            recording.path,
-            SAVED,
-            peak=recording.peak,
-            duration_s=recording.duration_s,
-            num_frames=len(features.values),
-            dtype=dtype_name(features.values.dtype),
-            retried_fp32=features.retried_fp32,
-            clipped_samples=recording.clipped_samples,
-            source_size=recording.size,
-            source_mtime_ns=recording.mtime_ns,
-            files=files,
-        )
+    def _commit(self, kept: Iterable[Kept]) -> None:
+        for one in kept:
+            self._record(replace(self._waiting.pop(one.id), files=one.files))
+
+    def _record(self, record: Record) -> None:
+        self.ledger.append(record)
+        self.done(record)
+
+
+def _saved_record(item: Encoded) -> Record:
+    """The ledger's line for an utterance, but for its files."""
+    recording, features = item.recording, item.features
+    return Record(
+        recording.id,
+        recording.path,
+        SAVED,
+        peak=recording.peak,
+        duration_s=recording.duration_s,
+        num_frames=len(features.values),
+        dtype=dtype_name(features.values.dtype),
+        retried_fp32=features.retried_fp32,
+        clipped_samples=recording.clipped_samples,
+        source_size=recording.size,
+        source_mtime_ns=recording.mtime_ns,
+    )
 
 
 def failure_record(failure: Failure) -> Record:

@@ -11,7 +11,8 @@ from extract.manifest import folders
 from extract.manifest.folders import is_metadata, same_place
 from extract.manifest.manifest import read_folder
 from extract.shard import Shard
-from extract.store import lock, metadata, store
+from extract.store import lock, metadata
+from extract.store.layouts import gpt_sovits
 from extract.text import printable
 from support.command import TINY
 from support.recordings import write_wav
@@ -39,7 +40,7 @@ def ids(folder: Path, own_store: Path | None = None) -> list[str]:
 
 
 def test_the_names_that_a_store_is_known_by_are_those_that_a_run_writes():
-    assert folders.WRITTEN == (store.FEATURES, store.WAVS)
+    assert gpt_sovits.GptSovits.folders == folders.WRITTEN
     assert folders.METADATA == metadata.NAME
     assert folders.PRIVATE == lock.PRIVATE
     assert folders._LEDGER.fullmatch(Shard().ledger_name)

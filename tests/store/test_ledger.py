@@ -25,6 +25,7 @@ from extract.store.ledger import (
 from extract.store.resume import reshard
 from extract.store.store import Store
 from extract.values import OF_A_SOURCE, SAVED, STATUS_OF
+from support.stores import put
 
 
 def record(id_: str) -> Record:
@@ -132,7 +133,10 @@ IMPOSSIBLE = [
     b'{"id":"x.wav","status":"failed","reason":["missing"]}',
     b'{"id":"x.wav","status":"failed","reason":"silent"}',
     b'{"id":"x.wav","status":"failed"}',
-    b'{"id":"x.wav","status":"saved","files":[["4-cnhubert/y.wav.pt",0,1,1]]}',
+    b'{"id":"x.wav","status":"saved","files":[["4-cnhubert/x.wav.pt",0,1]]}',
+    b'{"id":"x.wav","status":"saved","files":[["4-cnhubert/x.wav.pt",0,"1",1]]}',
+    b'{"id":"x.wav","status":"saved","files":["4-cnhubert/x.wav.pt"]}',
+    b'{"id":"x.wav","status":"saved","files":7}',
     b'{"id":"x.wav","status":"saved","duration_s":"1.5"}',
     b'{"id":"x.wav","status":"saved","duration_s":NaN}',
     b'{"id":"x.wav","status":"saved","peak":true}',
@@ -323,7 +327,7 @@ def test_a_reshard_that_was_killed_is_finished_and_loses_nothing(tmp_path, monke
 
 
 def saved(store: Store, name: str, size: int) -> Record:
-    files = store.publish(name, torch.zeros(size, 2), torch.zeros(9, dtype=torch.int16))
+    files = put(store, name, torch.zeros(size, 2), torch.zeros(9, dtype=torch.int16))
     return Record(name, f"/there/{name}", SAVED, files=files)
 
 

@@ -15,7 +15,12 @@ from extract.values import AudioSettings
 
 def identity(weights: str = "abc", layer: int = 12, precision: str = "float32", **audio):
     return metadata.identity(
-        AudioSettings(**audio), weights=weights, layer=layer, precision=precision, source="/data"
+        AudioSettings(**audio),
+        weights=weights,
+        layer=layer,
+        precision=precision,
+        source="/data",
+        layout="gpt_sovits",
     )
 
 
@@ -86,7 +91,12 @@ def test_what_is_written_is_read_back(tmp_path):
 def test_metadata_is_made_of_these_bytes(tmp_path):
     """Stores outlive versions: another text here is a store that refuses to go on."""
     run = metadata.identity(
-        AudioSettings(), weights="0123abcd", layer=12, precision="float16", source="/data/ä"
+        AudioSettings(),
+        weights="0123abcd",
+        layer=12,
+        precision="float16",
+        source="/data/ä",
+        layout="gpt_sovits",
     )
     made_with = {"model": "some/model", "torch": "2.11.0"}
     metadata.write(tmp_path, run, made_with, ConvStack(((10, 5), (8, 4))))

@@ -13,7 +13,7 @@ from extract.shard import Shard
 from extract.store import foreign
 from extract.store.store import Store
 from support.recordings import write_wav
-from support.stores import audit, contents, ids_of, ledger
+from support.stores import audit, contents, ids_of, ledger, paths, put
 
 
 @pytest.fixture
@@ -228,6 +228,15 @@ def test_a_note_is_passed_on_to_all_shards_of_another_sharding(tmp_path):
     foreign.end(tmp_path, Shard(2, 3))
     assert foreign.foreign_ids(store, set(), is_new=False) == {"theirs.wav", "ours.wav"}
     assert foreign.foreign_ids(store, {"ours.wav"}, is_new=False) == {"theirs.wav"}
+
+
+def test_a_noted_file_that_is_gone_is_foreign_no_more(tmp_path):
+    (tmp_path / ".extract").mkdir()
+    store = Store(tmp_path)
+    store.create()
+    (tmp_path / "5-wav32k" / "theirs.wav").touch()
+    foreign.begin(tmp_path, Shard(), {"theirs.wav", "gone.wav"}, alone=True)
+    assert foreign.foreign_ids(store, set(), is_new=False) == {"theirs.wav"}
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -545,8 +554,8 @@ def test_every_flipped_bit_of_a_feature_file_is_found(tmp_path):
     """And with the lines of an earlier version, which held no checksum of it, none raises."""
     store = Store(tmp_path, fsync=False)
     store.create()
-    files = store.publish("a.wav", torch.randn(7, 3), torch.zeros(9, dtype=torch.int16))
-    path = Path(store.paths("a.wav")[0])
+    files = put(store, "a.wav", torch.randn(7, 3), torch.zeros(9, dtype=torch.int16))
+    path = Path(paths(store, "a.wav")[0])
     whole = path.read_bytes()
     new = {"id": "a.wav", "files": files}
     old = {

@@ -13,9 +13,10 @@ import pytest
 import soundfile
 import torch
 
-from extract.frames import ConvStack
-from extract.store.formats import encode_features, encode_wav, num_bytes
-from extract.store.store import Store, StoreUnusable, WriteFailed, bytes_per_second
+from extract.store.files import num_bytes
+from extract.store.formats import encode_features, encode_wav
+from extract.store.store import Store, StoreUnusable, WriteFailed
+from support.stores import paths, put
 
 FEATURES = torch.arange(60, dtype=torch.float32).view(20, 3)
 WAV = torch.arange(-6_400, 6_720, dtype=torch.int16)
@@ -37,7 +38,7 @@ def files(store: Store) -> list[str]:
 
 
 def record(store: Store, id_: str) -> dict:
-    written = store.publish(id_, FEATURES, WAV)
+    written = put(store, id_, FEATURES, WAV)
     return {"id": id_, "status": "saved", "files": written}
 
 
@@ -46,7 +47,7 @@ def record(store: Store, id_: str) -> dict:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_both_files_are_read_back_as_they_were(store, dtype):
-    store.publish("speaker/a.wav", FEATURES.to(dtype), WAV)
+    put(store, "speaker/a.wav", FEATURES.to(dtype), WAV)
     features = torch.load(store.directory / "4-cnhubert/speaker/a.wav.pt", weights_only=True)
     assert features.dtype == dtype
     assert torch.equal(features, FEATURES.to(dtype).T[None])
@@ -83,20 +84,20 @@ def test_a_wav_header_says_what_follows():
 def test_files_are_as_readable_as_the_users_mask_says(store):
     before = os.umask(0o022)
     try:
-        store.publish("a.wav", FEATURES, WAV)
+        put(store, "a.wav", FEATURES, WAV)
     finally:
         os.umask(before)
-    for path in store.paths("a.wav"):
+    for path in paths(store, "a.wav"):
         assert stat.S_IMODE(Path(path).stat().st_mode) == 0o644
 
 
 def test_a_file_is_replaced_as_a_whole(store):
-    store.publish("a.wav", FEATURES, WAV)
-    with open(store.paths("a.wav")[1], "rb") as reader:
+    put(store, "a.wav", FEATURES, WAV)
+    with open(paths(store, "a.wav")[1], "rb") as reader:
         before = reader.read(10)
-        store.publish("a.wav", 2 * FEATURES, WAV[:100])
+        put(store, "a.wav", 2 * FEATURES, WAV[:100])
         assert len(before + reader.read()) == 44 + 2 * len(WAV), "a reader keeps the old file"
-    assert Path(store.paths("a.wav")[1]).stat().st_size == 44 + 2 * 100
+    assert Path(paths(store, "a.wav")[1]).stat().st_size == 44 + 2 * 100
 
 
 # --- faults --------------------------------------------------------------------------------------
@@ -119,14 +120,14 @@ def failing(monkeypatch, name: str, call: int, code: int) -> None:
 def test_a_full_disk_leaves_no_file_and_says_how_much_is_missing(store, monkeypatch, name, call):
     failing(monkeypatch, name, call, errno.ENOSPC)
     with pytest.raises(StoreUnusable, match=r"the disk is full: .* MB free, .* MB needed"):
-        store.publish("a.wav", torch.zeros(50_000, 8), WAV)
+        put(store, "a.wav", torch.zeros(50_000, 8), WAV)
     assert files(store) == []
 
 
 def test_the_room_that_is_missing_is_the_utterances_own(store, monkeypatch):
     failing(monkeypatch, "writev", 0, errno.EDQUOT)
     with pytest.raises(StoreUnusable, match=r"\b1\.6 MB needed for the next utterance alone"):
-        store.publish("a.wav", torch.zeros(50_000, 8), WAV)
+        put(store, "a.wav", torch.zeros(50_000, 8), WAV)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -149,7 +150,7 @@ def test_a_disk_that_takes_a_part_at_a_time_gets_all_of_it(store, monkeypatch, a
 def test_features_appear_last_so_that_they_are_the_commit(store, monkeypatch):
     failing(monkeypatch, "replace", 1, errno.EIO)
     with pytest.raises(StoreUnusable):
-        store.publish("a.wav", FEATURES, WAV)
+        put(store, "a.wav", FEATURES, WAV)
     assert files(store) == ["5-wav32k/a.wav"]
 
 
@@ -157,13 +158,13 @@ def test_features_appear_last_so_that_they_are_the_commit(store, monkeypatch):
 def test_a_name_the_file_system_refuses_costs_only_that_utterance(store, monkeypatch, code):
     failing(monkeypatch, "replace", 0, code)
     with pytest.raises(WriteFailed, match=r"a\.wav: "):
-        store.publish("a.wav", FEATURES, WAV)
+        put(store, "a.wav", FEATURES, WAV)
     assert files(store) == []
 
 
 def test_a_name_that_is_really_too_long_fails_alone(store):
     with pytest.raises(WriteFailed):
-        store.publish("a" * 400, FEATURES, WAV)
+        put(store, "a" * 400, FEATURES, WAV)
     assert files(store) == []
 
 
@@ -172,7 +173,7 @@ def test_a_store_that_is_gone_says_so_and_is_not_made_again(store):
         path.rmdir()
     store.directory.rmdir()
     with pytest.raises(StoreUnusable, match="the folder is gone"):
-        store.publish("speaker/a.wav", FEATURES, WAV)
+        put(store, "speaker/a.wav", FEATURES, WAV)
     assert not store.directory.exists()
 
 
@@ -182,7 +183,7 @@ def test_an_interruption_in_mid_write_leaves_nothing(store, monkeypatch):
 
     monkeypatch.setattr(os, "writev", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        store.publish("a.wav", FEATURES, WAV)
+        put(store, "a.wav", FEATURES, WAV)
     assert files(store) == []
 
 
@@ -233,12 +234,12 @@ def test_a_disk_without_inodes_says_what_is_missing(store, monkeypatch):
         os, "statvfs", lambda _: os.statvfs_result([*disk[:5], 1000, 0, 0, *disk[8:]])
     )
     with pytest.raises(StoreUnusable, match="no inodes left"):
-        store.publish("a.wav", FEATURES, WAV)
+        put(store, "a.wav", FEATURES, WAV)
 
 
 def test_what_the_ledger_keeps_is_each_whole_files_checksum(store):
     for (name, offset, size, crc), path in zip(
-        store.publish("deep/a.wav", FEATURES, WAV), store.paths("deep/a.wav"), strict=True
+        put(store, "deep/a.wav", FEATURES, WAV), paths(store, "deep/a.wav"), strict=True
     ):
         data = Path(path).read_bytes()
         assert (store.directory / name) == Path(path)
@@ -275,8 +276,8 @@ def test_nothing_is_written_or_removed_through_a_link(store, tmp_path):
         (store.directory / folder / "new").symlink_to(tmp_path / "nothing")
     for id_ in ("deep/a.wav", "new/a.wav", "deep/deeper/a.wav"):
         with pytest.raises(WriteFailed, match="symbolic link"):
-            store.publish(id_, FEATURES, WAV)
-        store.discard(id_)
+            put(store, id_, FEATURES, WAV)
+        store.layout.discard(id_)
     assert {path.name: path.read_text() for path in victim.iterdir()} == {
         "a.wav": "mine",
         "a.wav.pt": "mine",
@@ -288,14 +289,33 @@ def test_an_id_that_leaves_the_store_discards_nothing(store, tmp_path):
     (tmp_path / "x").write_text("mine")
     (tmp_path / "x.pt").write_text("mine")
     for id_ in ("../../x", str(tmp_path / "x"), "a/../../../x"):
-        store.discard(id_)
+        store.layout.discard(id_)
     assert (tmp_path / "x").exists()
     assert (tmp_path / "x.pt").exists()
 
 
+def test_a_file_that_has_grown_is_not_whole(store):
+    for which in (0, 1):
+        saved = record(store, "a.wav")
+        with open(paths(store, "a.wav")[which], "ab") as file:
+            file.write(b"more")
+        assert not store.intact(saved)
+        assert not store.intact(saved, checksum=True)
+
+
+def test_files_in_a_folder_behind_a_link_are_not_ours(store, tmp_path):
+    saved = record(store, "deep/a.wav")
+    assert store.intact(saved)
+    folder = store.directory / "4-cnhubert" / "deep"
+    folder.symlink_to(folder.rename(tmp_path / "elsewhere"))
+    again = Store(store.directory, fsync=False)
+    assert not again.intact(saved)
+    assert not again.intact(saved, checksum=True)
+
+
 def test_a_file_of_the_same_size_behind_a_link_is_not_ours(store, tmp_path):
     saved = record(store, "a.wav")
-    path = Path(store.paths("a.wav")[0])
+    path = Path(paths(store, "a.wav")[0])
     path.symlink_to(path.rename(tmp_path / "elsewhere"))
     assert not store.intact(saved)
     assert not store.intact(saved, checksum=True)
@@ -310,7 +330,7 @@ def test_files_reach_the_disk_before_their_names_do(tmp_path, monkeypatch):
         )
     store = Store(tmp_path / "store", fsync=True)
     store.create()
-    store.publish("a.wav", FEATURES, WAV)
+    put(store, "a.wav", FEATURES, WAV)
     assert events == ["fsync", "fsync", "replace", "replace"]
 
 
@@ -321,7 +341,7 @@ def test_what_is_whole_is_told_from_what_is_not(store):
     for damage in ("none", "cut", "gone", "flipped"):
         for which in (0, 1):
             saved = record(store, "a.wav")
-            path = store.paths("a.wav")[which]
+            path = paths(store, "a.wav")[which]
             if damage == "cut":
                 os.truncate(path, 50)
             elif damage == "gone":
@@ -336,27 +356,28 @@ def test_what_is_whole_is_told_from_what_is_not(store):
 
 
 def test_discarding_removes_both_files_and_minds_nothing(store):
-    store.publish("a.wav", FEATURES, WAV)
-    store.publish("b.wav", FEATURES, WAV)
-    store.discard("a.wav")
-    store.discard("a.wav")
-    store.discard("never/there.wav")
-    store.discard("a" * 400)
+    put(store, "a.wav", FEATURES, WAV)
+    put(store, "b.wav", FEATURES, WAV)
+    store.layout.discard("a.wav")
+    store.layout.discard("a.wav")
+    store.layout.discard("never/there.wav")
+    store.layout.discard("a" * 400)
     assert files(store) == ["4-cnhubert/b.wav.pt", "5-wav32k/b.wav"]
 
 
 def test_sweeping_takes_what_killed_runs_left_and_nothing_else(store):
-    store.publish("deep/a.wav", FEATURES, WAV)
+    put(store, "deep/a.wav", FEATURES, WAV)
     whole = files(store)
     left = [store.directory / folder / ".tmp-host-1-0" for folder in ("4-cnhubert", "5-wav32k")]
     left.append(store.directory / "5-wav32k/deep/.tmp-host-1-1")
     for path in left:
         path.touch()
     assert sorted(store.directory.rglob(".tmp-*")) == sorted(left)
-    assert store.sweep() == 3
+    assert store.layout.sweep() == 3
     assert files(store) == whole
 
 
-def test_a_second_of_audio_takes_its_samples_and_its_frames():
-    assert bytes_per_second(768, 2) == 2 * 32_000 + 768 * 2 * 50
-    assert bytes_per_second(768, 4, ConvStack(((640, 640),))) == 2 * 32_000 + 768 * 4 * 25
+def test_a_second_of_audio_takes_its_samples_and_its_frames(tmp_path):
+    layout = Store(tmp_path).layout
+    assert layout.bytes_per_second(768, 2, 50) == 2 * 32_000 + 768 * 2 * 50
+    assert layout.bytes_per_second(768, 4, 25) == 2 * 32_000 + 768 * 4 * 25

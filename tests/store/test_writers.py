@@ -4,16 +4,19 @@ import dataclasses
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
 from extract.store.formats import _surroundings
+from extract.store.layout import Kept
 from extract.store.ledger import Ledger, read
 from extract.store.store import Store, StoreUnusable, WriteFailed
 from extract.store.writers import MAX_QUEUED_PER_WRITER, Writers
 from extract.values import Encoded, Failure, Features, Recording
+from support.stores import put
 
 
 def encoded(name: str, *, retried_fp32: bool = False, dtype: torch.dtype = torch.float16):
@@ -89,7 +92,7 @@ def test_the_line_comes_after_the_files(parts, monkeypatch):
 
 
 def test_a_failure_takes_an_earlier_runs_files_away(parts):
-    parts.store.publish("a.wav", torch.zeros(2, 2), torch.zeros(9, dtype=torch.int16))
+    put(parts.store, "a.wav", torch.zeros(2, 2), torch.zeros(9, dtype=torch.int16))
     parts.writers.put(Failure(Recording(0, "a.wav", "/there/a.wav"), "silent", "only zeros"))
     parts.writers.close()
     assert parts.lines()["a.wav"]["status"] == "rejected"
@@ -97,14 +100,14 @@ def test_a_failure_takes_an_earlier_runs_files_away(parts):
 
 
 def test_one_that_cannot_be_written_fails_alone(parts, monkeypatch):
-    publish = parts.store.publish
+    save = parts.store.layout.put
 
-    def refuse(id_, *args):
-        if id_ == "3.wav":
+    def refuse(item):
+        if item.recording.id == "3.wav":
             raise WriteFailed("3.wav: Is a directory")
-        return publish(id_, *args)
+        return save(item)
 
-    monkeypatch.setattr(parts.store, "publish", refuse)
+    monkeypatch.setattr(parts.store.layout, "put", refuse)
     for n in range(10):
         parts.writers.put(encoded(f"{n}.wav"))
     parts.writers.close()
@@ -124,7 +127,7 @@ def test_a_full_disk_is_met_once_and_told_to_who_puts_and_closes(parts, monkeypa
         tries.append(1)
         raise StoreUnusable("the disk is full")
 
-    monkeypatch.setattr(parts.store, "publish", full)
+    monkeypatch.setattr(parts.store.layout, "put", full)
 
     def put_many():
         for n in range(1000):
@@ -150,7 +153,7 @@ def test_a_ledger_that_takes_no_line_stops_the_run_too(parts, monkeypatch):
 
 
 def test_an_error_of_ours_is_raised_as_it_is(parts, monkeypatch):
-    monkeypatch.setattr(parts.store, "publish", lambda *_: 1 / 0)
+    monkeypatch.setattr(parts.store.layout, "put", lambda *_: 1 / 0)
     parts.writers.put(encoded("a.wav"))
     with pytest.raises(ZeroDivisionError):
         parts.writers.close()
@@ -160,8 +163,8 @@ def test_an_error_of_ours_is_raised_as_it_is(parts, monkeypatch):
 def held(parts, monkeypatch):
     """Saves that wait until they are let go."""
     go = threading.Event()
-    publish = parts.store.publish
-    monkeypatch.setattr(parts.store, "publish", lambda *args: (go.wait(30), publish(*args))[1])
+    save = parts.store.layout.put
+    monkeypatch.setattr(parts.store.layout, "put", lambda *args: (go.wait(30), save(*args))[1])
     yield go
     go.set()
 
@@ -191,8 +194,8 @@ def test_a_full_queue_takes_more_once_half_of_it_is_done(parts, monkeypatch):
     """Not only when all is: the writers would have nothing to do while the next batch comes."""
     limit = 2 * MAX_QUEUED_PER_WRITER
     go = threading.Semaphore(0)
-    publish = parts.store.publish
-    monkeypatch.setattr(parts.store, "publish", lambda *args: (go.acquire(), publish(*args))[1])
+    save = parts.store.layout.put
+    monkeypatch.setattr(parts.store.layout, "put", lambda *args: (go.acquire(), save(*args))[1])
     for n in range(limit):
         parts.writers.put(encoded(f"{n}.wav"))
     last = threading.Thread(target=parts.writers.put, args=[encoded("last.wav")])
@@ -238,3 +241,137 @@ def test_writing_calls_up_none_of_torchs_threads(parts, channels_first):
         assert not set(threads.iterdir()) - before
     finally:
         torch.set_num_threads(cores)
+
+
+# --- a layout that keeps many at once ------------------------------------------------------------
+
+
+class Dozens:
+    """Keeps twelve utterances at a time, without a file."""
+
+    def __init__(self, size: int = 12) -> None:
+        self.size, self.lock = size, threading.Lock()
+        self.held, self.closed, self.abandoned = [], 0, 0
+
+    def put(self, item):
+        with self.lock:
+            self.held.append(item.recording.id)
+            return self.keep() if len(self.held) == self.size else ()
+
+    def keep(self):
+        kept = [Kept(id_, ((f"{self.held[0]}.dozen", n, 1, 1),)) for n, id_ in enumerate(self.held)]
+        self.held = []
+        return kept
+
+    def close(self, *, abandon=False):
+        self.closed, self.abandoned = self.closed + 1, self.abandoned + abandon
+        if abandon:
+            self.held = []
+        return self.keep()
+
+    def discard(self, id):  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def dozens(parts) -> Dozens:
+    parts.store.layout = Dozens()
+    return parts.store.layout
+
+
+def test_a_line_is_written_once_its_utterance_is_kept_and_not_before(parts, dozens):
+    for n in range(11):
+        parts.writers.put(encoded(f"{n}.wav"))
+    wait_until(lambda: len(dozens.held) == 11)
+    assert not parts.lines()
+    assert not parts.told
+    parts.writers.put(encoded("11.wav"))
+    wait_until(lambda: len(parts.told) == 12)
+    assert set(parts.lines()) == {f"{n}.wav" for n in range(12)}
+    assert sorted(line["files"][0][1] for line in parts.lines().values()) == list(range(12))
+
+
+def test_what_a_layout_holds_is_kept_at_the_end_whichever_thread_put_it(parts, dozens):
+    names = {f"{n}.wav" for n in range(250)}
+    for name in names:
+        parts.writers.put(encoded(name))
+    parts.writers.close()
+    assert set(parts.lines()) == names
+    assert sorted(record.id for record in parts.told) == sorted(names)
+    assert not dozens.abandoned
+    parts.writers.close()
+    assert len(parts.told) == 250
+
+
+def test_abandoning_drops_what_a_layout_holds(parts, dozens):
+    for n in range(17):
+        parts.writers.put(encoded(f"{n}.wav"))
+    wait_until(lambda: len(parts.told) == 12 and len(dozens.held) == 5)
+    parts.writers.close(abandon=True)
+    assert len(parts.lines()) == 12
+    assert (dozens.closed, dozens.abandoned, dozens.held) == (1, 1, [])
+
+
+def test_a_full_disk_drops_what_a_layout_holds(parts, dozens, monkeypatch):
+    def full():
+        raise StoreUnusable("the disk is full")
+
+    monkeypatch.setattr(dozens, "keep", full)
+    for n in range(12):
+        parts.writers.put(encoded(f"{n}.wav"))
+    with pytest.raises(StoreUnusable, match="the disk is full"):
+        parts.writers.close()
+    assert dozens.abandoned == 1
+    assert not parts.lines()
+
+
+@pytest.mark.parametrize("error", [StoreUnusable("is full"), OSError(28, "No space left")])
+def test_a_disk_that_is_full_at_the_end_is_told_to_who_closes(parts, dozens, monkeypatch, error):
+    def full():
+        raise error
+
+    parts.writers.put(encoded("a.wav"))
+    wait_until(lambda: dozens.held)
+    monkeypatch.setattr(dozens, "keep", full)
+    with pytest.raises(StoreUnusable, match="full"):
+        parts.writers.close()
+    assert not parts.lines()
+
+
+def test_one_that_cannot_be_written_does_not_wait(parts, dozens, monkeypatch):
+    put = dozens.put
+
+    def refuse(item):
+        if item.recording.id == "3.wav":
+            raise WriteFailed("3.wav: Is a directory")
+        return put(item)
+
+    monkeypatch.setattr(dozens, "put", refuse)
+    for n in range(5):
+        parts.writers.put(encoded(f"{n}.wav"))
+    parts.writers.close()
+    reasons = {id_: line["reason"] for id_, line in parts.lines().items()}
+    assert reasons == {f"{n}.wav": None for n in (0, 1, 2, 4)} | {"3.wav": "write_failed"}
+
+
+def test_a_layout_that_loses_an_utterance_is_found_out(parts, dozens, monkeypatch):
+    monkeypatch.setattr(dozens, "keep", list)
+    parts.writers.put(encoded("a.wav"))
+    with pytest.raises(AssertionError, match=r"put and never kept: \['a\.wav'\]"):
+        parts.writers.close()
+
+
+def test_what_waits_holds_no_tensor(parts, dozens):
+    item = encoded("a.wav")
+    features = weakref.ref(item.features.values)
+    parts.writers.put(item)
+    del item
+    wait_until(lambda: dozens.held)
+    wait_until(lambda: features() is None)
+
+
+def wait_until(condition, timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.002)

@@ -7,6 +7,28 @@ from pathlib import Path
 import soundfile
 import torch
 
+from extract.store.layouts.gpt_sovits import names
+from extract.store.store import Store
+from extract.values import Encoded, Features, Recording
+
+
+def encoded(id_: str, features: torch.Tensor, wav32k: torch.Tensor) -> Encoded:
+    """An utterance as the encoder hands it to the store: features (num_frames, hidden_size)."""
+    recording = Recording(0, id_, f"/there/{id_}")
+    return Encoded(recording, Features(features, True, False), wav32k)
+
+
+def put(store: Store, id_: str, features: torch.Tensor, wav32k: torch.Tensor) -> tuple:
+    """Saves one utterance; returns what the ledger keeps of its files."""
+    [kept] = store.layout.put(encoded(id_, features, wav32k))
+    assert kept.id == id_
+    return kept.files
+
+
+def paths(store: Store, id_: str) -> list[str]:
+    """Where GPT-SoVITS finds an utterance's features and training audio."""
+    return [f"{store.directory}/{name}" for name in names(id_)]
+
 
 def ledger(store: Path) -> list[dict]:
     lines = []

@@ -18,11 +18,13 @@ from rich.console import Console
 
 from extract import internal
 from extract.app import conf_dir
-from extract.config import Config, DatasetConfig, ModelConfig, StoreConfig
+from extract.config import Config, DatasetConfig, ModelConfig
 from extract.data import dataset
 from extract.run import build, job
 from extract.run.signals import Stop
-from extract.store.store import Store, StoreUnusable
+from extract.store.layout import LayoutOptions
+from extract.store.layouts.gpt_sovits import GptSovits
+from extract.store.store import StoreUnusable
 from support.command import TINY
 from support.recordings import DEMO, write_wav
 from support.stores import audit, contents, ids_of, ledger
@@ -368,7 +370,7 @@ def test_a_run_is_a_value(recordings, tmp_path, monkeypatch):
     config = Config(device="cpu")
     config.dataset = DatasetConfig("in", path=str(recordings))
     config.model = ModelConfig("tiny_random", "tiny_random")
-    config.store = StoreConfig(str(tmp_path / "out"))
+    config.store = LayoutOptions(str(tmp_path / "out"))
     console = Console(file=io.StringIO())
     summary = job.run_job(config, console, Stop())
     assert summary.directory == tmp_path / "out"
@@ -385,7 +387,7 @@ def test_a_run_is_a_value(recordings, tmp_path, monkeypatch):
     def full(*_args, **_more):
         raise StoreUnusable("no room")
 
-    monkeypatch.setattr(Store, "publish", full)
+    monkeypatch.setattr(GptSovits, "put", full)
     config.overwrite, config.audio.alpha = True, 0.25
     summary = job.run_job(config, console, Stop())
     assert (summary.exit_code, summary.num("saved")) == (1, 0)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from extract.store import writers
-from extract.store.store import Store
+from extract.store.layouts.gpt_sovits import GptSovits
 from support.command import TINY, start
 from support.recordings import write_wav
 from support.stores import audit, contents, ids_of, ledger
@@ -82,11 +82,11 @@ def slow_saves(monkeypatch):
     def slow_down(seconds: float) -> None:
         def slow(self, *args):
             time.sleep(seconds)
-            return publish(self, *args)
+            return put(self, *args)
 
-        monkeypatch.setattr(Store, "publish", slow)
+        monkeypatch.setattr(GptSovits, "put", slow)
 
-    publish = Store.publish
+    put = GptSovits.put
     monkeypatch.setattr(writers, "MAX_QUEUED_PER_WRITER", 1)
     slow_down(0.02)
     return slow_down

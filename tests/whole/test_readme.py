@@ -147,7 +147,7 @@ def test_the_table_of_choices_has_every_choice_and_no_other():
     there = {(path.parent.name, path.stem) for path in Path(conf_dir()).glob("*/*.yaml")}
     assert found == {choice for choice in there if choice[0] in groups}
     assert {choice for choice in there if choice[0] not in groups} == {
-        *[("audio", "default"), ("loader", "default"), ("store", "default")]
+        *[("audio", "default"), ("loader", "default"), ("store", "gpt_sovits")]
     }
 
 

@@ -1,1 +1,1 @@
-"""Layouts of a store: a module for each way to keep features, of the choice's name."""
+"""The layouts of a store: each module is a choice of the config group `store`."""

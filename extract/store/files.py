@@ -1,0 +1,239 @@
+"""The files below a store's folder: each whole or not there, none written or read through a link.
+
+What every layout is built of. A layout says which files there are and what is in them.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import itertools
+import os
+import re
+import secrets
+import socket
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from zlib_ng import zlib_ng  # its CRC is 15 times as fast as zlib's
+
+from extract.files import (
+    TEMPORARY_PREFIX,
+    Buffer,
+    StoreUnusable,
+    Temporary,
+    cannot_be_made,
+    explain,
+    make_folder,
+    open_regular,
+)
+from extract.store.layout import KeptFile
+
+_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r".+-\d+(?:-[0-9a-f]{8})?-(?:\d+|probe)")
+
+# One file's trouble, not the disk's: a name the file system refuses, a folder where a file goes.
+_OF_ONE_FILE = {
+    errno.ENAMETOOLONG,
+    errno.EILSEQ,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EINVAL,
+}
+
+
+class WriteFailed(Exception):
+    """This utterance's files cannot be written; others can."""
+
+
+class StoreFiles:
+    """Writes, checks and removes files below a store's folder, each called by its name from there.
+
+    Safe to share among threads, and among processes with a store in common.
+
+    Args:
+        directory: the store.
+        fsync: whether a file's bytes reach the disk before its name does.
+    """
+
+    def __init__(self, directory: Path | str, *, fsync: bool = True) -> None:
+        self.directory = Path(directory)
+        self.fsync = fsync
+        self.run_id = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._counter = itertools.count()
+        self._own_folders: set[str] = set()  # known to be in the store, behind no link
+
+    def make_folders(self, names: Sequence[str]) -> None:
+        """Makes folders of the store, and tries whether a file can be made in each.
+
+        Raises:
+            StoreUnusable: they cannot be made or written to.
+            ValueError: one of them is a symbolic link.
+        """
+        try:
+            for name in names:
+                make_folder(self.directory / name)
+                probe = self.directory / name / f"{TEMPORARY_PREFIX}{self.run_id}-probe"
+                probe.touch()
+                probe.unlink()
+        except OSError as error:
+            raise StoreUnusable(cannot_be_made(self.directory, error)) from None
+
+    def write_all(self, id: str, contents: dict[str, list[Buffer]]) -> list[KeptFile]:  # noqa: A002
+        """Writes all files of one utterance; they appear in order once the last is on the disk.
+
+        The last one's appearance is the commit.
+
+        Args:
+            id: the utterance.
+            contents: each file's bytes, in parts, by its name below the store.
+
+        Returns:
+            What the ledger keeps of each, in the same order.
+
+        Raises:
+            WriteFailed: these files cannot be written.
+            StoreUnusable: no file can.
+        """
+        for name in reversed(contents):
+            if not self._is_own_folder(self.path(name)):
+                where = f"its folder is a symbolic link out of the store: {self.path(name)}"
+                raise WriteFailed(f"{id}: {where}")
+        try:
+            with ExitStack() as stack:
+                files = [stack.enter_context(self.temporary(name)) for name in contents]
+                for file, parts in zip(files, contents.values(), strict=True):
+                    file.write(parts)
+                for file in files:
+                    file.publish()
+        except OSError as error:
+            if error.errno in _OF_ONE_FILE:
+                raise WriteFailed(f"{id}: {error.strerror}: {error.filename}") from None
+            needed = sum(map(num_bytes, contents.values()))
+            raise StoreUnusable(self.explain(error, needed)) from None
+        return [(name, 0, num_bytes(parts), crc32(parts)) for name, parts in contents.items()]
+
+    def temporary(self, name: str) -> Temporary:
+        """A file that has its name once it is published: for files of many utterances.
+
+        Its methods raise OSError; `extract.files.explained` makes `StoreUnusable` of that.
+        """
+        unfinished = f"{TEMPORARY_PREFIX}{self.run_id}-{next(self._counter)}"
+        return Temporary(self.path(name), unfinished, root=self.directory, fsync=self.fsync)
+
+    def remove(self, name: str) -> None:
+        """Removes a file, if it is there; nothing outside the store's own folders.
+
+        Raises:
+            StoreUnusable: the disk does not let go of it.
+        """
+        path = self.path(name)
+        if not self._is_own_folder(path):
+            return
+        try:
+            os.unlink(path)  # noqa: PTH108 - a million of these: no Path objects
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno not in _OF_ONE_FILE | {errno.EPERM}:
+                raise StoreUnusable(self.explain(error)) from None
+
+    def is_whole(self, file: KeptFile, *, checksum: bool, part: bool = False) -> bool:
+        """Whether a file is there and is as long as it was.
+
+        Args:
+            file: what the ledger says of it.
+            checksum: read it, to tell changed bytes too.
+            part: `file` is a part of an archive, and more may follow it.
+
+        Raises:
+            OSError, ValueError: it cannot be looked at.
+        """
+        name, offset, size, crc = file
+        path = self.path(name)
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or not self._is_own_folder(path):
+            return False
+        if status.st_size != offset + size and not (part and status.st_size > offset + size):
+            return False
+        return not checksum or crc32([self.read(file)]) == crc
+
+    def read(self, file: KeptFile) -> bytes:
+        """The bytes that `file` says; fewer where it was cut.
+
+        Raises:
+            OSError: there is no such file, or it is none of the store's own.
+        """
+        name, offset, size, _crc = file
+        with open_regular(self.existing(name)) as opened:
+            opened.seek(offset)
+            return opened.read(size)
+
+    def existing(self, name: str) -> str:
+        """The path of a regular file of the store.
+
+        Raises:
+            OSError: there is none, or it is behind a symbolic link.
+        """
+        path = self.path(name)
+        if not stat.S_ISREG(os.lstat(path).st_mode) or not self._is_own_folder(path):
+            raise OSError(errno.EINVAL, "Not a regular file of the store", path)
+        return path
+
+    def exists(self, name: str) -> bool:
+        """Whether anything has this name, be it a broken link."""
+        return os.path.lexists(self.path(name))
+
+    def names(self, folder: str) -> Iterator[str]:
+        """The files in a folder and below, by their names from there; not the unfinished ones."""
+        top = self.path(folder)
+        for root, _folders, names in os.walk(top):
+            prefix = f"{root}/"[len(top) + 1 :]
+            for name in names:
+                if not name.startswith(TEMPORARY_PREFIX):
+                    yield prefix + name
+
+    def sweep(self, folders: Sequence[str]) -> int:
+        """Removes what killed runs left under temporary names; returns how many files.
+
+        Only in a store of ours, and only while no other process writes here.
+        """
+        swept = 0
+        for folder in folders:
+            for root, _folders, names in os.walk(self.directory / folder):
+                for name in names:
+                    if _TEMPORARY.fullmatch(name):
+                        (Path(root) / name).unlink(missing_ok=True)
+                        swept += 1
+        return swept
+
+    def path(self, name: str) -> str:
+        """Where a file of the store is."""
+        return f"{self.directory}/{name}"
+
+    def explain(self, error: OSError, needed: int = 0) -> str:
+        """What stopped a write into this store, for the user."""
+        return explain(self.directory, error, needed)
+
+    def _is_own_folder(self, path: str) -> bool:
+        """Whether the folder of the file at `path` is in this store and not behind a link."""
+        folder = path[: path.rindex("/")]
+        if folder in self._own_folders:
+            return True
+        below = folder[len(str(self.directory)) :]
+        own = os.path.realpath(folder) == os.path.realpath(self.directory) + below
+        if own and os.path.isdir(folder):  # noqa: PTH112
+            self._own_folders.add(folder)
+        return own
+
+
+def num_bytes(parts: Sequence[Buffer]) -> int:
+    """Length of a file given in parts."""
+    return sum(map(len, parts))
+
+
+def crc32(parts: Sequence[Buffer]) -> int:
+    """Checksum of a file given in parts."""
+    return functools.reduce(lambda crc, part: zlib_ng.crc32(part, crc), parts, 0)

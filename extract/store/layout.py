@@ -1,0 +1,178 @@
+"""What a layout is: which files an utterance becomes in a store, and how they are read back.
+
+Each choice of the config group `store` is a module: one of `extract/store/layouts/`, or one that an
+installed package offers as an entry point of `extract.layouts`. It has two names:
+
+    class Options(LayoutOptions): ...                 the options of `store=<name>`
+    def layout(options, directory, files) -> Layout   one for each store that is opened
+
+docs/contributing.md ("How to add a layout") has a complete one. No torch here: options are read
+without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from extract.fields import location, number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from extract.values import Encoded
+
+# Name below the store, offset, bytes, crc32 of those bytes; no crc32 in some lines of 0.1.0.
+KeptFile = tuple[str, int, int, int | None]
+
+
+class Verify(Enum):
+    """How files of earlier runs are trusted: by their sizes, or by reading them whole."""
+
+    size = "size"
+    checksum = "checksum"
+
+
+@dataclass
+class LayoutOptions:
+    """Where features go and how they are kept.
+
+    The base of every layout's `Options`.
+    """
+
+    dir: str = location("outputs/${dataset.name}/${run_name:}")  # the output folder
+    layout: str = "gpt_sovits"  # which files are written: the name of a layout
+    num_writers: int = number(4, at_least=1, at_most=1024)  # threads that write
+    # What is saved survives a power cut, not only a killed process; the ledger's lines of the last
+    # 5 s aside, whose recordings are then done again
+    fsync: bool = True
+    verify: Verify = Verify.size
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One utterance whose files are whole on the disk: what its line of the ledger says of them."""
+
+    id: str
+    files: tuple[KeptFile, ...]
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Kept | None:
+        """What a line of the ledger says is kept; None where it names no files."""
+        files = record.get("files")
+        if not isinstance(files, list | tuple) or not files or not all(map(is_kept_file, files)):
+            return None
+        return cls(record["id"], tuple(map(tuple, files)))
+
+
+def is_kept_file(file: Any) -> bool:
+    """Whether a line of the ledger may say this of a file."""
+    return isinstance(file, list | tuple) and [*map(type, file)] == [str, int, int, int]
+
+
+class Layout(Protocol):
+    """The files of a store.
+
+    What it may rely on: `create` comes first. Then one thread asks `kept`, `intact`, `ids_of_files`
+    and `has_files`, and may call `discard` and `sweep`. Then `store.num_writers` threads call `put`
+    and `discard` at once: **these two must be safe to call from several threads**. No two calls at
+    once are about the same id. After the last of them, one thread calls `close`. `read` may be
+    called at any time, from any thread or process. Several processes may have the store open, each
+    with ids of its own.
+
+    What it promises: a file has its final name only when it is whole, and is never changed under
+    that name, only replaced: it may have a second name in another store, and readers. An utterance
+    that is kept again replaces the one before: nobody reads it twice. What was kept stays where
+    its line says until it is discarded or put again.
+
+    Memory: between `put` and the `Kept` of an utterance, `Writers` hold its line, about a kilobyte.
+    How many such lines there are is the layout's choice, and so is what it holds itself.
+    """
+
+    suffixes: tuple[str, ...]
+    """What it adds to an id to name files: two ids that meet there are a clash."""
+
+    folders: tuple[str, ...]
+    """The folders below the store that it writes in: no recordings are looked for there."""
+
+    def create(self) -> None:
+        """Makes the folders.
+
+        Raises:
+            StoreUnusable: they cannot be made or written to.
+            ValueError: one of them is a symbolic link.
+        """
+
+    def put(self, item: Encoded) -> Iterable[Kept]:
+        """Takes one utterance; returns those that are whole on the disk by now, whoever put them.
+
+        Mostly this one. A layout of archives returns nothing until an archive is full, and then
+        all that are in it. Each utterance is returned once, by `put` or by `close`.
+
+        Raises:
+            WriteFailed: this utterance cannot be written, and is not held either; others can.
+            StoreUnusable: none can; what is held is lost to this run.
+        """
+
+    def close(self, *, abandon: bool = False) -> Iterable[Kept]:
+        """Keeps what is held, and returns it. May be called again.
+
+        Args:
+            abandon: drop what is held, leave no unfinished file, return nothing, raise nothing.
+
+        Raises:
+            StoreUnusable: it cannot be written.
+        """
+
+    def discard(self, id: str) -> None:  # noqa: A002 - the ledger's own word
+        """Removes an utterance, if it is there; nothing outside the store's own folders.
+
+        Raises:
+            StoreUnusable: it cannot be removed.
+        """
+
+    def kept(self, record: Mapping[str, Any]) -> Kept | None:
+        """What a line of the ledger says is kept; None where this layout cannot have written it.
+
+        Where a file's name follows from the id, a line that names another is damaged.
+        """
+        return Kept.of(record)
+
+    def intact(self, kept: Kept, *, checksum: bool) -> bool:
+        """Whether an utterance's files are there and as long as they were.
+
+        Args:
+            kept: what its line says.
+            checksum: read them, to tell a changed one too.
+
+        Raises:
+            OSError, ValueError: they cannot be looked at, which is as bad.
+        """
+
+    def read(self, kept: Kept) -> Tensor:
+        """The features as `put` had them: (num_frames, hidden_size), in the dtype saved.
+
+        Raises:
+            OSError: the file is not there.
+            ValueError: it is damaged; names it.
+        """
+
+    def ids_of_files(self) -> Iterator[str]:
+        """The ids of all that stands in its folders, whoever wrote it; some perhaps twice."""
+
+    def has_files(self, id: str) -> bool:  # noqa: A002
+        """Whether something stands where an utterance's files go."""
+
+    def sweep(self) -> int:
+        """Removes what killed runs left under temporary names; returns how many files."""
+
+    def bytes_per_second(self, width: int, itemsize: int, frame_rate: float) -> float:
+        """What a second of audio takes in the store.
+
+        Args:
+            width: of the features.
+            itemsize: bytes of one of their numbers.
+            frame_rate: frames of a second.
+        """
