@@ -65,10 +65,11 @@ def test_parts_behind_the_span_are_not_asked_for():
             closed.append(True)
 
     for start, stop in [(0, 50), (3, 7), (9, 11), (10, 20), (0, 60), (33, 50), (5, 5), (49, 50)]:
-        samples, num_samples = taken(parts(), Span(start, stop))
+        source = parts()
+        samples, num_samples = taken(source, Span(start, stop))
+        assert closed.pop()
         assert samples.tolist() == list(range(start, min(stop, 50)))
         assert num_samples == min(50, math.ceil(max(stop, 1) / 10) * 10)
-    assert len(closed) == 8
     assert taken(parts(), Span(70, 80))[0].size == 0
 
 
@@ -123,6 +124,9 @@ def test_the_longest_allowed_is_asked_of_the_span(tmp_path, name):
     for offset_s, duration_s in [(0.5, 1.0), (0.00001, 1.0), (0.70004, 1.0), (1.4, None), (2, 9.0)]:
         span = Span.of(offset_s, duration_s)
         assert prepare(path, AudioSettings(max_duration_s=1.0), span).duration_s <= 1.0 + 1 / 32000
+    span = Span.of(0.3 / 32_000, 32_000.4 / 32_000)
+    assert span == Span(0, 32_001), "a sample more, by rounding its ends"
+    assert prepare(path, AudioSettings(max_duration_s=32_000.4 / 32_000), span)
     for offset_s, duration_s in [(0.5, 1.1), (1.0, None), (0.0, 9.0)]:
         reason, said = refusal(path, Span.of(offset_s, duration_s), max_duration_s=1.0)
         assert reason == "too_long"
@@ -144,6 +148,9 @@ def test_the_shortest_allowed_is_asked_of_the_span(tmp_path, name):
     for offset_s in (0.0, 0.00001, 0.50001, 1.3):
         prepared = prepare(path, AudioSettings(min_duration_s=0.9), Span.of(offset_s, 0.9))
         assert prepared.duration_s == pytest.approx(0.9, abs=1 / 32000)
+    span = Span.of(0.6 / 32_000, 32_000.7 / 32_000)
+    assert span == Span(1, 32_001), "a sample less, by rounding its ends"
+    assert prepare(path, AudioSettings(min_duration_s=32_000.7 / 32_000), span)
     assert refusal(path, Span.of(0.5, 0.8), min_duration_s=0.9)[0] == "too_short"
     assert refusal(path, Span.of(1.9, 0.9), min_duration_s=0.9)[0] == "too_short", "past the end"
     assert refusal(path, Span.of(0.5, 0.01))[0] == "too_short"
