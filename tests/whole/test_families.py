@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 import extract
 from extract.app import main
-from extract.audio.prepare import prepare
 from extract.data import plan
 from extract.encoder.encoder import Encoder
 from extract.models.architecture import Architecture
 from extract.values import AudioSettings
+from support.decoding import prepare
 from support.models import folder_of, small_model
 from support.recordings import DEMO, write_wav
 from support.stores import contents, ledger
