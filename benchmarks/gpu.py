@@ -43,7 +43,7 @@ from benchmarks.encoder import flops, noise, relative_error
 from benchmarks.padding import lengths_s
 from benchmarks.run import count_saved, in_process, ours, reference
 from benchmarks.writer import through_writers
-from extract.audio.prepare import prepare
+from extract.audio.prepare import Prepared, prepare
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset
 from extract.data.plan import plan_batches
@@ -245,9 +245,15 @@ def _often(work: Callable[..., object], arguments: tuple[Tensor, ...]) -> None:
         work(*arguments)
 
 
+def prepared(path: Path, settings: AudioSettings) -> Prepared:
+    """The CPU stage of one recording."""
+    with path.open("rb") as file:
+        return prepare(file, str(path), settings)
+
+
 def accuracy(bench: Bench) -> list[Row]:
     """Real speech in half precision against fp32, and in a batch against alone."""
-    clips = [torch.from_numpy(prepare(p, AudioSettings()).waveform) for p in _demo_clips()]
+    clips = [torch.from_numpy(prepared(p, AudioSettings()).waveform) for p in _demo_clips()]
     lengths = [len(clip) for clip in clips]
     speech = pad_sequence(clips, batch_first=True)
     exact = bench.in_precision("fp32").encode(speech, lengths)
@@ -478,8 +484,8 @@ def _stages(bench: Bench, place: Path) -> dict[str, float]:
     link_clips(place / "one", 1)
     clip = place / "one" / "00000.wav"
     settings = AudioSettings()
-    prepare(clip, settings)
-    cpu_s = median(seconds(partial(prepare, clip, settings)) for _ in range(30))
+    prepared(clip, settings)
+    cpu_s = median(seconds(partial(prepared, clip, settings)) for _ in range(30))
     plan = choose("auto", "auto", 2, bench.device, bench.encoder.dtype)
     encoder = bench.encoder if bench.on_cuda else bench.in_precision("fp32")
     length = int(CLIP_S * RATE_HZ)

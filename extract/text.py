@@ -28,15 +28,15 @@ def shown(text: str, most: int) -> str:
     return f"{head[: most - half - 1]}…{tail[-half:]}"
 
 
-def _escaped(text: str) -> str:
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def printable(text: str) -> str:
     """`text` with whatever cannot be printed or encoded escaped; different texts stay different."""
     if text.isprintable() and "\\" not in text:
         return text
-    return "".join(c if c.isprintable() and c != "\\" else ascii(c)[1:-1] for c in text)
+    return _escaped(text, also="\\")
+
+
+def _escaped(text: str, also: str = "") -> str:
+    return "".join(c if c.isprintable() and c not in also else ascii(c)[1:-1] for c in text)
 
 
 def shortened(text: str) -> str:

@@ -1,34 +1,49 @@
-"""Who works in a store: one process per shard, and one way of sharding at a time.
+"""Which processes work in a store: one for each shard, and one way of sharding at a time.
 
 A process that starts holds the start-up lock until it has its shard, and settles in between what
 all shards share. So of two that start together the first settles it alone, and the second finds it
 settled.
 
-The locks are the operating system's (`filelock`): they end with the process that holds them. A
-file beside each says who that is, for the message to the second one.
+A lock is two files of `.extract`. `lock-0-of-1` is locked by the kernel (flock) until the process
+and its workers end; its time says since when. `owner-0-of-1` is filelock's record of the owner:
+host, process id, and the start of that process, so that a later process with the same id is not
+taken for the owner. filelock's record holds no time that a message could show.
+
+Some network file systems have no flock. There the record itself is the lock, as a lease: its owner
+renews it every RENEWED_S seconds. Another process takes it over at once if the owner was a process
+of this host and is dead, else when it was not renewed for LEASE_S seconds. filelock's FileLock has
+a fallback of its own, which is turned off: it knows ENOSYS alone of the errors below, and a lock
+whose owner died on another host would stay for ever.
 """
 
 from __future__ import annotations
 
-import json
+import _thread
+import errno
+import logging
 import os
 import re
-import socket
+import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, LeaseCompromise, MarkerSoftFileLock, SoftFileLease, Timeout
 
-from extract.files import explained, make_folder, make_way, read_whole, replace_whole
+from extract.files import explained, make_folder, make_way
 from extract.text import printable
 
-PRIVATE = ".extract"  # folder inside the store for locks and indices
-TAKE_OVER_S = 15.0  # a killed run's workers may hold its lock for the seconds they take to end
+log = logging.getLogger(__name__)
 
-DOOR_S = 600.0  # resharding a million lines takes seconds
+PRIVATE = ".extract"  # folder inside the store for locks and indices
+TAKE_OVER_S = 15.0  # a killed run's workers may hold its flock for the seconds they take to end
+START_UP_S = 600.0  # resharding a million lines takes seconds
+LEASE_S, RENEWED_S = 60.0, 5.0  # all processes of a store must agree on the first: keep it
+
+NO_FLOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 _NAME = re.compile(r"lock-\d+-of-(\d+)")
 _Settle = Callable[[bool], None]
@@ -43,6 +58,9 @@ def locked(
     directory: Path, index: int = 0, count: int = 1, settle: _Settle = lambda alone: None
 ) -> Iterator[None]:
     """Holds shard `index` of `count` of a store.
+
+    Where the lock is a lease, a process that was suspended can lose it to another one. It then gets
+    a SIGTERM, if it handles that signal.
 
     Args:
         directory: the store.
@@ -59,106 +77,172 @@ def locked(
     mine = folder / f"lock-{index}-of-{count}"
     with explained(directory):
         make_folder(folder)
-        with _door(directory):
+        with _starting(directory):
             lock = _take(directory, mine, count, settle)
     try:
         yield
     finally:
-        with suppress(OSError):
-            _owner_path(mine).unlink(missing_ok=True)
         lock.release()
 
 
-def _take(directory: Path, mine: Path, count: int, settle: _Settle) -> Any:
+@contextmanager
+def _starting(directory: Path) -> Iterator[None]:
+    """Holds the start-up lock: no other process looks around or settles what all shards share."""
+    try:
+        lock = _acquire(directory / PRIVATE / "lock", START_UP_S)
+    except Timeout:
+        raise StoreBusy(
+            f"{directory}: another process has been starting here for {START_UP_S:g} s; try again"
+        ) from None
+    if lock.flock is None:
+        log.info(
+            "%s: this storage has no flock, so a run renews a lease; that of one killed on another "
+            "host ends after %g s",
+            printable(str(directory)),
+            LEASE_S,
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _take(directory: Path, mine: Path, count: int, settle: _Settle) -> _Held:
     """The lock `mine`, with what all shards share settled; the start-up lock is held."""
-    others = [path for path in _locks(mine.parent) if path != mine and _is_held(path)]
+    others = [path for path in _held_locks(mine.parent) if path != mine]
     for path in others:
         if not path.name.endswith(f"-of-{count}"):
             raise StoreBusy(_message(directory, path, f"shard.count={count}"))
-    lock = _acquire(directory, mine)
+    lock = _acquire_shard(directory, mine)
     try:
         settle(not others)
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}
-        replace_whole(_owner_path(mine), json.dumps(owner).encode(), fsync=False)
     except BaseException:
         lock.release()
         raise
     return lock
 
 
-def _locks(folder: Path) -> list[Path]:
-    """The locks of all shardings, held or not."""
-    return [path for path in sorted(folder.iterdir()) if _NAME.fullmatch(path.name)]
-
-
-@contextmanager
-def _door(directory: Path) -> Iterator[None]:
-    """What a starting process holds while it looks around and settles what all shards share."""
-    path = directory / PRIVATE / "lock"
-    make_way(path)  # a lock is opened, and cut, through a symbolic link
-    try:
-        lock = FileLock(path, timeout=DOOR_S).acquire().lock
-    except Timeout:
-        raise StoreBusy(
-            f"{directory}: another process has been starting here for {DOOR_S:g} s; try again"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _acquire(directory: Path, path: Path) -> Any:
-    make_way(path)
-    lock = FileLock(path)
-    deadline = time.monotonic() + TAKE_OVER_S
-    while True:
-        try:
-            return lock.acquire(timeout=0.2).lock
-        except Timeout:
-            if _is_alive(_owner(path)) or time.monotonic() > deadline:
-                raise StoreBusy(_message(directory, path, "this run")) from None
+def _held_locks(folder: Path) -> list[Path]:
+    """The locks of all shardings that a process holds."""
+    paths = [path for path in sorted(folder.iterdir()) if _NAME.fullmatch(path.name)]
+    with ThreadPoolExecutor(len(paths) or 1) as pool:  # each may wait for a lease to end
+        return [path for path, held in zip(paths, pool.map(_is_held, paths), strict=True) if held]
 
 
 def _is_held(path: Path) -> bool:
     if path.is_symlink() or not path.is_file():
         return False  # none of ours
     try:
-        with FileLock(path, timeout=0):
-            return False
+        _acquire(path).release()
     except Timeout:
         return True
+    return False
+
+
+def _acquire_shard(directory: Path, path: Path) -> _Held:
+    """A shard's lock; workers of a killed run are waited for, a live process is not."""
+    try:
+        return _acquire(path)
+    except Timeout:
+        busy = StoreBusy(_message(directory, path, "this run"))
+    try:
+        MarkerSoftFileLock(_owner_path(path), timeout=0).acquire().lock.release()
+        return _acquire(path, TAKE_OVER_S)  # the owner is dead: its record could be taken over
+    except Timeout:
+        raise busy from None
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A lock that this process holds."""
+
+    flock: FileLock | None  # None where the storage has none
+    owner: MarkerSoftFileLock
+
+    def release(self) -> None:
+        with suppress(OSError):
+            self.owner.release()
+        if self.flock is not None:
+            self.flock.release()
+
+
+def _acquire(path: Path, wait_s: float = 0.0) -> _Held:
+    """The lock `path`, once a live process let go of it within `wait_s` seconds, or raises Timeout.
+
+    Without flock it takes seconds longer: until the lease was renewed, or was not for LEASE_S.
+    """
+    for file in (path, _owner_path(path)):
+        make_way(file)
+    flock = _flock(path, wait_s)
+    try:
+        owner = _own(_owner_path(path), wait_s, has_flock=flock is not None)
+    except BaseException:
+        if flock is not None:
+            flock.release()
+        raise
+    with suppress(OSError, NotImplementedError):  # another user's file; Windows
+        os.utime(path, follow_symlinks=False)
+    return _Held(flock, owner)
+
+
+def _flock(path: Path, wait_s: float) -> FileLock | None:
+    """The kernel's lock on `path`; None where the storage has none."""
+    try:
+        return FileLock(path, fallback_to_soft=False).acquire(timeout=wait_s).lock
+    except OSError as error:
+        if error.errno in NO_FLOCK:
+            return None
+        raise
+
+
+def _own(path: Path, wait_s: float, *, has_flock: bool) -> MarkerSoftFileLock:
+    """This process's record at `path`."""
+    record = MarkerSoftFileLock(path)
+    found = record.owner
+    if has_flock and (found is None or found.mode == "exclusive"):
+        record.force_break()  # whoever wrote it had the flock, which is ours now
+        return record.acquire(timeout=0).lock
+    lease = SoftFileLease(
+        path, lease_duration=LEASE_S, heartbeat_interval=RENEWED_S, on_compromise=_stop
+    )
+    before, ends = _time(path), time.monotonic() + wait_s
+    return lease.acquire(
+        timeout=wait_s + 2 * LEASE_S,
+        poll_interval=RENEWED_S / 10,
+        cancel_check=lambda: time.monotonic() >= ends and _time(path) not in (None, before),
+    ).lock
+
+
+def _time(path: Path) -> int | None:
+    """When a lease was renewed last, in ns of the file system's clock; None if there is none."""
+    try:
+        return path.lstat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _stop(loss: LeaseCompromise) -> None:
+    """Ends the run whose lease was lost: another process may work on its shard."""
+    log.error(
+        "%s: lost (%s), so another run may have begun here; this one stops",
+        printable(loss.lock_file),
+        loss.reason,
+    )
+    _thread.interrupt_main(signal.SIGTERM)  # does nothing where Python does not handle it
 
 
 def _owner_path(lock: Path) -> Path:
-    return lock.with_name(re.sub("^lock", "owner", lock.name) + ".json")
-
-
-def _owner(lock: Path) -> dict[str, Any]:
-    try:
-        owner = json.loads(read_whole(_owner_path(lock)))
-        return owner if isinstance(owner, dict) else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-
-
-def _is_alive(owner: dict[str, Any]) -> bool:
-    """Whether the owner may still run; one on another host always may."""
-    if owner.get("host") != socket.gethostname():
-        return bool(owner)
-    try:
-        os.kill(int(owner["pid"]), 0)
-    except ProcessLookupError:
-        return False
-    except (KeyError, ValueError, TypeError, OverflowError, OSError):
-        return True
-    return True
+    return lock.with_name(re.sub("^lock", "owner", lock.name))
 
 
 def _message(directory: Path, path: Path, wanted: str) -> str:
-    said = {key: printable(str(value))[:60] for key, value in _owner(path).items()}
-    who = f"process {said.get('pid', '?')} on {said.get('host', '?')}"
-    since = f" since {said['since']}" if "since" in said else ""
+    owner = MarkerSoftFileLock(_owner_path(path)).owner
+    who, since = "process ? on ?", ""
+    if owner is not None:
+        host = owner.hostname.partition("?")[0]  # filelock adds the container's process namespace
+        who = f"process {owner.pid} on {printable(host)[:60] or '?'}"
+        with suppress(OSError):
+            since = f" since {time.ctime(path.lstat().st_mtime)}"
     return (
         f"{directory}: {who} has been working here{since} ({path.name}); {wanted} needs the store "
         "for itself. Wait for it, stop it, or choose another store.dir"
