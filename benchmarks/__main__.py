@@ -5,12 +5,13 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import audio, counted, encoder, memory, padding, run, startup, writer
+from benchmarks import audio, counted, encoder, memory, padding, rival, run, startup, writer
 from benchmarks.common import Row, guarded, head, show
 
 BENCHMARKS = {
     "audio": audio.measure,
     "encoder": encoder.measure,
+    "rival": rival.measure,
     "padding": padding.measure,
     "counted": counted.measure,
     "startup": startup.measure,
