@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from queue import SimpleQueue
 
 from extract.store.layout import Kept
@@ -48,7 +48,8 @@ class Writers:
         self._error: BaseException | None = None
         self._abandoned = False
         self._queue: SimpleQueue[Encoded | Failure | None] = SimpleQueue()
-        self._waiting: dict[str, Record] = {}  # put into the layout, not kept yet; one step a call
+        # Lines of what the layout holds. No lock: each access is one step of the interpreter.
+        self._waiting: dict[str, partial[Record]] = {}
         self._threads = [
             threading.Thread(target=self._work, name=f"writer-{number}")
             for number in range(num_threads)
@@ -128,7 +129,7 @@ class Writers:
     def _save(self, item: Encoded | Failure) -> None:
         if isinstance(item, Encoded):
             id_ = item.recording.id
-            self._waiting[id_] = _saved_record(item)  # first: another thread's put may return it
+            self._waiting[id_] = _line_of(item)  # first: another thread's `put` may return it
             try:
                 self._commit(self.store.layout.put(item))
                 return
@@ -141,17 +142,18 @@ class Writers:
 
     def _commit(self, kept: Iterable[Kept]) -> None:
         for one in kept:
-            self._record(replace(self._waiting.pop(one.id), files=one.files))
+            self._record(self._waiting.pop(one.id)(files=one.files))
 
     def _record(self, record: Record) -> None:
         self.ledger.append(record)
         self.done(record)
 
 
-def _saved_record(item: Encoded) -> Record:
-    """The ledger's line for an utterance, but for its files."""
+def _line_of(item: Encoded) -> partial[Record]:
+    """Makes the ledger's line of a saved utterance, given its `files`; holds no tensor."""
     recording, features = item.recording, item.features
-    return Record(
+    return partial(
+        Record,
         recording.id,
         recording.path,
         SAVED,
