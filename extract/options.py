@@ -112,8 +112,8 @@ def expand_home(config: Config) -> None:
 # Options that change no saved number, or that the output folder's name holds already. Every other
 # one is part of a run's name: a new option too.
 NOT_IN_NAME = (
-    *("dataset.", "model.name", "model.path", "loader.", "store.", "shard.", "device"),
-    *("cpu_fallback", "retry_failed", "overwrite"),
+    *("dataset.", "model.name", "model.path", "loader.", "store.", "shard.", "engine."),
+    *("device", "cpu_fallback", "retry_failed", "overwrite"),
 )
 ALWAYS_NAMED = ("audio.maxx", "audio.alpha")
 
