@@ -50,10 +50,11 @@ from extract.data.plan import plan_batches
 from extract.encoder.batches import Encoding
 from extract.encoder.encoder import Encoder
 from extract.frames import num_frames
-from extract.machine import choose
 from extract.manifest.manifest import read_folder
 from extract.models.load import load_model
-from extract.run.pipeline import Clock, run
+from extract.run.auto import choose
+from extract.run.clock import Clock
+from extract.run.pipeline import run
 from extract.store.ledger import Ledger
 from extract.store.store import Store
 from extract.store.writers import Writers

@@ -29,7 +29,8 @@ from extract.encoder.encoder import Encoder
 from extract.machine import keep_freed_memory
 from extract.manifest.manifest import read_folder
 from extract.models.load import load_model
-from extract.run.pipeline import Clock, run
+from extract.run.clock import Clock
+from extract.run.pipeline import run
 from extract.store.ledger import Ledger
 from extract.store.store import Store
 from extract.store.writers import Writers

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.common import Row, run_alone
 from extract.data.plan import padding_share, plan_batches
-from extract.machine import CPU_BATCH_SECONDS, MAX_BATCH_SECONDS
+from extract.run.auto import CPU_BATCH_SECONDS, MAX_BATCH_SECONDS
 
 
 def lengths_s(count: int, low: float = 1.0, high: float = 20.0, seed: int = 0) -> np.ndarray:

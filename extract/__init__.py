@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from extract.config import Config
     from extract.data.batch import Batch, collate, make_loader
     from extract.data.dataset import AudioDataset
     from extract.data.plan import plan_batches
@@ -17,16 +18,22 @@ if TYPE_CHECKING:
     from extract.frames import num_frames
     from extract.manifest.manifest import Manifest, read_folder, read_gpt_sovits_list
     from extract.models.load import load_model
+    from extract.run.job import run_shard
+    from extract.run.summary import Summary
+    from extract.shard import Shard
     from extract.values import AudioSettings, Failure, Features, Utterance
 
 __all__ = [
     "AudioDataset",
     "AudioSettings",
     "Batch",
+    "Config",
     "Encoder",
     "Failure",
     "Features",
     "Manifest",
+    "Shard",
+    "Summary",
     "Utterance",
     "collate",
     "load_model",
@@ -35,9 +42,11 @@ __all__ = [
     "plan_batches",
     "read_folder",
     "read_gpt_sovits_list",
+    "run_shard",
 ]
 
 _MODULES = {
+    "config": "Config",
     "data.batch": "Batch collate make_loader",
     "data.dataset": "AudioDataset",
     "encoder.encoder": "Encoder",
@@ -45,6 +54,9 @@ _MODULES = {
     "manifest.manifest": "Manifest read_folder read_gpt_sovits_list",
     "models.load": "load_model",
     "data.plan": "plan_batches",
+    "run.job": "run_shard",
+    "run.summary": "Summary",
+    "shard": "Shard",
     "values": "AudioSettings Failure Features Utterance",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -5,7 +5,7 @@ import pkgutil
 import sys
 from importlib import import_module
 
-from extract import commands
+from extract import commands, exits
 from extract.run.signals import end_on_signals
 from extract.streams import make_safe
 
@@ -15,13 +15,15 @@ def command() -> int:
 
     The first argument may name a module in `extract/commands/`; all else is Hydra's.
     """
-    end_on_signals()
+    end_on_signals(lambda name: exits.after_signal(name).code)
     name, arguments = "".join(sys.argv[1:2]), sys.argv[2:]
     if name in {module.name for module in pkgutil.iter_modules(commands.__path__)}:
         return int(import_module(f"extract.commands.{name}").main(arguments))
 
     make_safe()
-    gc.disable()  # until all is imported and loaded: 0.3 s of searching where there is no garbage
+    from extract.machine import put_off_garbage_collection
+
+    put_off_garbage_collection()  # until all is imported and loaded
     from extract.app import main  # Hydra and what it needs: once signals are heard
 
     code = main()

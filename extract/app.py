@@ -9,9 +9,10 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -22,21 +23,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from extract import exits
 from extract.config import SCHEMAS, Config
+from extract.exits import Exit
 from extract.options import check, expand_home, run_name
 from extract.words import is_sweep, prepared, quoted
 
 if TYPE_CHECKING:  # what `--help` does not wait for
     from rich.console import Console
 
-    from extract.run.summary import Job, Summary
+    from extract.run.summary import Summary
 
 PACKAGE = Path(__file__).resolve().parent
 # Hydra 1.4 and its OmegaConf 2.4 warn of arguments and names that 1.3 and 2.3 need.
 HYDRA_1_3 = hydra.__version__.startswith("1.3.")
-EXIT_USAGE, EXIT_CRASHED, EXIT_INTERRUPTED = 2, 70, 130
-EXIT_NO_MEMORY = 1
-EXITS_INTERRUPTED = (130, 143)
 BASE = {"version_base": "1.3"} if HYDRA_1_3 else {}
 # Of Linux's loader, of torch's allocator, of the system, of oneDNN, of Python's threads.
 OUT_OF_MEMORY = (
@@ -46,6 +46,14 @@ OUT_OF_MEMORY = (
     "could not create a primitive",
     "can't start new thread",
 )
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of one job of the command line."""
+
+    exit: Exit
+    summaries: Sequence[Summary] = ()  # its shards'; none where no work began
 
 
 def conf_dir() -> str:
@@ -79,47 +87,47 @@ def register() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code (docs/faults.md, `Exit codes`)."""
     register()
-    jobs: list[Job] = []
+    jobs: list[tuple[Sequence[str], Ended]] = []
 
     @hydra.main(config_path=conf_dir(), config_name="config", **BASE)
     def job(config: DictConfig) -> None:
-        from extract.run.summary import Summary  # rich, for which `--help` does not wait
-
         overrides = HydraConfig.get().overrides.task
-        jobs.append((overrides, Summary(exit_code=EXIT_CRASHED)))  # until it is known better
+        jobs.append((overrides, Ended(exits.CRASHED)))  # until it is known better
         jobs[-1] = overrides, _within_memory(config)
-        if jobs[-1][1].exit_code in EXITS_INTERRUPTED:
+        if jobs[-1][1].exit in (exits.INTERRUPTED, exits.TERMINATED):
             raise KeyboardInterrupt  # or Hydra would go on with the next job of a sweep
 
     words = list(sys.argv[1:] if argv is None else argv)
     if not _has_working_folder():
-        return _usage("the working folder is gone; go to another one (cd) and run this again")
+        said = "the working folder is gone; go to another one (cd) and run this again"
+        return _usage(said).code
     if {"--help", "-h"} & set(words) and not any(word.startswith("dataset=") for word in words):
         words.append("dataset=demo")  # help shows a config, and a config needs a dataset
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print, and we say it
-    without_a_job = 0
+    without_a_job = exits.DONE
     try:
         with _sweep_folder(prepared(words)) as sys.argv[1:]:
             job()
     except SystemExit as error:  # argparse has said what is wrong with the command line
-        without_a_job = EXIT_USAGE if error.code else 0
+        without_a_job = exits.USAGE if error.code else exits.DONE
     except KeyboardInterrupt:
-        without_a_job = EXIT_INTERRUPTED
+        without_a_job = exits.INTERRUPTED
     except Exception as error:
         without_a_job = _failed(error, composed=bool(jobs))
     if len(jobs) > 1:
-        from extract.run.summary import sweep_table
+        from extract.run.tables import sweep_table
 
-        sweep_table(_console(), jobs)
-    return max((summary.exit_code for _overrides, summary in jobs), default=without_a_job)
+        rows = [(overrides, ended.summaries, str(ended.exit)) for overrides, ended in jobs]
+        sweep_table(_console(), rows)
+    return max((ended.exit.code for _overrides, ended in jobs), default=without_a_job.code)
 
 
-def _failed(error: Exception, *, composed: bool) -> int:
-    """Says what ended the command line; returns the exit code, should no job have one."""
+def _failed(error: Exception, *, composed: bool) -> Exit:
+    """Says what ended the command line; returns its exit, should no job have one."""
     if isinstance(error, HydraException | OmegaConfBaseException) and not composed:
         return _usage(_message(error))
     traceback.print_exception(error)
-    return EXIT_CRASHED
+    return exits.CRASHED
 
 
 def _has_working_folder() -> bool:
@@ -144,7 +152,7 @@ def _sweep_folder(words: Sequence[str]) -> Iterator[Sequence[str]]:
         yield [f"hydra.sweep.dir={quoted(folder)}", *words]
 
 
-def _within_memory(config: DictConfig) -> Summary:
+def _within_memory(config: DictConfig) -> Ended:
     """What became of the job; a sentence, not a traceback, where this process has no memory left.
 
     A limit does that: ulimit -v, a batch system's, sometimes a container's.
@@ -160,9 +168,7 @@ def _within_memory(config: DictConfig) -> Summary:
         "or the container's), or a lower loader.batch_seconds or loader.num_workers\n"
         "The same command goes on from here.\n"
     )
-    from extract.run.summary import Summary
-
-    return Summary(exit_code=EXIT_NO_MEMORY)
+    return Ended(exits.NO_MEMORY)
 
 
 def _console() -> Console:
@@ -171,35 +177,47 @@ def _console() -> Console:
     return Console(stderr=True)
 
 
-def _job(config: DictConfig) -> Summary:
-    from rich.logging import RichHandler
-
-    from extract.run.summary import Summary
+def _job(config: DictConfig) -> Ended:
+    from extract import choices  # 30 ms, for which `--help` does not wait
 
     console = _console()
-    handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
+    _log_to(console)
     try:
         settings = OmegaConf.to_object(config)
         assert isinstance(settings, Config)
         expand_home(settings)
         check(settings)
+        engine = choices.find("engines", settings.engine.kind)
     except (OmegaConfBaseException, ValueError) as error:
-        return Summary(exit_code=_usage(str(error)))
+        return Ended(_usage(str(error)))
+    return _run(settings, engine, console)
 
-    from extract.run.job import run_job  # torch: after the options are known to be right
+
+def _log_to(console: Console) -> None:
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
+
+
+def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
+    """Has the engine run its shards, watched on the terminal, until a signal asks to stop."""
+    from extract.run.job import run_shard  # torch: after the options are known to be right
     from extract.run.signals import stop_on_signals
+    from extract.run.terminal import Terminal
 
     with stop_on_signals() as stop:
         try:
-            summary = run_job(settings, console, stop)
-            in_a_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-            return replace(summary, exit_code=stop.exit_code) if stop() and in_a_sweep else summary
+            with Terminal(console) as watch:
+                summaries = engine.run(config, engine.shards(config), run_shard, watch, stop)
         except ValueError as error:
-            return Summary(exit_code=_usage(str(error)))
+            return Ended(_usage(str(error)))
         except KeyboardInterrupt:
             console.print("stopped at once; the same command goes on from here")
-            return Summary(exit_code=EXIT_INTERRUPTED)
+            return Ended(exits.INTERRUPTED)
+        if stop.signal_name and HydraConfig.get().mode is RunMode.MULTIRUN:
+            return Ended(exits.after_signal(stop.signal_name), summaries)  # ends the sweep too
+        return Ended(exits.of_run(summaries), summaries)
 
 
 def _message(error: Exception) -> str:
@@ -208,7 +226,7 @@ def _message(error: Exception) -> str:
     return f"{error}\n{cause}" if isinstance(cause, OmegaConfBaseException) else str(error)
 
 
-def _usage(message: str) -> int:
+def _usage(message: str) -> Exit:
     console = _console()
     console.print(message, style="red", soft_wrap=True, markup=False, highlight=False)
-    return EXIT_USAGE
+    return exits.USAGE

@@ -85,6 +85,13 @@ class LoaderConfig:
 
 
 @dataclass
+class EngineOptions:
+    """What runs the shards. An engine's own `Options` add to these."""
+
+    kind: str = "local"  # a module of `extract/run/engines/`, or what an installed package adds
+
+
+@dataclass
 class Config:
     """Everything. `conf/config.yaml` is its table of contents."""
 
@@ -94,6 +101,7 @@ class Config:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     store: LayoutOptions = field(default_factory=LayoutOptions)
     shard: Shard = field(default_factory=Shard)
+    engine: EngineOptions = field(default_factory=EngineOptions)
     device: str = "auto"  # `auto`, `cpu`, `cuda`, `cuda:1`, ...
     precision: Precision = Precision.auto
     cpu_fallback: bool = True  # a recording too large for the GPU alone is encoded on the CPU

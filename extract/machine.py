@@ -1,38 +1,16 @@
-"""What `auto` means on this machine: workers, batch size, prefetch."""
+"""This machine and this process: cores, freed memory, garbage."""
 
 from __future__ import annotations
 
 import ctypes
-import logging
+import gc
 import os
-import shutil
-from dataclasses import dataclass
-from pathlib import Path
 
-import torch
-
-from extract.frames import ENCODER_RATE_HZ, RECORDING_RATE_HZ
-
-log = logging.getLogger(__name__)
-
-MAX_WORKERS = 16  # one decodes about 1,000 times real time
-CPU_BATCH_SECONDS = 60.0  # larger batches bring nothing: the matrix products are at their rate
-MIN_BATCH_SECONDS, MAX_BATCH_SECONDS = 30.0, 1200.0
-DEVICE_MB_PER_SECOND = {2: 6.0, 4: 12.0}  # of a padded second, by bytes a number; a safe guess
 KEPT_BYTES = 1 << 30  # of freed memory, at most: more than a batch's activations take
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 MAX_MMAP_THRESHOLD = 32 << 20  # the largest that glibc takes
-SHM = Path("/dev/shm")
-BYTES_PER_SECOND = 4 * ENCODER_RATE_HZ + 2 * RECORDING_RATE_HZ  # what a worker sends
 
-
-@dataclass(frozen=True)
-class LoaderPlan:
-    """How many workers, how much at once, how far ahead."""
-
-    num_workers: int
-    batch_seconds: float
-    prefetch: int
+_is_put_off = False  # the collection of garbage, by this module
 
 
 def cores() -> int:
@@ -53,51 +31,24 @@ def keep_freed_memory() -> None:
         mallopt(M_MMAP_THRESHOLD, MAX_MMAP_THRESHOLD)
 
 
-def choose(
-    num_workers: int | str,
-    batch_seconds: float | str,
-    prefetch: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> LoaderPlan:
-    """Settles what the config leaves to `auto`.
+def put_off_garbage_collection() -> None:
+    """Turns Python's garbage collector off until `collect_garbage_again`.
 
-    On a CPU run the encoder wants every core and decoding costs it one part in a hundred: one
-    worker. Beside a GPU the cores have nothing else to do.
+    While modules are imported and weights loaded there is no garbage; the collector would search
+    for it for 0.3 s.
     """
-    if num_workers == "auto":
-        on_cpu = device.type == "cpu"
-        num_workers = 1 if on_cpu else max(1, min(MAX_WORKERS, cores() - 1))
-    if batch_seconds == "auto":
-        batch_seconds = _batch_seconds(device, dtype)
-    workers, seconds = int(num_workers), float(batch_seconds)  # `extract.options` checked them
-    return LoaderPlan(workers, seconds, _fitting_prefetch(workers, seconds, prefetch))
+    global _is_put_off
+    _is_put_off = True
+    gc.disable()
 
 
-def _batch_seconds(device: torch.device, dtype: torch.dtype) -> float:
-    if device.type != "cuda":
-        return CPU_BATCH_SECONDS
-    free, _total = torch.cuda.mem_get_info(device)
-    seconds = 0.5 * free / 1e6 / DEVICE_MB_PER_SECOND[dtype.itemsize]
-    return float(round(min(max(seconds, MIN_BATCH_SECONDS), MAX_BATCH_SECONDS)))
+def collect_garbage_again() -> None:
+    """Turns the collector on again, if it was put off; one that a caller turned off stays off.
 
-
-def _fitting_prefetch(num_workers: int, batch_seconds: float, prefetch: int) -> int:
-    """Lowers the prefetch to what shared memory holds; a container often has 64 MB of it."""
-    if not num_workers or not SHM.is_dir():
-        return prefetch
-    free = shutil.disk_usage(SHM).free
-    batch = batch_seconds * BYTES_PER_SECOND
-    fits = int(free / 2 // (num_workers * batch))
-    if fits >= prefetch:
-        return prefetch
-    if fits < 1:
-        log.warning(
-            "%s: %.0f MB free, %.0f MB needed for one batch of each worker; lower "
-            "loader.num_workers or loader.batch_seconds, or enlarge it (docker run --shm-size)",
-            SHM,
-            free / 1e6,
-            num_workers * batch / 1e6,
-        )
-    log.warning("%s is small (%.0f MB): loader.prefetch=%d", SHM, free / 1e6, max(1, fits))
-    return max(1, fits)
+    What was allocated until now is exempt: a search through all of torch takes 0.13 s.
+    """
+    global _is_put_off
+    if _is_put_off:
+        _is_put_off = False
+        gc.freeze()
+        gc.enable()

@@ -112,7 +112,7 @@ def expand_home(config: Config) -> None:
 # Options that change no saved number, or that the output folder's name holds already. Every other
 # one is part of a run's name: a new option too.
 NOT_IN_NAME = (
-    *("dataset.", "model.name", "model.path", "loader.", "shard.", "device"),
+    *("dataset.", "model.name", "model.path", "loader.", "shard.", "engine.", "device"),
     *("store.dir", "store.num_writers", "store.fsync", "store.verify"),
     *("cpu_fallback", "retry_failed", "overwrite"),
 )

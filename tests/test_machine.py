@@ -1,79 +1,10 @@
-"""What `auto` becomes."""
+"""What holds for the whole process."""
 
-import collections
-import logging
 import platform
-import shutil
 import subprocess
 import sys
 
 import pytest
-import torch
-
-from extract import machine
-from extract.machine import choose
-
-CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-Usage = collections.namedtuple("Usage", "total used free")
-
-
-@pytest.fixture(autouse=True)
-def plenty(monkeypatch):
-    """Shared memory of 10 GB; called, another size in MB."""
-
-    def free(megabytes: float) -> None:
-        usage = Usage(0, 0, int(megabytes * 1e6))
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-
-    monkeypatch.setattr(machine, "SHM", machine.Path("/"))
-    free(10_000)
-    return free
-
-
-def test_a_cpu_run_leaves_the_cores_to_the_encoder():
-    plan = choose("auto", "auto", 2, CPU, torch.float32)
-    assert (plan.num_workers, plan.batch_seconds, plan.prefetch) == (1, 60.0, 2)
-
-
-@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (8, 7), (64, 16)])
-def test_beside_a_gpu_the_cores_decode(monkeypatch, cores, workers):
-    monkeypatch.setattr(machine, "cores", lambda: cores)
-    assert choose("auto", 60, 2, CUDA, torch.float16).num_workers == workers
-
-
-@pytest.mark.parametrize(
-    ("free_gb", "dtype", "seconds"),
-    [
-        (1, torch.float16, 83),
-        (1, torch.float32, 42),
-        (0.1, torch.float16, 30),
-        (140, torch.float16, 1200),
-    ],
-)
-def test_the_budget_follows_the_devices_free_memory(monkeypatch, free_gb, dtype, seconds):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free_gb * 1e9), 0))
-    assert choose(2, "auto", 2, CUDA, dtype).batch_seconds == seconds
-
-
-def test_numbers_are_taken_as_they_are_even_as_text():
-    plan = choose("3", "12.5", 4, CPU, torch.float32)
-    assert (plan.num_workers, plan.batch_seconds, plan.prefetch) == (3, 12.5, 4)
-
-
-def test_small_shared_memory_lowers_the_prefetch_and_says_so(plenty, caplog):
-    caplog.set_level(logging.WARNING)
-    plenty(64)
-    assert choose(2, 60, 4, CPU, torch.float32).prefetch == 2
-    assert "loader.prefetch=2" in caplog.text
-    plenty(20)
-    assert choose(2, 60, 4, CPU, torch.float32).prefetch == 1
-    assert "--shm-size" in caplog.text
-
-
-def test_without_workers_shared_memory_does_not_matter(plenty, caplog):
-    plenty(0)
-    assert choose(0, 60, 4, CPU, torch.float32).prefetch == 4
-    assert not caplog.text
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
@@ -98,3 +29,33 @@ print(given_back, faults())
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     given_back, kept = map(int, run.stdout.split())
     assert kept * 10 < given_back
+
+
+def python(code: str, *words: str) -> list[str]:
+    """What a process of its own prints."""
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_the_command_collects_garbage_again_once_all_is_loaded(tmp_path):
+    code = """
+import gc, sys
+from extract.__main__ import command
+from extract.run import job
+def note(*_): raise SystemExit(print(gc.isenabled(), gc.get_freeze_count() > 10_000))
+job._extract = note
+command()
+"""
+    words = ["dataset=demo", "device=cpu", f"store.dir={tmp_path / 'out'}"]
+    assert python(code, *words) == ["True", "True"]
+
+
+def test_a_collector_that_a_caller_turned_off_stays_off():
+    code = """
+import gc
+from extract.machine import collect_garbage_again
+gc.disable()
+collect_garbage_again()
+print(gc.isenabled(), gc.get_freeze_count())
+"""
+    assert python(code) == ["False", "0"]

@@ -15,11 +15,11 @@ from typing import Any
 
 from rich.cells import cell_len
 
+from extract import exits
 from extract.store.ledger import ledger_paths, lines
 from extract.text import count, shown
 from extract.values import FAILED, REJECTED, SAVED, STATUS_OF, STATUSES
 
-EXIT_SHOWN, EXIT_UNREADABLE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 BLOCK = 1_000  # rows that are held at a time and share their columns' widths
 MAX_CELL = 200  # characters; `--json` shows all
 MAX_WIDTH = 60  # columns that a cell is filled up to for the sake of a longer one
@@ -54,18 +54,18 @@ def main(argv: Sequence[str]) -> int:
     try:
         if not ledger_paths(directory):
             sys.stderr.write(f"{shown(str(directory), MAX_CELL)}: {NO_STORE}\n")
-            return EXIT_USAGE
+            return exits.USAGE.code
         _print(_lines(_records(directory), options))
     except BrokenPipeError:
         _forget_output()
     except OSError as error:
         _forget_output()
         sys.stderr.write(f"extract show: {shown(str(error), MAX_CELL)}\n")
-        return EXIT_UNREADABLE
+        return exits.UNREADABLE.code
     except KeyboardInterrupt:
         _forget_output()
-        return EXIT_INTERRUPTED
-    return EXIT_SHOWN
+        return exits.INTERRUPTED.code
+    return exits.DONE.code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,10 +15,11 @@ from extract.data.loader import ResilientLoader
 from extract.data.plan import Indices
 from extract.data.workers import Options
 from extract.encoder.encoder import Encoder
-from extract.machine import LoaderPlan, cores
+from extract.machine import cores
 from extract.manifest.manifest import AUDIO_EXTENSIONS, Manifest, read_folder, read_gpt_sovits_list
 from extract.models.load import load_model
 from extract.models.weights import fingerprint
+from extract.run.auto import LoaderPlan
 from extract.values import Failure
 
 

@@ -11,26 +11,8 @@ from numpy.typing import NDArray
 from extract.data.batch import Batch
 from extract.encoder.batches import Encoding
 from extract.internal import INTERNAL_ERROR, InternalErrors
+from extract.run.clock import Clock
 from extract.store.writers import Writers
-
-
-class Clock:
-    """Where the loop's time goes: waiting for data, in the encoder, waiting for writers."""
-
-    def __init__(self) -> None:
-        self.data_s = self.encoder_s = self.writer_s = 0.0
-
-    @property
-    def total_s(self) -> float:
-        """Seconds in all."""
-        return self.data_s + self.encoder_s + self.writer_s
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Share of each, 0 to 1."""
-        times = {"data": self.data_s, "encoder": self.encoder_s, "writer": self.writer_s}
-        total = self.total_s
-        return {name: spent / total if total else 0.0 for name, spent in times.items()}
 
 
 def run(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,78 +12,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from extract.run.clock import Clock, hint
+from extract.run.tally import Tally
 from extract.store.ledger import Record
-from extract.values import FAILED, SAVED, Status
+from extract.values import FAILED
 
-if TYPE_CHECKING:  # it imports torch
-    from extract.run.pipeline import Clock
-
-MAX_NAMED = 5  # failures that the end of a run names; `extract show` lists all
 PLAIN_EVERY_S = 30.0  # between lines where there is no terminal
-HINT_SHARE = 0.3  # of the time: a stage that is waited for this much is worth a word
-HINT_AFTER_S = 20.0  # before that the start of the workers is most of the waiting
 MIN_BAR, MAX_BAR = 10, 60  # columns; a bar that would be shorter gets a line of its own
 GAP = "  "  # between two figures
-
-HINTS = {
-    "data": "waiting for recordings: more loader.num_workers would help",
-    "writer": "waiting for the disk: a faster store.dir, or more store.num_writers, would help",
-}
-
-
-class Tally:
-    """Counts outcomes. The writers' threads add to it while the display's thread reads it."""
-
-    def __init__(self, total: int, total_s: float = 0.0) -> None:
-        self.total, self.total_s = total, total_s  # of this run: utterances, seconds of audio
-        self.outcomes: Counter[tuple[str, str]] = Counter()
-        self.failures: list[Record] = []  # the first MAX_NAMED
-        self.saved_s = 0.0
-        self.clipped = self.retried_fp32 = 0
-        self.start = time.monotonic()
-        self._lock = threading.Lock()
-
-    def add(self, record: Record) -> None:
-        """Counts one record."""
-        with self._lock:
-            self.outcomes[record.status, record.reason or ""] += 1
-            if record.status == SAVED:
-                self.saved_s += record.duration_s or 0.0
-                self.clipped += bool(record.clipped_samples)
-                self.retried_fp32 += bool(record.retried_fp32)
-            elif record.status == FAILED and len(self.failures) < MAX_NAMED:
-                self.failures.append(record)
-
-    @property
-    def done(self) -> int:
-        """Utterances with an outcome."""
-        with self._lock:
-            return self.outcomes.total()
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the work began."""
-        return time.monotonic() - self.start
-
-    @property
-    def times_real_time(self) -> float:
-        """Seconds of audio saved for every second spent."""
-        return self.saved_s / max(1e-9, self.elapsed_s)
-
-    @property
-    def left(self) -> str:
-        """The time left as h:mm:ss; `?` before the first outcome."""
-        done = self.done
-        if not done:
-            return "?"
-        by_audio = self.total_s > 0 and self.saved_s > 0
-        share = self.saved_s / self.total_s if by_audio else done / self.total
-        return hms(self.elapsed_s / max(share, 1e-9) * max(0.0, 1 - share))
-
-    def num(self, status: Status) -> int:
-        """Utterances of one status."""
-        with self._lock:
-            return sum(count for (some, _reason), count in self.outcomes.items() if some == status)
 
 
 def progress_line(tally: Tally, clock: Clock) -> str:
@@ -138,19 +72,6 @@ def _shares(clock: Clock) -> str:
     return " ".join(f"{name} {share:.0%}" for name, share in clock.shares.items())
 
 
-def hint(clock: Clock) -> str:
-    """What would make the run faster, where the loop waits for recordings or for the disk."""
-    shares = clock.shares
-    slow = (name for name in HINTS if clock.total_s > HINT_AFTER_S and shares[name] > HINT_SHARE)
-    return HINTS.get(next(slow, ""), "")
-
-
-def hms(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
 class Progress:
     """Shows the bar on a terminal that can move its cursor, and one line now and then elsewhere."""
 
@@ -163,11 +84,19 @@ class Progress:
         )
 
     def __enter__(self) -> Progress:
-        if self.console.is_interactive:
-            self._live.start()
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Shows the bar, where there can be one."""
+        if self.console.is_interactive:
+            self._live.start()
+
+    def stop(self) -> None:
+        """Takes the bar away."""
         if self.console.is_interactive:
             self._live.stop()
 

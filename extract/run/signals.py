@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -13,11 +13,13 @@ log = logging.getLogger(__name__)
 
 # SIGUSR1 is what Slurm sends before it preempts or a time limit ends a job (sbatch --signal).
 ASKING = ("SIGINT", "SIGTERM", "SIGUSR1")
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143  # after Ctrl-C; after a signal from the system
 
 
 class Stop:
-    """Whether the run was asked to stop; callable, so that loops can ask it."""
+    """Whether a run was asked to stop; callable, so that loops can ask it.
+
+    One that hears no signals never says so.
+    """
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
@@ -25,11 +27,6 @@ class Stop:
     def __call__(self) -> bool:
         """Whether a signal came."""
         return self.signal_name is not None
-
-    @property
-    def exit_code(self) -> int:
-        """130 after Ctrl-C, 143 after a signal from the system; 0 if none came."""
-        return 0 if self.signal_name is None else _exit_code(self.signal_name)
 
     def handle(self, signum: int, _frame: FrameType | None) -> None:
         """Notes the signal; a second Ctrl-C raises KeyboardInterrupt at once."""
@@ -42,27 +39,26 @@ class Stop:
         log.warning("%s: finishing what is under way (Ctrl-C again stops at once)", name)
 
 
-def _exit_code(signal_name: str) -> int:
-    return EXIT_INTERRUPTED if signal_name == "SIGINT" else EXIT_TERMINATED
-
-
 def _signals() -> list[int]:
     """Those of ASKING that this system has."""
     return [getattr(signal, name) for name in ASKING if hasattr(signal, name)]
 
 
-def end_on_signals() -> None:
+def end_on_signals(exit_code: Callable[[str], int]) -> None:
     """Until a run listens, a signal ends the process at once: nothing has been made yet.
 
     The import of torch takes seconds. Without a handler SIGUSR1 would end it with 138, and Ctrl-C
     with a traceback.
+
+    Args:
+        exit_code: the process's, after the signal of a name.
     """
+
+    def end(signum: int, _frame: FrameType | None) -> None:
+        os._exit(exit_code(signal.Signals(signum).name))
+
     for number in _signals():
-        signal.signal(number, _end)
-
-
-def _end(signum: int, _frame: FrameType | None) -> None:
-    os._exit(_exit_code(signal.Signals(signum).name))
+        signal.signal(number, end)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from extract.data.batch import Batch, collate
 from extract.encoder.batches import Encoding
 from extract.encoder.encoder import Encoder
 from extract.models.load import load_model
-from extract.run import job
+from extract.run import job, work
 from extract.values import Encoded, Failure, Features, Recording, Utterance
 from support.stores import audit, ids_of, ledger
 
@@ -306,7 +306,7 @@ def test_a_batch_whose_headers_lied_is_split(
     extract_folder, recordings, tmp_path, monkeypatch: pytest.MonkeyPatch
 ):
     """By the headers all of it is one batch of 2.4 s; in truth it is about 16 s, 29 padded."""
-    monkeypatch.setattr(job, "durations", lambda manifest, *_: np.full(len(manifest), 0.1))
+    monkeypatch.setattr(work, "durations", lambda manifest, *_: np.full(len(manifest), 0.1))
     seconds: list[float] = []
     submit = Encoder.submit
 

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from extract import exits
 from extract.run import progress
-from extract.run.pipeline import Clock
-from extract.run.progress import MAX_BAR, MAX_NAMED, Progress, Tally, display, hms, progress_line
-from extract.run.summary import Summary, closing_lines, report, summarize, sweep_table, table
+from extract.run.clock import Clock
+from extract.run.progress import MAX_BAR, Progress, display, progress_line
+from extract.run.summary import Summary, summarize
+from extract.run.tables import closing_lines, report, sweep_table, table
+from extract.run.tally import MAX_NAMED, Tally, hms
 from extract.store.ledger import Record
 from extract.store.resume import Remaining
 from extract.text import count, shown
@@ -340,30 +343,44 @@ def test_the_hours_of_earlier_runs_are_in_the_table():
 JOBS = [
     (
         ["dataset=demo", "audio.alpha=0.3", "seed=1"],
-        Summary(
-            Path("outputs/demo/tiny_random-maxx0.95-alpha0.3"),
-            outcomes=Counter({(SAVED, ""): 10, (REJECTED, "silent"): 1}),
-            earlier=Counter({(SAVED, ""): 1_000}),
-            saved_s=1_800,
-            earlier_s=5_400,
-            clipped=2,
-            earlier_clipped=3,
-        ),
+        [
+            Summary(
+                Path("outputs/demo/tiny_random-maxx0.95-alpha0.3"),
+                outcomes=Counter({(SAVED, ""): 10, (REJECTED, "silent"): 1}),
+                earlier=Counter({(SAVED, ""): 1_000}),
+                saved_s=1_800,
+                earlier_s=5_400,
+                clipped=2,
+                earlier_clipped=3,
+            )
+        ],
     ),
     (
         ["dataset=demo", "audio.alpha=0.7", "seed=1"],
-        Summary(Path("outputs/demo/b"), 1, outcomes=Counter({(FAILED, "missing"): 4})),
+        [Summary(Path("outputs/demo/b"), outcomes=Counter({(FAILED, "missing"): 4}))],
     ),
-    (["dataset=demo", "audio.alpha=[x]", "seed=1"], Summary(exit_code=2)),
-    (["dataset=demo", "audio.alpha=1", "seed=1"], Summary(Path("outputs/demo/d"), 1)),
-    (["dataset=demo", "audio.alpha=2", "seed=1"], Summary(exit_code=70)),
-    (["dataset=demo", "audio.alpha=3", "seed=1"], Summary(Path("outputs/demo/f"), 130)),
+    (["dataset=demo", "audio.alpha=[x]", "seed=1"], exits.USAGE),
+    (
+        ["dataset=demo", "audio.alpha=1", "seed=1"],
+        [Summary(Path("outputs/demo/d"), stopped="full")],
+    ),
+    (["dataset=demo", "audio.alpha=2", "seed=1"], exits.CRASHED),
+    (
+        ["dataset=demo", "audio.alpha=3", "seed=1"],
+        [Summary(Path("outputs/demo/f"), interrupted="SIGINT", left=9)],
+    ),
 ]
 
 
 def swept(jobs, width: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
-    sweep_table(console, jobs)
+    rows = [
+        (overrides, [], str(ended))
+        if isinstance(ended, exits.Exit)
+        else (overrides, ended, str(exits.of_run(ended)))
+        for overrides, ended in jobs
+    ]
+    sweep_table(console, rows)
     return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
 
 
@@ -380,6 +397,11 @@ def test_a_sweep_has_a_row_for_every_job():
     ]
 
 
+def test_the_shards_of_a_job_are_one_row():
+    shards = [summary(saved(), failure("a")), summary(saved(), kept=Counter({(SAVED, ""): 7}))]
+    assert swept([(["a=1"], shards)], 80)[1] == "a=1 9 0 1 0 0.002 1 some failed out"
+
+
 def test_a_narrow_terminal_gets_a_sweeps_folders_under_its_table():
     lines = swept(JOBS, 80)
     assert lines[0] == "saved rejected failed clipped hours exit"
@@ -393,7 +415,7 @@ def test_a_narrow_terminal_gets_a_sweeps_folders_under_its_table():
 
 
 def test_a_sweep_over_two_options_names_both():
-    jobs = [(["a=1", f"b={b}", f"c={c}"], Summary()) for b in (1, 2) for c in (1, 2)]
+    jobs = [(["a=1", f"b={b}", f"c={c}"], exits.DONE) for b in (1, 2) for c in (1, 2)]
     assert [line.split(" 0 ")[0] for line in swept(jobs, 80)[1:]] == [
         *("b=1 c=1", "b=1 c=2", "b=2 c=1", "b=2 c=2")
     ]

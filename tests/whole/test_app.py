@@ -14,17 +14,11 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from rich.console import Console
 
 from extract import internal
 from extract.app import conf_dir
-from extract.config import Config, DatasetConfig, ModelConfig
 from extract.data import dataset
-from extract.run import build, job
-from extract.run.signals import Stop
-from extract.store.layout import LayoutOptions
-from extract.store.layouts.gpt_sovits import GptSovits
-from extract.store.store import StoreUnusable
+from extract.run import build, job, work
 from support.command import TINY
 from support.recordings import DEMO, write_wav
 from support.stores import audit, contents, ids_of, ledger
@@ -153,7 +147,7 @@ def test_a_mistake_is_said_clearly_exits_with_2_and_leaves_nothing(
 
 
 def test_a_fault_of_ours_shows_its_traceback_and_exits_with_70(command, capfd, monkeypatch):
-    monkeypatch.setattr(job, "run_job", lambda *_: 1 / 0)
+    monkeypatch.setattr(job, "run_shard", lambda *_: 1 / 0)
     for flags in ([], ["-m"]):
         assert command("dataset=demo", *flags) == 70
         assert "ZeroDivisionError: division by zero" in capfd.readouterr().err
@@ -363,36 +357,6 @@ def test_what_earlier_runs_clipped_stays_in_the_table(extract_folder, tmp_path, 
     assert "saved with samples held at full scale 0 1" in said(capfd)
 
 
-def test_a_run_is_a_value(recordings, tmp_path, monkeypatch):
-    """For whoever calls it: what became of the recordings, this time and before."""
-    (recordings / "broken.wav").write_bytes(b"RIFF but not really")
-    seconds = sum(soundfile.info(path).duration for path in recordings.rglob("[0-9]*.wav"))
-    config = Config(device="cpu")
-    config.dataset = DatasetConfig("in", path=str(recordings))
-    config.model = ModelConfig("tiny_random", "tiny_random")
-    config.store = LayoutOptions(str(tmp_path / "out"))
-    console = Console(file=io.StringIO())
-    summary = job.run_job(config, console, Stop())
-    assert summary.directory == tmp_path / "out"
-    assert summary.outcomes == {("saved", ""): 24, ("failed", "undecodable"): 1}
-    assert (summary.earlier, summary.earlier_s, summary.exit_code) == ({}, 0, 1)
-    assert summary.saved_s == pytest.approx(seconds)
-    assert summary.times_real_time > 0
-    assert [record.id for record in summary.failures] == ["broken.wav"]
-    summary = job.run_job(config, console, Stop())
-    assert summary.outcomes == {("failed", "undecodable"): 1}
-    assert summary.earlier == {("saved", ""): 24}
-    assert summary.earlier_s == pytest.approx(seconds)
-
-    def full(*_args, **_more):
-        raise StoreUnusable("no room")
-
-    monkeypatch.setattr(GptSovits, "put", full)
-    config.overwrite, config.audio.alpha = True, 0.25
-    summary = job.run_job(config, console, Stop())
-    assert (summary.exit_code, summary.num("saved")) == (1, 0)
-
-
 def test_a_sweep_ends_with_one_table(command, capfd, monkeypatch):
     """A job that cannot start has its row, and the others go on."""
     monkeypatch.setenv("COLUMNS", "100")
@@ -411,7 +375,7 @@ def test_a_sweep_ends_with_one_table(command, capfd, monkeypatch):
 
 
 def test_a_job_that_crashed_has_a_row_too(command, monkeypatch, capfd):
-    monkeypatch.setattr(job, "remaining", lambda *_: 1 / 0)
+    monkeypatch.setattr(work, "remaining", lambda *_: 1 / 0)
     assert command("-m", "dataset=demo", *TINY, "audio.alpha=0.3,0.7") == 70
     assert [line for line in said(capfd) if line.endswith("70 crashed")] == [
         f"audio.alpha={alpha} 0 0 0 0 0.000 70 crashed" for alpha in (0.3, 0.7)
@@ -454,7 +418,7 @@ def test_a_changed_gate_cut_short_leaves_nothing_stale(
 ):
     assert extract_folder(recordings, "audio.min_duration_s=0.5") == 0
     with monkeypatch.context() as patch:
-        patch.setattr(job, "remaining", lambda *_: 1 / 0)  # as a kill there would be
+        patch.setattr(work, "remaining", lambda *_: 1 / 0)  # as a kill there would be
         assert extract_folder(recordings, "overwrite=true") == 70
     assert extract_folder(recordings) == 0
     audit(tmp_path / "out", ids_of(recordings))
@@ -546,7 +510,7 @@ def test_a_process_without_memory_says_so_and_goes_on_from_there(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(job, "remaining", no_memory)
+        patch.setattr(work, "remaining", no_memory)
         assert extract_folder(recordings) == code
     said = capfd.readouterr().err
     assert ("stopped: out of memory" in said) == ("Traceback" not in said) == (code == 1)

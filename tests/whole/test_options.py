@@ -133,8 +133,8 @@ NOT_SAID = {
     *("dataset.name", "dataset.kind", "dataset.path", "dataset.audio_dir", "dataset.extensions"),
     *("model.path", "loader.num_workers", "loader.batch_seconds", "loader.prefetch"),
     *("loader.timeout_s", "loader.start_method", "store.dir", "store.num_writers", "store.fsync"),
-    *("store.verify", "shard.index", "shard.count", "device", "cpu_fallback", "retry_failed"),
-    "overwrite",
+    *("store.verify", "shard.index", "shard.count", "engine.kind", "device", "cpu_fallback"),
+    *("retry_failed", "overwrite"),
 }
 
 

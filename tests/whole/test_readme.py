@@ -9,6 +9,7 @@ import pytest
 from omegaconf import MISSING
 
 import extract
+from extract import exits
 from extract.app import conf_dir
 from extract.config import Config
 from extract.options import options
@@ -16,6 +17,7 @@ from extract.values import STATUS_OF
 from support import options_page
 from support.faults import fault_row, faults
 from support.recordings import DEMO
+from support.stores import audit, ids_of
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf8")
@@ -77,6 +79,35 @@ def test_the_fault_table_is_the_one_the_tests_write():
     table = section(PAGES["faults"], "What the tests do to a run")
     rows = [line for line in table.splitlines() if line.endswith("| nothing |")]
     assert sorted(rows) == sorted(fault_row(*fault) for fault in faults())
+
+
+def test_the_table_of_exit_codes_has_every_code_with_its_words_and_no_other():
+    table: dict[int, set[str]] = {}
+    for codes, words, text in rows(section(PAGES["faults"], "Exit codes"))[1:]:
+        assert text
+        for code in codes.split(", "):
+            table[int(code)] = set(re.findall(r"`([^`]+)`", words))
+    of_show = {exits.UNREADABLE}  # in a sentence below the table that `extract show` prints
+    known = [one for one in vars(exits).values() if isinstance(one, exits.Exit)]
+    for one in set(known) - of_show:
+        assert one.meaning in table[one.code]
+        table[one.code].discard(one.meaning)
+    assert not set().union(*table.values())
+    assert set(table) == {one.code for one in known}
+
+
+def test_the_python_example_of_a_run_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    example = PAGES["api"].split("```python\n")[1].split("```")[0]
+    for real, small in {
+        '"data/mydata"': repr(str(DEMO)),
+        '"TencentGameMate/chinese-hubert-base"': '"tiny_random"',
+    }.items():
+        assert real in example
+        example = example.replace(real, small)
+    exec(example, {"__name__": "__main__"})
+    assert capsys.readouterr().out == "12 saved, 0 failed\n"
+    audit(tmp_path / "outputs" / "mydata", ids_of(DEMO) - {"LICENSE", "README.md"})
 
 
 def test_every_reason_is_named_and_no_other():

@@ -24,7 +24,8 @@ from extract.encoder.batches import Encoding
 from extract.encoder.encoder import Encoder
 from extract.manifest.manifest import Manifest
 from extract.models.load import load_model
-from extract.run.pipeline import Clock, run
+from extract.run.clock import Clock
+from extract.run.pipeline import run
 from extract.store.ledger import Ledger, read
 from extract.store.store import Store
 from extract.store.writers import Writers

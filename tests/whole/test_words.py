@@ -39,14 +39,14 @@ NAMES = [
 
 @pytest.fixture
 def given_to_the_run(command, monkeypatch):
-    """Runs the command line up to `run_job`; returns the config of each of its jobs."""
+    """Runs the command line up to `run_shard`; returns the config of each of its jobs."""
     configs = []
 
-    def run_job(config, *_):
+    def run_shard(config, *_):
         configs.append(config)
         raise ValueError("that is enough")
 
-    monkeypatch.setattr(job, "run_job", run_job)
+    monkeypatch.setattr(job, "run_shard", run_shard)
 
     def given_to_the_run(*argv):
         configs.clear()

@@ -1,0 +1,56 @@
+"""Exit codes of the command line, each with what it means.
+
+A sweep's table shows both; docs/faults.md explains them. Only the command line knows them: a run is
+a `Summary`, of which its exit code is a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from extract.values import FAILED
+
+if TYPE_CHECKING:
+    from extract.run.summary import Summary
+
+
+class Exit(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    meaning: str
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.meaning}"
+
+
+DONE = Exit(0, "done")
+SOME_FAILED = Exit(1, "some failed")
+STORE_UNUSABLE = Exit(1, "store unusable")
+NO_MEMORY = Exit(1, "out of memory")
+UNREADABLE = Exit(1, "unreadable")  # `extract show`: a ledger, or its own output
+USAGE = Exit(2, "not started")
+CRASHED = Exit(70, "crashed")  # a fault of this program; sysexits.h calls it EX_SOFTWARE
+INTERRUPTED = Exit(130, "interrupted")  # by Ctrl-C: 128 + SIGINT, as shells have it
+TERMINATED = Exit(143, "interrupted")  # by the system: 128 + SIGTERM
+
+
+def after_signal(name: str) -> Exit:
+    """The exit after a signal, `SIGINT`, that asked a run to stop."""
+    return INTERRUPTED if name == "SIGINT" else TERMINATED
+
+
+def of_run(summaries: Iterable[Summary]) -> Exit:
+    """The exit of a run: the worst of its shards'."""
+    return max(map(_of_shard, summaries), key=lambda one: one.code, default=DONE)
+
+
+def _of_shard(summary: Summary) -> Exit:
+    if summary.stopped:
+        return STORE_UNUSABLE
+    if summary.interrupted:
+        return after_signal(summary.interrupted)
+    if summary.num_internal:
+        return CRASHED
+    return SOME_FAILED if summary.num(FAILED) or summary.not_retried else DONE

@@ -1,0 +1,81 @@
+"""What `auto` means on this machine: workers, batch size, prefetch."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from extract.frames import ENCODER_RATE_HZ, RECORDING_RATE_HZ
+from extract.machine import cores
+
+log = logging.getLogger(__name__)
+
+MAX_WORKERS = 16  # one decodes about 1,000 times real time
+CPU_BATCH_SECONDS = 60.0  # larger batches bring nothing: the matrix products are at their rate
+MIN_BATCH_SECONDS, MAX_BATCH_SECONDS = 30.0, 1200.0
+DEVICE_MB_PER_SECOND = {2: 6.0, 4: 12.0}  # of a padded second, by bytes a number; a safe guess
+SHM = Path("/dev/shm")
+BYTES_PER_SECOND = 4 * ENCODER_RATE_HZ + 2 * RECORDING_RATE_HZ  # what a worker sends
+
+
+@dataclass(frozen=True)
+class LoaderPlan:
+    """How many workers, how much at once, how far ahead."""
+
+    num_workers: int
+    batch_seconds: float
+    prefetch: int
+
+
+def choose(
+    num_workers: int | str,
+    batch_seconds: float | str,
+    prefetch: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> LoaderPlan:
+    """Settles what the config leaves to `auto`.
+
+    On a CPU run the encoder wants every core and decoding costs it one part in a hundred: one
+    worker. Beside a GPU the cores have nothing else to do.
+    """
+    if num_workers == "auto":
+        on_cpu = device.type == "cpu"
+        num_workers = 1 if on_cpu else max(1, min(MAX_WORKERS, cores() - 1))
+    if batch_seconds == "auto":
+        batch_seconds = _batch_seconds(device, dtype)
+    workers, seconds = int(num_workers), float(batch_seconds)  # `extract.options` checked them
+    return LoaderPlan(workers, seconds, _fitting_prefetch(workers, seconds, prefetch))
+
+
+def _batch_seconds(device: torch.device, dtype: torch.dtype) -> float:
+    if device.type != "cuda":
+        return CPU_BATCH_SECONDS
+    free, _total = torch.cuda.mem_get_info(device)
+    seconds = 0.5 * free / 1e6 / DEVICE_MB_PER_SECOND[dtype.itemsize]
+    return float(round(min(max(seconds, MIN_BATCH_SECONDS), MAX_BATCH_SECONDS)))
+
+
+def _fitting_prefetch(num_workers: int, batch_seconds: float, prefetch: int) -> int:
+    """Lowers the prefetch to what shared memory holds; a container often has 64 MB of it."""
+    if not num_workers or not SHM.is_dir():
+        return prefetch
+    free = shutil.disk_usage(SHM).free
+    batch = batch_seconds * BYTES_PER_SECOND
+    fits = int(free / 2 // (num_workers * batch))
+    if fits >= prefetch:
+        return prefetch
+    if fits < 1:
+        log.warning(
+            "%s: %.0f MB free, %.0f MB needed for one batch of each worker; lower "
+            "loader.num_workers or loader.batch_seconds, or enlarge it (docker run --shm-size)",
+            SHM,
+            free / 1e6,
+            num_workers * batch / 1e6,
+        )
+    log.warning("%s is small (%.0f MB): loader.prefetch=%d", SHM, free / 1e6, max(1, fits))
+    return max(1, fits)

@@ -1,0 +1,73 @@
+"""What a run tells while it works, and the unit of work that engines place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from extract.config import Config
+from extract.run.clock import Clock
+from extract.run.signals import Stop
+from extract.run.summary import Summary
+from extract.shard import Shard
+from extract.store.ledger import Record
+
+
+class Observer(Protocol):
+    """What `run_shard` calls while it works.
+
+    In this order: `reading` many times, `planned` once, `recorded` for each record, `ended` once;
+    `said` at any time. `ended` alone where the store cannot be used, and none of them where
+    `run_shard` raises before there is work.
+
+    The writer threads call `recorded`, several at a time, and save nothing until it returns; the
+    thread that called `run_shard` calls all others. What an observer raises ends the run.
+    """
+
+    def said(self, text: str) -> None:
+        """A line for whoever watches: what was chosen, how much there is to do."""
+        ...
+
+    def reading(self, done: int, total: int) -> None:
+        """Headers of `done` recordings are read, out of at most `total`."""
+        ...
+
+    def planned(self, todo: int, seconds: float, clock: Clock) -> None:
+        """The work begins.
+
+        Args:
+            todo: records that will come: of recordings, and of what their source could not give.
+            seconds: of audio to be saved, by the headers.
+            clock: where the loop's time goes; it runs on.
+        """
+        ...
+
+    def recorded(self, record: Record) -> None:
+        """A recording has its line in the ledger. Safe to call from several threads at once."""
+        ...
+
+    def ended(self, summary: Summary) -> None:
+        """No more comes of this shard. An exception that ended it is raised after this."""
+        ...
+
+
+class Silent:
+    """An observer that passes over everything; what another one need not hear, it inherits."""
+
+    def said(self, text: str) -> None:
+        """Nothing."""
+
+    def reading(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def planned(self, todo: int, seconds: float, clock: Clock) -> None:
+        """Nothing."""
+
+    def recorded(self, record: Record) -> None:
+        """Nothing."""
+
+    def ended(self, summary: Summary) -> None:
+        """Nothing."""
+
+
+Unit = Callable[[Config, Shard, Observer, Stop], Summary]  # `extract.run.job.run_shard`

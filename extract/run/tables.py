@@ -1,0 +1,165 @@
+"""What a run says at its end: its table, its failures by name, how it ended; a sweep's table."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from extract.run.summary import Summary
+from extract.store.ledger import Record
+from extract.text import count, printable, shown
+from extract.values import FAILED, REJECTED, SAVED, STATUSES
+
+MAX_NAME, MAX_DETAIL, MAX_PATH = 60, 120, 4096  # characters that are shown of each
+HOW_TO_GO_ON = "the same command goes on from here"
+
+# A sweep's: the overrides, what became of each of its shards, and its exit code with its meaning.
+Job = tuple[Sequence[str], Sequence[Summary], str]
+
+
+def report(console: Console, summary: Summary) -> None:
+    """Prints the table, the first failures, what would help, and where the output is."""
+    console.print(table(summary))
+    for line in closing_lines(summary):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def report_ending(console: Console, summary: Summary) -> None:
+    """Prints what ended the work early, or what of it is this program's fault, and what to do."""
+    if summary.stopped:
+        message = f"stopped: {summary.stopped}"
+        console.print(message, style="bold red", soft_wrap=True, markup=False)
+        console.print(f"Once that is mended, {HOW_TO_GO_ON}.")
+    for line in _ending(summary):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _ending(summary: Summary) -> list[str]:
+    if summary.interrupted and summary.left is not None:
+        left = count(summary.left, "recording")
+        return [f"interrupted with {left} left; {HOW_TO_GO_ON}"]
+    if summary.num_internal:
+        faults = f"{count(summary.num_internal, 'fault')} of this program"
+        what_now = "the same command tries those recordings again"
+        return [f"{faults} (internal_error in the ledger); {what_now}"]
+    return []
+
+
+def table(summary: Summary) -> Table:
+    """Outcomes by reason, this run's beside earlier runs'."""
+    rows = _table("", "this run", "earlier")
+    for status, reason in sorted({*summary.outcomes, *summary.earlier, (SAVED, "")}, key=_order):
+        label = f"{status}: {reason}" if reason else status
+        both = summary.outcomes, summary.earlier
+        rows.add_row(label, *(f"{some.get((status, reason), 0):,}" for some in both))
+    rows.add_row("hours saved", f"{summary.saved_s / 3600:.3f}", f"{summary.earlier_s / 3600:.3f}")
+    if summary.done:
+        rows.add_row("times real time", f"{summary.times_real_time:,.1f}", "")
+    if summary.clipped or summary.earlier_clipped:
+        clipped = f"{summary.clipped:,}", f"{summary.earlier_clipped:,}"
+        rows.add_row("saved with samples held at full scale", *clipped)
+    if summary.retried_fp32:
+        rows.add_row("encoded again in fp32", f"{summary.retried_fp32:,}", "")
+    if summary.done:
+        for name, share in summary.shares.items():
+            rows.add_row(f"time in {name}", f"{share:.0%}", "")
+    return rows
+
+
+def closing_lines(summary: Summary) -> list[str]:
+    """Under the table: the first failures, what would help, and where the output is."""
+    help_ = [summary.hint] if summary.hint and summary.done else []
+    return [*_failures(summary), *help_, f"output: {_name(summary.directory)}"]
+
+
+def _failures(summary: Summary) -> list[str]:
+    """The first failures by name and reason, how many more there are, and how to see them all."""
+    lines = [
+        f"failed: {shown(record.id, MAX_NAME)}: {record.reason}{_detail(record)}"
+        for record in summary.failures
+    ]
+    if more := summary.num(FAILED) - len(lines):
+        which = f"and {more:,} more" if lines else f"{more:,} in earlier runs"
+        store = _name(summary.directory, quoted=True)
+        lines.append(f"failed: {which}: python -m extract show {store} --status failed")
+    return lines
+
+
+def _detail(record: Record) -> str:
+    """`: what is wrong`, less the recording's path, which most details begin with."""
+    detail = (record.detail or "").removeprefix(f"{printable(record.path)}: ")
+    return detail and f": {shown(detail, MAX_DETAIL)}"
+
+
+def _name(directory: Path, *, quoted: bool = False) -> str:
+    """A folder as a terminal can show it; `quoted` as a shell takes it."""
+    text = str(directory)
+    return shown(shlex.quote(text) if quoted else text, MAX_PATH)
+
+
+def sweep_table(console: Console, jobs: Sequence[Job]) -> None:
+    """Prints a row for every job of a sweep: the overrides that differ, and what became of it.
+
+    Where the stores' folders do not fit beside the figures, they follow under the table.
+    """
+    labels = _differing([overrides for overrides, _summaries, _state in jobs])
+    wide = _jobs_table(labels, jobs, with_store=True)
+    no_limit = console.options.update(max_width=10 * MAX_PATH)
+    if console.measure(wide, options=no_limit).maximum <= console.width:
+        console.print(wide)
+        return
+    console.print(_jobs_table(labels, jobs))
+    for label, (_overrides, summaries, _state) in zip(labels, jobs, strict=True):
+        if store := _store(summaries):
+            console.print(f"{label}: {store}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _differing(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Each job's overrides but those that all jobs share; a single job's are all its own."""
+    shared = set(jobs[0]).intersection(*jobs) if len(jobs) > 1 else set()
+    return [
+        shown(" ".join(one for one in overrides if one not in shared), MAX_NAME)
+        for overrides in jobs
+    ]
+
+
+def _jobs_table(labels: Sequence[str], jobs: Sequence[Job], *, with_store: bool = False) -> Table:
+    numbers = (SAVED, REJECTED, FAILED, "clipped", "hours")
+    rows = _table("", *numbers, left=("exit", "store") if with_store else ("exit",))
+    for label, (_overrides, summaries, state) in zip(labels, jobs, strict=True):
+        store = [Text(_store(summaries))] if with_store else []
+        rows.add_row(Text(label), *_figures(summaries), state, *store)
+    return rows
+
+
+def _figures(summaries: Sequence[Summary]) -> list[str]:
+    """Saved, rejected, failed, clipped and hours of a job's shards together."""
+    counts = [sum(one.num(status) for one in summaries) for status in (SAVED, REJECTED, FAILED)]
+    clipped = sum(one.clipped + one.earlier_clipped for one in summaries)
+    hours = sum(one.saved_s + one.earlier_s for one in summaries) / 3600
+    return [*(f"{number:,}" for number in (*counts, clipped)), f"{hours:.3f}"]
+
+
+def _store(summaries: Sequence[Summary]) -> str:
+    """The folder that a job's shards share; empty for a job that began none."""
+    return _name(summaries[0].directory) if summaries else ""
+
+
+def _table(label: str, *numbers: str, left: Sequence[str] = ()) -> Table:
+    """A table without lines: a column of labels, columns of numbers, columns of words."""
+    made = Table(show_header=True, header_style="bold", box=None, pad_edge=False)
+    made.add_column(label)
+    for name in numbers:
+        made.add_column(name, justify="right", no_wrap=True)
+    for name in left:
+        made.add_column(name, no_wrap=True)
+    return made
+
+
+def _order(outcome: tuple[str, str]) -> tuple[int, str]:
+    return STATUSES.index(outcome[0]), outcome[1]

@@ -1,0 +1,79 @@
+"""Shows a run on the terminal: what it chose, a bar or lines while it works, its table."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.status import Status
+
+from extract.run.clock import Clock
+from extract.run.progress import Progress
+from extract.run.summary import Summary
+from extract.run.tables import report, report_ending
+from extract.run.tally import Tally
+from extract.store.ledger import Record
+
+
+class Terminal:
+    """The command line's observer. Shards are shown one after the other.
+
+    A context manager: what moves on the screen ends with the block, whatever ends that.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._status: Status | None = None
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_status()
+        self._end_progress()
+
+    def said(self, text: str) -> None:
+        """Prints the line."""
+        self._end_status()
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def reading(self, done: int, total: int) -> None:
+        """Shows how many headers are read, until all are or something else is said."""
+        if self._status is None:
+            self._status = self.console.status("reading headers")
+            self._status.start()
+        if done:
+            self._status.update(f"reading headers: {done:,} of {total:,}")
+        if done >= total:
+            self._end_status()
+
+    def planned(self, todo: int, seconds: float, clock: Clock) -> None:
+        """Begins the bar, or its lines."""
+        self._end_status()
+        self._progress = Progress(self.console, Tally(todo, seconds), clock)
+        self._progress.start()
+
+    def recorded(self, record: Record) -> None:
+        """Counts a record; from any thread."""
+        if self._progress is not None:
+            self._progress.add(record)
+
+    def ended(self, summary: Summary) -> None:
+        """Prints the table, if there was work, and what ended it."""
+        self._end_status()
+        if self._end_progress():
+            if summary.needed_bytes is not None:
+                self.said(f"about {summary.needed_bytes / 1e6:,.1f} MB are needed for what is left")
+            report(self.console, summary)
+        report_ending(self.console, summary)
+
+    def _end_status(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def _end_progress(self) -> bool:
+        """Takes the bar away; returns whether there was one, or its lines."""
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            progress.stop()
+        return progress is not None

@@ -1,0 +1,201 @@
+"""What one shard's run is made of, and what is left for it to do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from extract.config import Config
+from extract.data.durations import durations
+from extract.data.plan import Indices, padding_share, plan_batches, unfinished
+from extract.data.plan import fingerprint as plan_fingerprint
+from extract.encoder.encoder import Encoder
+from extract.files import explained, read_whole, replace_cache
+from extract.internal import InternalErrors
+from extract.manifest.manifest import Manifest
+from extract.run.auto import LoaderPlan, choose
+from extract.run.build import scan_headers
+from extract.run.observer import Observer
+from extract.run.signals import Stop
+from extract.shard import Shard
+from extract.store import metadata
+from extract.store.layout import Verify
+from extract.store.ledger import dtype_name
+from extract.store.lock import PRIVATE, locked
+from extract.store.opening import Opening, open_store
+from extract.store.resume import Remaining, Trust, remaining
+from extract.store.store import Store
+from extract.text import count
+from extract.values import Failure
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one shard's run is made of."""
+
+    config: Config
+    shard: Shard
+    manifest: Manifest  # the shard's part
+    encoder: Encoder
+    store: Store
+    watch: Observer
+    stop: Stop
+    internal: InternalErrors = field(default_factory=InternalErrors)
+
+    @property
+    def ledger_path(self) -> Path:
+        """The shard's ledger."""
+        return self.store.directory / self.shard.ledger_name
+
+    def cache_path(self, name: str) -> Path:
+        """A file of this shard's that only saves a later run time."""
+        return self.store.directory / PRIVATE / f"{name}-{self.shard}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left to do, in batches."""
+
+    loading: LoaderPlan
+    rest: Remaining
+    batches: list[Indices]
+    seconds: float  # of audio to be saved
+    failures: list[Failure]  # of the source, each id once
+    foreign: frozenset[str]  # ids whose files in the store are another program's
+
+    @property
+    def num_records(self) -> int:
+        """Records that a run to the end writes."""
+        return int(self.rest.todo.sum()) + len(self.failures)
+
+
+@contextmanager
+def opened(job: Job, weights: str) -> Iterator[frozenset[str]]:
+    """Holds the shard's lock on the store, which is made fit for this run.
+
+    Args:
+        job: the run.
+        weights: fingerprint of the encoder's.
+
+    Yields:
+        Those of the manifest's ids whose files in the store another program made.
+
+    Raises:
+        ValueError: the store holds other numbers, or another process works there.
+        StoreUnusable: it cannot be made or written to.
+    """
+    opening, foreign = _opening(job, weights), list[frozenset[str]]()
+    job.store.create()
+    directory, shard = job.store.directory, job.shard
+    with locked(
+        directory,
+        shard.index,
+        shard.count,
+        lambda alone: foreign.append(open_store(job.store, opening, alone)),
+    ):
+        yield foreign[0]
+
+
+def _opening(job: Job, weights: str) -> Opening:
+    config, encoder = job.config, job.encoder
+    identity = metadata.identity(
+        config.audio,
+        weights=weights,
+        layer=encoder.layer or encoder.num_layers,
+        precision=dtype_name(encoder.dtype),
+        source=job.manifest.source,
+        layout=job.store.layout_name,
+    )
+    packages = ("extract", "torch", "transformers", "soxr", "av")
+    made_with = {"model": config.model.path} | {name: version(name) for name in packages}
+    return Opening(
+        identity,
+        made_with,
+        encoder.architecture.stack,
+        config.audio,
+        job.manifest.ids,
+        job.shard,
+        config.overwrite,
+    )
+
+
+def choose_loading(job: Job) -> LoaderPlan:
+    """Settles what the config leaves to `auto`, and says so."""
+    loader, encoder = job.config.loader, job.encoder
+    plan = choose(
+        loader.num_workers, loader.batch_seconds, loader.prefetch, encoder.device, encoder.dtype
+    )
+    computed_in = encoder.exact.dtype
+    how = "" if computed_in == encoder.dtype else f", computed in {dtype_name(computed_in)}"
+    job.watch.said(
+        f"{dtype_name(encoder.dtype)} on {encoder.device}{how}; "
+        f"loader.num_workers={plan.num_workers} loader.batch_seconds={plan.batch_seconds:g} "
+        f"loader.prefetch={plan.prefetch}, {count(torch.get_num_threads(), 'thread')}"
+    )
+    return plan
+
+
+def find_rest(job: Job) -> Remaining:
+    """What the store lacks; drops from the ledger what does not hold."""
+    trust = Trust(job.config.retry_failed, job.config.store.verify is Verify.checksum)
+    with explained(job.store.directory):
+        return remaining(job.manifest, job.store, job.ledger_path, trust)
+
+
+def read_durations(job: Job) -> NDArray[np.float64]:
+    """Seconds of each recording, (len(manifest),), from the headers or from an earlier run."""
+    num_read, total = 0, len(job.manifest)
+
+    def progress(num: int) -> None:
+        nonlocal num_read
+        num_read += num
+        job.watch.reading(num_read, total)
+
+    job.watch.reading(0, total)
+    scan = partial(scan_headers, job.config, job.stop)
+    return durations(job.manifest, job.cache_path("lengths"), scan, progress, job.internal)
+
+
+def plan_rest(
+    job: Job, batch_seconds: float, rest: Remaining, seconds: NDArray[np.float64]
+) -> list[Indices]:
+    """Batches of all that is to do, planned as if nothing were done yet.
+
+    So an interrupted run's batches come again, with those in them that were saved already: their
+    features are the same to the last bit.
+    """
+    batches = plan_batches(seconds, batch_seconds, job.encoder.architecture.quadratic_s)
+    companions = rest.unseen if _is_same_plan(job, batches) else np.zeros_like(rest.unseen)
+    batches = unfinished(batches, rest.todo, companions)
+    if batches:
+        share = padding_share(seconds, batches)
+        log.info("%s, %.1f %% padding", count(len(batches), "batch"), 100 * share)
+    return batches
+
+
+def _is_same_plan(job: Job, batches: list[Indices]) -> bool:
+    """Whether an earlier run had this plan; notes it for a later one."""
+    path, same = job.cache_path("plan"), False
+    plan = plan_fingerprint(batches, job.manifest.ids).encode()
+    with suppress(OSError):  # none yet, or a damaged one: it is only a cache
+        same = read_whole(path, len(plan)) == plan
+    if not same and not job.stop():
+        with explained(job.store.directory):
+            replace_cache(path, plan)
+    return same
+
+
+def failures_of_source(manifest: Manifest) -> list[Failure]:
+    """What the source names but nothing can be made of, each id once."""
+    return list({failure.recording.id: failure for failure in manifest.failures}.values())

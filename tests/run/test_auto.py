@@ -1,0 +1,73 @@
+"""What `auto` becomes."""
+
+import collections
+import logging
+import shutil
+
+import pytest
+import torch
+
+from extract.run import auto
+from extract.run.auto import choose
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+Usage = collections.namedtuple("Usage", "total used free")
+
+
+@pytest.fixture(autouse=True)
+def plenty(monkeypatch):
+    """Shared memory of 10 GB; called, another size in MB."""
+
+    def free(megabytes: float) -> None:
+        usage = Usage(0, 0, int(megabytes * 1e6))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+    monkeypatch.setattr(auto, "SHM", auto.Path("/"))
+    free(10_000)
+    return free
+
+
+def test_a_cpu_run_leaves_the_cores_to_the_encoder():
+    plan = choose("auto", "auto", 2, CPU, torch.float32)
+    assert (plan.num_workers, plan.batch_seconds, plan.prefetch) == (1, 60.0, 2)
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (8, 7), (64, 16)])
+def test_beside_a_gpu_the_cores_decode(monkeypatch, cores, workers):
+    monkeypatch.setattr(auto, "cores", lambda: cores)
+    assert choose("auto", 60, 2, CUDA, torch.float16).num_workers == workers
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "dtype", "seconds"),
+    [
+        (1, torch.float16, 83),
+        (1, torch.float32, 42),
+        (0.1, torch.float16, 30),
+        (140, torch.float16, 1200),
+    ],
+)
+def test_the_budget_follows_the_devices_free_memory(monkeypatch, free_gb, dtype, seconds):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free_gb * 1e9), 0))
+    assert choose(2, "auto", 2, CUDA, dtype).batch_seconds == seconds
+
+
+def test_numbers_are_taken_as_they_are_even_as_text():
+    plan = choose("3", "12.5", 4, CPU, torch.float32)
+    assert (plan.num_workers, plan.batch_seconds, plan.prefetch) == (3, 12.5, 4)
+
+
+def test_small_shared_memory_lowers_the_prefetch_and_says_so(plenty, caplog):
+    caplog.set_level(logging.WARNING)
+    plenty(64)
+    assert choose(2, 60, 4, CPU, torch.float32).prefetch == 2
+    assert "loader.prefetch=2" in caplog.text
+    plenty(20)
+    assert choose(2, 60, 4, CPU, torch.float32).prefetch == 1
+    assert "--shm-size" in caplog.text
+
+
+def test_without_workers_shared_memory_does_not_matter(plenty, caplog):
+    plenty(0)
+    assert choose(0, 60, 4, CPU, torch.float32).prefetch == 4
+    assert not caplog.text
