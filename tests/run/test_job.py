@@ -15,8 +15,9 @@ from extract.run.observer import Silent
 from extract.run.signals import Stop
 from extract.shard import Shard
 from extract.store import writers
+from extract.store.layouts.gpt_sovits import GptSovits
 from extract.store.lock import StoreBusy, locked
-from extract.store.store import Store, StoreUnusable
+from extract.store.store import StoreUnusable
 from support.configs import tiny_config
 from support.stores import audit, ids_of, ledger
 
@@ -77,7 +78,7 @@ def test_a_run_is_a_value(config, recordings, tmp_path, monkeypatch):
     def full(*_args, **_more):
         raise StoreUnusable("no room")
 
-    monkeypatch.setattr(Store, "publish", full)
+    monkeypatch.setattr(GptSovits, "put", full)
     config.overwrite, config.audio.alpha = True, 0.25
     summary = run_shard(config, Shard())
     assert (summary.stopped, summary.num("saved")) == ("no room", 0)
