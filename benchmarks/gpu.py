@@ -51,7 +51,7 @@ from extract.encoder.batches import Encoding
 from extract.encoder.encoder import Encoder
 from extract.frames import num_frames
 from extract.machine import choose
-from extract.manifest.manifest import read_folder
+from extract.manifest.sources.folder import read_folder
 from extract.models.load import load_model
 from extract.run.pipeline import Clock, run
 from extract.store.ledger import Ledger

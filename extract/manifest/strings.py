@@ -148,6 +148,13 @@ class Packer:
         self._data += raw
         self._offsets.append(len(self._data))
 
+    def behind(self, prefix: str) -> Packer:
+        """A packer of the strings so far, each behind `prefix`."""
+        twin, head = Packer(), prefix.encode("utf-8", "surrogateescape")
+        for start, end in pairwise(self._offsets):
+            twin.append_bytes(head + self._data[start:end])
+        return twin
+
     def finish(self) -> PackedStrings:
         """What was collected. The packer takes nothing more: its memory is now the sequence's."""
         return PackedStrings(*_as_arrays(self._data, self._offsets))

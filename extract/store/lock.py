@@ -23,9 +23,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from extract.files import explained, make_folder, make_way, read_whole, replace_whole
+from extract.manifest import folders
 from extract.text import printable
 
-PRIVATE = ".extract"  # folder inside the store for locks and indices
+PRIVATE = folders.PRIVATE  # folder inside the store for locks and indices
 TAKE_OVER_S = 15.0  # a killed run's workers may hold its lock for the seconds they take to end
 
 DOOR_S = 600.0  # resharding a million lines takes seconds

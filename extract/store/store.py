@@ -32,12 +32,13 @@ from extract.files import (
     read_whole,
 )
 from extract.frames import ENCODER_RATE_HZ, HOP_SAMPLES, RECORDING_RATE_HZ
+from extract.manifest.folders import WRITTEN
 from extract.store.formats import crc32, encode_features, encode_wav, is_readable, num_bytes
 
 __all__ = ["FEATURES", "LAYOUT", "WAVS", "KeptFile", "Store", "StoreUnusable", "WriteFailed"]
 
 LAYOUT = "gpt_sovits"
-FEATURES, WAVS = "4-cnhubert", "5-wav32k"
+FEATURES, WAVS = WRITTEN
 
 KeptFile = tuple[str, int, int, int]  # name below the store, offset, bytes, crc32 of the file
 

@@ -11,7 +11,7 @@ from extract.data import transport
 from extract.data.batch import Batch, collate, make_loader
 from extract.data.dataset import AudioDataset
 from extract.data.plan import plan_batches
-from extract.manifest.manifest import read_folder
+from extract.manifest.sources.folder import read_folder
 from extract.values import Failure, Recording, Utterance
 from support.recordings import write_wav
 

@@ -13,7 +13,8 @@ from extract.audio import prepare as prepare_module
 from extract.audio.prepare import prepare
 from extract.data import dataset as module
 from extract.data.dataset import AudioDataset
-from extract.manifest.manifest import Manifest, read_folder
+from extract.manifest.manifest import Manifest
+from extract.manifest.sources.folder import read_folder
 from extract.values import AudioSettings, Entry, Failure, Utterance
 from support.recordings import write_wav
 

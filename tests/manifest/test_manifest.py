@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from extract.files import TEMPORARY_PREFIX
-from extract.manifest.ids import MAX_ID_BYTES, MAX_PART_BYTES
-from extract.manifest.lists import clean_path
-from extract.manifest.manifest import Manifest, check_id, read_folder, read_gpt_sovits_list
+from extract.manifest.ids import MAX_ID_BYTES, check_id, max_part_bytes
+from extract.manifest.manifest import Manifest
+from extract.manifest.sources.folder import read_folder
+from extract.manifest.sources.gpt_sovits import clean_path, read_gpt_sovits_list
 from extract.text import printable, shortened
 from extract.values import Entry, Failure
 
@@ -128,7 +129,7 @@ def test_an_unsafe_id_is_refused_with_its_reason(name, problem):
 
 
 def test_the_longest_ids_are_accepted_and_one_byte_more_is_not():
-    name = "/".join(["x" * MAX_PART_BYTES] * 15)
+    name = "/".join(["x" * max_part_bytes()] * 15)
     name += "/" + "y" * (MAX_ID_BYTES - len(name) - 1)
     assert check_id(name) is None
     assert check_id(name + "y") is not None
@@ -588,7 +589,7 @@ def test_a_list_without_the_right_to_read_it_is_the_users_mistake(tmp_path):
     path = write_list(tmp_path, "a.wav|s|zh|")
     path.chmod(0)
     code = (
-        "import sys; from extract.manifest.manifest import read_gpt_sovits_list\n"
+        "import sys; from extract.manifest.sources.gpt_sovits import read_gpt_sovits_list\n"
         "try: read_gpt_sovits_list(sys.argv[1])\n"
         "except ValueError as error: print(error)"
     )

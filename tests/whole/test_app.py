@@ -18,8 +18,9 @@ from rich.console import Console
 
 from extract import internal
 from extract.app import conf_dir
-from extract.config import Config, DatasetConfig, ModelConfig, StoreConfig
+from extract.config import Config, ModelConfig, StoreConfig
 from extract.data import dataset
+from extract.manifest.sources import folder
 from extract.run import build, job
 from extract.run.signals import Stop
 from extract.store.store import Store, StoreUnusable
@@ -366,7 +367,7 @@ def test_a_run_is_a_value(recordings, tmp_path, monkeypatch):
     (recordings / "broken.wav").write_bytes(b"RIFF but not really")
     seconds = sum(soundfile.info(path).duration for path in recordings.rglob("[0-9]*.wav"))
     config = Config(device="cpu")
-    config.dataset = DatasetConfig("in", path=str(recordings))
+    config.dataset = folder.Options("in", "folder", path=str(recordings))
     config.model = ModelConfig("tiny_random", "tiny_random")
     config.store = StoreConfig(str(tmp_path / "out"))
     console = Console(file=io.StringIO())
