@@ -93,10 +93,10 @@ def register() -> None:
     for name, schema in SCHEMAS.items():
         store.store(name, schema, group="schema")
     for group, dock in DOCKS.items():
-        modules = {f"{choice}.yaml": _Choice(group, choice) for choice in names(dock.modules)}
-        files = {path.name for path in Path(conf_dir(), group).glob("*.yaml")}
-        store.repo["schema"][group] = modules
-        store.repo[group] = {name: one for name, one in modules.items() if name not in files}
+        for choice in names(dock.modules):
+            has_file = Path(conf_dir(), group, f"{choice}.yaml").is_file()
+            configs = (store.repo["schema"] if has_file else store.repo).setdefault(group, {})
+            configs[f"{choice}.yaml"] = _Choice(group, choice)
     resolvers: dict[str, Any] = {
         "stem": stem,
         "demo_dir": lambda: str(PACKAGE / "demo"),

@@ -105,9 +105,6 @@ class Config:
 SCHEMAS: dict[str, Any] = {
     "config": Config,
     "model": ModelConfig,
-    "audio": AudioSettings,
-    "loader": LoaderConfig,
-    "store": StoreConfig,
 }
 
 

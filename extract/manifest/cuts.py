@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-WHOLE = (0.0, None)  # offset and duration of an entry that is no cut
-
 
 class Cuts:
     """Offset and duration, in seconds, of each entry; the duration is None up to the file's end.
@@ -68,26 +66,19 @@ class Cuts:
 
 
 class CutCollector:
-    """Collects the cuts of entries one by one; holds nothing until one entry is a cut."""
+    """Collects the cuts of entries one by one, after `num_whole` entries that are none."""
 
-    def __init__(self) -> None:
-        self._offsets_s: array[float] | None = None
-        self._durations_s = array("d")
+    def __init__(self, num_whole: int) -> None:
+        self._offsets_s = array("d", [0.0]) * num_whole
+        self._durations_s = array("d", [nan]) * num_whole
 
-    def append(self, offset_s: float, duration_s: float | None, index: int) -> None:
-        """Add that of the entry at `index`, the next one."""
-        if self._offsets_s is None:
-            if (offset_s, duration_s) == WHOLE:
-                return
-            self._offsets_s = array("d", [0.0]) * index
-            self._durations_s = array("d", [nan]) * index
+    def append(self, offset_s: float, duration_s: float | None) -> None:
+        """Add that of the next entry; 0 and None where it is whole."""
         self._offsets_s.append(offset_s)
         self._durations_s.append(nan if duration_s is None else duration_s)
 
-    def finish(self) -> Cuts | None:
-        """What was collected; None where no entry is a cut."""
-        if self._offsets_s is None:
-            return None
+    def finish(self) -> Cuts:
+        """What was collected. The collector takes nothing more: its memory is now the cuts'."""
         return Cuts(*_as_arrays((self._offsets_s, self._durations_s), len(self._offsets_s)))
 
 

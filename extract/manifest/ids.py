@@ -8,7 +8,7 @@ is put in. (`extract.manifest.clashes`: no two may meet there.)
 from __future__ import annotations
 
 import re
-from functools import cache
+from collections.abc import Iterable
 
 from extract.files import TEMPORARY_PREFIX
 
@@ -22,21 +22,23 @@ _UNUSUAL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]|(?:\A|/)(?:[./]|\Z)"
 _UNSAFE_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 
 
-@cache
-def max_part_bytes(suffixes: tuple[str, ...] = SUFFIXES) -> int:
+def max_part_bytes(suffixes: Iterable[str]) -> int:
     """Bytes that a part of an id may have, so that a file's name holds it with any suffix."""
     return MAX_NAME_BYTES - max(len(suffix.encode()) for suffix in suffixes)
 
 
-def check_id(text: str, suffixes: tuple[str, ...] = SUFFIXES) -> str | None:
+MAX_PART_BYTES = max_part_bytes(SUFFIXES)
+
+
+def check_id(text: str, part_bytes: int = MAX_PART_BYTES) -> str | None:
     """What is wrong with `text` as an id; None if it can name files below any folder.
 
     Args:
         text: the id.
-        suffixes: what the store's layout adds to an id.
+        part_bytes: that one part may have: `max_part_bytes` of the layout's suffixes.
     """
     most_bytes = len(text) if text.isascii() else 4 * len(text)
-    if most_bytes <= max_part_bytes(suffixes) and not _UNUSUAL.search(text):
+    if most_bytes <= part_bytes and not _UNUSUAL.search(text):
         return None  # nearly every id, at a third of the time
     if unsafe := _UNSAFE_CHARACTER.search(text):
         return f"the character {unsafe[0]!a} is not safe in a file's name"
@@ -44,7 +46,7 @@ def check_id(text: str, suffixes: tuple[str, ...] = SUFFIXES) -> str | None:
         return "an absolute path"
     if (num_bytes := len(text.encode())) > MAX_ID_BYTES:
         return f"{num_bytes} bytes; at most {MAX_ID_BYTES} are possible"
-    problems = (_check_name(name, max_part_bytes(suffixes)) for name in text.split("/"))
+    problems = (_check_name(name, part_bytes) for name in text.split("/"))
     return next(filter(None, problems), None)
 
 

@@ -36,7 +36,7 @@ class Output:
     """What a source is told of the store that this run will write.
 
     A source that looks for files leaves those of the store out; one that checks ids itself, to say
-    where a bad one stands, asks `check_id(id, suffixes)`.
+    where a bad one stands, asks `check_id(id, max_part_bytes(suffixes))`.
     """
 
     store: str | None = None  # the store's folder, which need not exist; None: none is written

@@ -139,6 +139,9 @@ class Packer:
         self._data = bytearray()
         self._offsets = array("q", [0])
 
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
     def append(self, string: str) -> None:
         """Add one string; UnicodeEncodeError where it is neither a text nor a file name."""
         self.append_bytes(string.encode("utf-8", "surrogateescape"))

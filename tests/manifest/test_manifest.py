@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from extract.files import TEMPORARY_PREFIX
-from extract.manifest.ids import MAX_ID_BYTES, check_id, max_part_bytes
+from extract.manifest.ids import MAX_ID_BYTES, MAX_PART_BYTES, check_id
 from extract.manifest.manifest import Manifest
 from extract.manifest.sources.folder import read_folder
 from extract.manifest.sources.gpt_sovits import clean_path, read_gpt_sovits_list
@@ -129,7 +129,7 @@ def test_an_unsafe_id_is_refused_with_its_reason(name, problem):
 
 
 def test_the_longest_ids_are_accepted_and_one_byte_more_is_not():
-    name = "/".join(["x" * max_part_bytes()] * 15)
+    name = "/".join(["x" * MAX_PART_BYTES] * 15)
     name += "/" + "y" * (MAX_ID_BYTES - len(name) - 1)
     assert check_id(name) is None
     assert check_id(name + "y") is not None

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from extract import choices
+from extract.manifest.source import Output, read_source
+from extract.manifest.sources import folder, gpt_sovits
 from support.command import TINY
 from support.packages import install
 from support.recordings import write_wav
@@ -119,3 +122,63 @@ def test_a_file_of_options_may_be_built_on_it(extract, tmp_path):
     assert ran.returncode == 0, ran.stderr
     [store] = (tmp_path / "outputs" / "c").iterdir()
     assert [record["id"] for record in ledger(store)] == ["3.wav"]
+
+
+# --- without the command -----------------------------------------------------------------------
+
+
+def test_a_source_is_told_of_the_layout(tmp_path):
+    for name in ("a.wav", "npy/b.wav", "5-wav32k/c.wav"):
+        write_wav(tmp_path / name)
+    output = Output(str(tmp_path), folders=("npy",), suffixes=("", ".features"))
+    options = folder.Options(kind="folder", path=str(tmp_path))
+    assert list(read_source(options, output).ids) == ["a.wav", "5-wav32k/c.wav"]
+    long = "x" * 250
+    (tmp_path / "l.list").write_text(f"/a/{long}|s|zh|t\n/a/b.wav|s|zh|t\n")
+    options = gpt_sovits.Options(kind="gpt_sovits", path=str(tmp_path / "l.list"))
+    manifest = read_source(options, output)
+    assert (list(manifest.ids), [one.reason for one in manifest.failures]) == (
+        ["b.wav"],
+        ["bad_id"],
+    )
+    assert manifest.failures[0].recording.id == "l.list:1"
+
+
+@pytest.mark.parametrize("source", choices.own("sources"))
+def test_options_are_read_without_numpy_and_torch(source):
+    code = (
+        f"import sys; from extract.options import schema_of; schema_of('dataset', '{source}'); "
+        "assert not {'numpy', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- layouts and engines -----------------------------------------------------------------------
+
+A_LAYOUT = """
+from dataclasses import dataclass
+from extract.config import StoreConfig
+from extract.fields import number
+
+@dataclass
+class Options(StoreConfig):
+    level: int = number(3, at_least=1)
+"""
+
+
+def test_a_layout_of_an_installed_package_is_a_choice_of_its_group(tmp_path):
+    environment = install(tmp_path, "extract.layouts", "packed", "my_layout", A_LAYOUT)
+
+    def run(*argv):
+        command = [sys.executable, "-m", "extract", "dataset=demo", *argv]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        return done.stdout + done.stderr
+
+    shown = run("store=packed", "store.level=5", "--cfg", "job", "--resolve")
+    assert "  level: 5\n" in shown
+    assert "  dir: outputs/demo/tiny_random-maxx0.95-alpha0.5-level5\n" in shown
+    assert "store.level: 0; needed at least 1" in run("store=packed", "store.level=0")
+    assert "Key 'level' not in 'StoreConfig'" in run("store.level=5")
+    assert "packed" in run("store=unpacked")

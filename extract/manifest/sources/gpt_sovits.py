@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from extract.fields import location
-from extract.manifest.ids import MAX_PATH_BYTES, check_id
+from extract.manifest.ids import MAX_PATH_BYTES, check_id, max_part_bytes
 from extract.manifest.lists import MAX_PIECE, read_lines
 from extract.manifest.paths import StrPath, canonical, existing_folder, existing_list
 from extract.manifest.source import Output, SourceOptions, read_source
@@ -49,11 +49,12 @@ def source(options: Options) -> str:
 def read(options: Options, output: Output) -> Iterator[Entry | Failure]:
     """A recording for each line of the list, or a failure: `read_gpt_sovits_list`."""
     path, places = source(options), _places(options)
+    part_bytes = max_part_bytes(output.suffixes)
     name, num = Path(path).name, 0
     try:
         for number, line in read_lines(path):
             num += 1
-            yield _parse(line, f"{name}:{number}", places, output)
+            yield _parse(line, f"{name}:{number}", places, part_bytes)
     except OSError as error:
         raise ValueError(f"{printable(path)}: cannot be read: {error.strerror}") from error
     if not num:
@@ -76,7 +77,7 @@ def clean_path(text: str) -> str:
     return slashes.lstrip(_BLANKS_AND_QUOTES).rstrip(_BLANKS_AND_QUOTES + "/")
 
 
-def _parse(line: str, where: str, places: _Places, output: Output) -> Entry | Failure:
+def _parse(line: str, where: str, places: _Places, part_bytes: int) -> Entry | Failure:
     fields = line.split("|", len(FIELDS) - 1)  # the text may hold more of them
     written, cleaned = fields[0], clean_path(fields[0])
     if len(fields) < len(FIELDS):
@@ -89,7 +90,7 @@ def _parse(line: str, where: str, places: _Places, output: Output) -> Entry | Fa
         return _failure(where, written, "bad_line", "no path before the first |")
     path = _locate(written, cleaned, places)
     utterance_id = path.rpartition("/")[2]
-    if problem := check_id(utterance_id, output.suffixes):
+    if problem := check_id(utterance_id, part_bytes):
         shown = shortened(utterance_id)
         return _failure(where, path, "bad_id", f"'{shown}' cannot name a file: {problem}")
     if problem := _check_path(path):
