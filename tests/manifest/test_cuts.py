@@ -69,8 +69,10 @@ def test_one_id_with_another_cut_is_named_before_any_work():
 
 @pytest.mark.parametrize(
     ("offset_s", "duration_s"),
-    [(-1.0, None), (float("nan"), 1.0), (float("inf"), None), (0.0, 0.0), (1.0, -2.0)]
-    + [(0.0, float("nan")), (0.0, float("inf"))],
+    [
+        *[(-1.0, None), (float("nan"), 1.0), (float("inf"), None), (0.0, 0.0), (1.0, -2.0)],
+        *[(0.0, float("nan")), (0.0, float("inf"))],
+    ],
 )
 def test_a_cut_that_cannot_be_is_a_failure_and_its_neighbours_stay(offset_s, duration_s):
     entries = [Entry("a", "/a", offset_s, duration_s), Entry("a", "/a", 1.0)]
