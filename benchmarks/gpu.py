@@ -50,7 +50,7 @@ from extract.data.plan import plan_batches
 from extract.encoder.batches import Encoding
 from extract.encoder.encoder import Encoder
 from extract.frames import num_frames
-from extract.manifest.manifest import read_folder
+from extract.manifest.sources.folder import read_folder
 from extract.models.load import load_model
 from extract.run.auto import choose
 from extract.run.clock import Clock

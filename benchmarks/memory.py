@@ -27,7 +27,7 @@ from extract.data.plan import plan_batches
 from extract.encoder.batches import Encoding
 from extract.encoder.encoder import Encoder
 from extract.machine import keep_freed_memory
-from extract.manifest.manifest import read_folder
+from extract.manifest.sources.folder import read_folder
 from extract.models.load import load_model
 from extract.run.clock import Clock
 from extract.run.pipeline import run

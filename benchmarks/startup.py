@@ -24,7 +24,8 @@ from extract.data.loader import ResilientLoader
 from extract.data.plan import Indices, fingerprint, plan_batches, unfinished
 from extract.data.workers import Options
 from extract.machine import cores
-from extract.manifest.manifest import Manifest, read_folder
+from extract.manifest.manifest import Manifest
+from extract.manifest.sources.folder import read_folder
 from extract.opener import LocalFiles
 from extract.shard import Shard
 from extract.store.layouts.gpt_sovits import names

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from extract.data.plan import plan_batches
     from extract.encoder.encoder import Encoder
     from extract.frames import num_frames
-    from extract.manifest.manifest import Manifest, read_folder, read_gpt_sovits_list
+    from extract.manifest.manifest import Manifest
+    from extract.manifest.sources.folder import read_folder
+    from extract.manifest.sources.gpt_sovits import read_gpt_sovits_list
     from extract.models.load import load_model
     from extract.run.job import run_shard
     from extract.run.summary import Summary
@@ -51,7 +53,9 @@ _MODULES = {
     "data.dataset": "AudioDataset",
     "encoder.encoder": "Encoder",
     "frames": "num_frames",
-    "manifest.manifest": "Manifest read_folder read_gpt_sovits_list",
+    "manifest.manifest": "Manifest",
+    "manifest.sources.folder": "read_folder",
+    "manifest.sources.gpt_sovits": "read_gpt_sovits_list",
     "models.load": "load_model",
     "data.plan": "plan_batches",
     "run.job": "run_shard",

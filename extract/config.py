@@ -9,9 +9,11 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
+from extract.choices import Group
 from extract.fields import MISSING, location, number
+from extract.manifest.source import SourceOptions
 from extract.shard import Shard
 from extract.store.layout import LayoutOptions
 from extract.values import AudioSettings
@@ -31,13 +33,6 @@ class Precision(Enum):
     bf16 = "bf16"
 
 
-class Kind(Enum):
-    """How a dataset lists its recordings: a folder, or a GPT-SoVITS list."""
-
-    folder = "folder"
-    gpt_sovits = "gpt_sovits"
-
-
 class StartMethod(Enum):
     """How workers start. `auto`: fork on a CPU run, forkserver once CUDA may be in use."""
 
@@ -45,19 +40,6 @@ class StartMethod(Enum):
     fork = "fork"
     forkserver = "forkserver"
     spawn = "spawn"
-
-
-@dataclass
-class DatasetConfig:
-    """Which recordings."""
-
-    name: str = MISSING  # names the output folder
-    kind: Kind = Kind.folder
-    path: str = location()  # the folder, or the list
-    audio_dir: str | None = location(None)  # `gpt_sovits`: look for the file names here instead
-    # `folder`: endings of the files to take, `[wav,flac]`; null = what audio files are called, [] =
-    # every file
-    extensions: list[str] | None = None
 
 
 @dataclass
@@ -95,7 +77,7 @@ class EngineOptions:
 class Config:
     """Everything. `conf/config.yaml` is its table of contents."""
 
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    dataset: SourceOptions = field(default_factory=SourceOptions)
     model: ModelConfig = field(default_factory=ModelConfig)
     audio: AudioSettings = field(default_factory=AudioSettings)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
@@ -112,11 +94,21 @@ class Config:
 
 SCHEMAS: dict[str, Any] = {
     "config": Config,
-    "dataset": DatasetConfig,
     "model": ModelConfig,
-    "audio": AudioSettings,
-    "loader": LoaderConfig,
-    "store": LayoutOptions,
+}
+
+
+class Dock(NamedTuple):
+    """A group whose choices are modules, each with a schema of its own, `Options`."""
+
+    modules: Group
+    key: str  # the option that holds the choice's name
+
+
+DOCKS = {
+    "dataset": Dock("sources", "kind"),
+    "store": Dock("layouts", "layout"),
+    "engine": Dock("engines", "kind"),
 }
 
 # Options that bound each other, and how the message says it.

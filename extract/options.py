@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from operator import attrgetter
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from extract.config import ORDERED, Config
-from extract.fields import Range
+from extract import choices
+from extract.config import DOCKS, ORDERED, Config
+from extract.fields import MISSING, Range
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,95 @@ class Option:
     metadata: Mapping[str, Any]
 
 
+class ChoiceError(ValueError):
+    """There is no such choice, or its module cannot be used."""
+
+
 @functools.cache
-def options(schema: type = Config) -> dict[str, Option]:
-    """Every option of the schema, by its name: `{"dataset.path": Field, ..., "seed": Field}`."""
-    return dict(_options(schema, ""))
+def schema_of(group: str, choice: str) -> type:
+    """The schema of a group whose choices are modules: the class `Options` of one of them.
+
+    Raises:
+        ChoiceError: there is no such choice, or it has no such class.
+    """
+    try:
+        module = choices.find(DOCKS[group].modules, choice)
+    except ValueError as error:
+        raise ChoiceError(str(error)) from error
+    schema = getattr(module, "Options", None)
+    if not (isinstance(schema, type) and is_dataclass(schema)):
+        raise ChoiceError(f"{choice}: {module.__name__} has no dataclass `Options`; needed one")
+    return schema
 
 
-def _options(schema: type, prefix: str) -> Iterator[tuple[str, Option]]:
-    for option in fields_of(schema):
-        if is_dataclass(option.type):
-            yield from _options(option.type, f"{prefix}{option.name}.")  # type: ignore[arg-type]
-        else:
-            yield prefix + option.name, option
+@functools.cache
+def options() -> dict[str, Option]:
+    """Every option of this package, by its name: `{"dataset.path": Option, ..., "seed": Option}`.
+
+    Those of its own choices are among them: of two with one name the first.
+    """
+    found: dict[str, Option] = {}
+    for option in fields_of(Config):
+        found |= _options(option.type, f"{option.name}.") or {option.name: option}
+        for choice in choices.own(DOCKS[option.name].modules) if option.name in DOCKS else ():
+            found = _options(schema_of(option.name, choice), f"{option.name}.") | found
+    return found
+
+
+def options_of(config: Any, type_of: Callable[[Any], Any] = type) -> dict[str, Option]:
+    """The options of a config, those of the choices that were made among them.
+
+    Args:
+        config: a `Config`, or what becomes one.
+        type_of: returns the schema that a group of `config` is made of.
+    """
+    found: dict[str, Option] = {}
+    for option in fields_of(Config):
+        schema = type_of(getattr(config, option.name)) if is_dataclass(option.type) else None
+        found |= _options(schema, f"{option.name}.") or {option.name: option}
+    return found
+
+
+def option_named(name: str, chosen: Iterable[tuple[str, str]] = ()) -> Option | None:
+    """The option of that name, and of the choices made: `chosen` holds `("dataset", "folder")`.
+
+    Where no module was chosen, but a file of `conf/`, any that has such an option stands for it:
+    this package's own before others, which are only loaded if need be.
+
+    Raises:
+        ChoiceError: a module that was chosen cannot be used.
+    """
+    group = name.partition(".")[0]
+    if group not in DOCKS:
+        return options().get(name)
+    modules = DOCKS[group].modules
+    there = choices.names(modules)
+    asked = [choice for of, choice in chosen if of == group and choice in there]
+    for choice in asked or (*choices.own(modules), *there):
+        try:
+            schema = schema_of(group, choice)
+        except Exception:  # another package's fault, which costs only those that choose it
+            if asked:
+                raise
+            continue
+        if option := _options(schema, f"{group}.").get(name):
+            return option
+    return _options(Config, "").get(name)
+
+
+def is_of_a_choice(name: str) -> bool:
+    """Whether the choices of the option's group need not all have that option."""
+    return name.partition(".")[0] in DOCKS and name not in _options(Config, "")
+
+
+@functools.cache
+def _options(schema: Any, prefix: str) -> dict[str, Option]:
+    """The options of a schema by their names; none where it is no dataclass."""
+    found: dict[str, Option] = {}
+    for option in fields_of(schema) if isinstance(schema, type) and is_dataclass(schema) else ():
+        name = prefix + option.name
+        found |= _options(option.type, f"{name}.") or {name: option}
+    return found
 
 
 def fields_of(schema: type) -> list[Option]:
@@ -65,12 +143,14 @@ def is_number(option: Option) -> bool:
 
 
 def check(config: Config) -> None:
-    """Refuses numbers that no run can mean.
+    """Refuses numbers that no run can mean, and the name of a choice whose options are not there.
 
     Raises:
         ValueError: names the option, its value, and the range.
     """
-    for name, option in options().items():
+    for group, dock in DOCKS.items():
+        _check_choice(group, dock.key, getattr(config, group, None))
+    for name, option in options_of(config).items():
         if is_number(option):
             _check_number(name, option, attrgetter(name)(config))
     for smaller, in_order, larger, needed in ORDERED:
@@ -80,10 +160,23 @@ def check(config: Config) -> None:
             raise ValueError(f"{found}; needed {needed}")
 
 
-def _check_number(name: str, option: Option, value: Any) -> None:
-    if value == option.default:  # also `auto` and null
+def _check_choice(group: str, key: str, values: Any) -> None:
+    choice = getattr(values, key, MISSING)
+    if choice == MISSING:
         return
-    allowed: Range = option.metadata["range"]
+    try:
+        needed = {option.name for option in fields_of(schema_of(group, choice))}
+    except ChoiceError as error:
+        raise ChoiceError(f"{group}.{key}: {error}") from error
+    if not needed <= vars(values).keys():
+        found = f"{group}.{key}: {choice!r} with the options of another choice"
+        raise ValueError(f"{found}; needed {group}={choice}")
+
+
+def _check_number(name: str, option: Option, value: Any) -> None:
+    allowed: Range | None = option.metadata.get("range")
+    if allowed is None or value == option.default:  # also `auto` and null
+        return
     needed = f"{allowed} or {option.default}" if isinstance(option.default, str) else str(allowed)
     try:
         number = value if isinstance(value, int | float) else _parsed(value, option)
@@ -100,7 +193,7 @@ def _parsed(text: str, option: Option) -> float:
 
 def expand_home(config: Config) -> None:
     """Puts the home folder for `~` in every option that names a file or folder."""
-    for name, option in options().items():
+    for name, option in options_of(config).items():
         if option.metadata.get("path"):
             group, _, key = name.rpartition(".")
             owner = attrgetter(group)(config)
@@ -119,16 +212,17 @@ NOT_IN_NAME = (
 ALWAYS_NAMED = ("audio.maxx", "audio.alpha")
 
 
-def run_name(config: Any) -> str:
+def run_name(config: Any, type_of: Callable[[Any], Any] = type) -> str:
     """Name of a run's folder: the model and every setting of its features that is not a default.
 
     `maxx` and `alpha` are always said, since they are what sweeps are about:
     `hubert_base-layer9-maxx0.95-alpha0.3`. Settings of different features have different names.
     """
     parts = [config.model.name]
-    named = [name for name in options() if not name.startswith(NOT_IN_NAME)]
+    known = options_of(config, type_of)
+    named = [name for name in known if not name.startswith(NOT_IN_NAME)]
     for name in sorted(named, key=lambda name: name.startswith("audio.")):
-        value, default = attrgetter(name)(config), options()[name].default
+        value, default = attrgetter(name)(config), known[name].default
         if value != default or name in ALWAYS_NAMED:
             parts.append(_part(name.rpartition(".")[2], value))
     return "-".join(parts)

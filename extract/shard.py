@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,6 +11,9 @@ from extract.fields import number
 
 if TYPE_CHECKING:
     from extract.manifest.manifest import Manifest
+
+# What `Shard.ledger_name` may be
+LEDGER_NAME = re.compile(r"ledger(?:\.(?:0|[1-9]\d*)-of-[1-9]\d*)?\.jsonl")
 
 
 @dataclass

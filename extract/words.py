@@ -7,9 +7,10 @@ and `2024_11_25` is a number. Values of options that take text are quoted before
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from extract.options import is_text, options
+from extract.config import DOCKS
+from extract.options import is_of_a_choice, is_text, option_named
 
 # Hydra's options that take the next word.
 TAKES_A_WORD = {
@@ -25,6 +26,8 @@ INTERPOLATION = r"\$\{(?:[^{}]|\{[^{}]*\})*\}"
 ONE_OF_A_SWEEP = re.compile(
     rf"[ \t]*((?:{QUOTED})(?=[ \t]*(?:,|\Z))|(?:{INTERPOLATION}|[^,])*?)[ \t]*(,|\Z)", re.DOTALL
 )
+IN_BRACKETS = re.compile(rf"{QUOTED}|\[[^\]]*\]|{INTERPOLATION}", re.DOTALL)
+IS_SWEPT = re.compile(r",|\A\w+\(")  # `1,2` and `range(1,3)`
 
 
 def prepared(words: Iterable[str]) -> list[str]:
@@ -33,8 +36,8 @@ def prepared(words: Iterable[str]) -> list[str]:
     In that order because argparse refuses `key=value` on both sides of `-m`.
     """
     overrides, flags = _apart(words)
-    sweep = is_sweep([*overrides, *flags])
-    return [_for_hydra(word, sweep) for word in overrides] + flags
+    sweep, chosen = is_sweep([*overrides, *flags]), _chosen(overrides)
+    return [_for_hydra(word, sweep, chosen) for word in overrides] + flags
 
 
 def is_sweep(words: Iterable[str]) -> bool:
@@ -63,14 +66,41 @@ def _apart(words: Iterable[str]) -> tuple[list[str], list[str]]:
     return overrides, flags
 
 
-def _for_hydra(word: str, sweep: bool) -> str:
+def _chosen(overrides: Iterable[str]) -> list[tuple[str, str]]:
+    """The choices that are made: `[("dataset", "folder")]`; several of a group in a sweep."""
+    found = (OVERRIDE.fullmatch(word) for word in overrides)
+    return [
+        (override["name"], choice.strip())
+        for override in found
+        if override and override["name"] in DOCKS
+        for choice in override["value"].split(",")
+    ]
+
+
+def _for_hydra(word: str, sweep: bool, chosen: Sequence[tuple[str, str]]) -> str:
     """A `key=value` with its value quoted, if the option takes text and nothing else."""
     override = OVERRIDE.fullmatch(word)
-    option = options().get(override["name"]) if override else None
-    if override is None or option is None or not is_text(option):
+    option = option_named(override["name"], chosen) if override else None
+    if override is None or option is None:
         return word
-    values = _one_by_one(override["value"]) if sweep else [override["value"]]
-    return override["head"] + ",".join(v if KEPT.fullmatch(v) else quoted(v) for v in values)
+    value = override["value"]
+    if is_text(option):
+        values = _one_by_one(value) if sweep else [value]
+        value = ",".join(one if KEPT.fullmatch(one) else quoted(one) for one in values)
+    if sweep and _is_kept_from_hydra(override["name"], value, chosen):
+        value = f"choice({value})"
+    return override["head"] + value
+
+
+def _is_kept_from_hydra(name: str, value: str, chosen: Sequence[tuple[str, str]]) -> bool:
+    """Whether only the jobs of a sweep may see an option, and not what Hydra composes before them.
+
+    In a sweep over choices, `dataset=folder,mydata`, that has the group's default choice, which
+    may lack the option. Hydra leaves out whatever is swept over, even if it is one value.
+    """
+    group = name.partition(".")[0]
+    is_swept = sum(of == group for of, _choice in chosen) > 1
+    return is_swept and is_of_a_choice(name) and not IS_SWEPT.search(IN_BRACKETS.sub("", value))
 
 
 def _one_by_one(value: str) -> list[str]:

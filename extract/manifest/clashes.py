@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from extract.manifest.ids import MAX_SHOWN, SUFFIXES
+from extract.manifest.cuts import Cuts, said
+from extract.manifest.ids import MAX_SHOWN
 from extract.manifest.strings import PackedStrings
 from extract.text import count, printable
 
@@ -38,19 +39,27 @@ def clash_message(source: str, clashes: Sequence[Clash]) -> str:
     )
 
 
-def find_clashes(ids: PackedStrings, paths: PackedStrings) -> tuple[list[int], list[Clash]]:
+def find_clashes(
+    ids: PackedStrings, paths: PackedStrings, cuts: Cuts | None, suffixes: Sequence[str]
+) -> tuple[list[int], list[Clash]]:
     """Indices of entries that repeat an earlier one, and the pairs that would write the same file.
 
     Works on 8-byte hashes, so that a million ids need a few arrays; equal hashes are then compared
     for what they stand for.
+
+    Args:
+        ids: of the entries.
+        paths: of their files.
+        cuts: of the entries; None where none is a cut.
+        suffixes: what the store's layout adds to an id.
     """
     hashes = np.fromiter(map(hash, ids.iter_bytes()), np.int64, len(ids))
-    repeats, clashes = _same_id(ids, paths, hashes)
-    return repeats, clashes + _file_as_folder(ids, paths, hashes)
+    repeats, clashes = _same_id(ids, paths, cuts, hashes)
+    return repeats, clashes + _file_as_folder(ids, paths, hashes, suffixes)
 
 
 def _same_id(
-    ids: PackedStrings, paths: PackedStrings, hashes: npt.NDArray[np.int64]
+    ids: PackedStrings, paths: PackedStrings, cuts: Cuts | None, hashes: npt.NDArray[np.int64]
 ) -> tuple[list[int], list[Clash]]:
     repeats: list[int] = []
     clashes: list[Clash] = []
@@ -60,9 +69,14 @@ def _same_id(
         if first == index:
             continue
         pair = (paths[first], paths[index])
-        if pair[0] == pair[1] or os.path.realpath(pair[0]) == os.path.realpath(pair[1]):
+        same_cut = cuts is None or cuts[first] == cuts[index]
+        if same_cut and (
+            pair[0] == pair[1] or os.path.realpath(pair[0]) == os.path.realpath(pair[1])
+        ):
             repeats.append(index)
         else:
+            if cuts is not None:
+                pair = (pair[0] + said(*cuts[first]), pair[1] + said(*cuts[index]))
             clashes.append(Clash((ids[index], ids[index]), pair))
     return repeats, clashes
 
@@ -78,25 +92,28 @@ def _indices_of_repeated(hashes: npt.NDArray[np.int64]) -> list[int]:
 
 
 def _file_as_folder(
-    ids: PackedStrings, paths: PackedStrings, hashes: npt.NDArray[np.int64]
+    ids: PackedStrings,
+    paths: PackedStrings,
+    hashes: npt.NDArray[np.int64],
+    suffixes: Sequence[str],
 ) -> list[Clash]:
     """Ids one of whose files ("a" or "a.pt") is a folder for another id ("a/b", "a.pt/b")."""
-    folder_hashes = array("q", (hash(folder) for _, folder in _folders(ids)))
+    encoded = tuple(suffix.encode() for suffix in suffixes)
+    folder_hashes = array("q", (hash(folder) for _, folder in _folders(ids, encoded)))
     suspects = np.flatnonzero(np.isin(hashes, np.unique(np.asarray(folder_hashes, np.int64))))
     files = {ids[index].encode(): index for index in suspects.tolist()}
     clashes = {}
-    for index, folder in _folders(ids) if files else ():
+    for index, folder in _folders(ids, encoded) if files else ():
         if (other := files.get(folder)) is not None:
             clashes[other] = Clash((ids[other], ids[index]), (paths[other], paths[index]))
     return list(clashes.values())
 
 
-def _folders(ids: PackedStrings) -> Iterator[tuple[int, bytes]]:
+def _folders(ids: PackedStrings, suffixes: tuple[bytes, ...]) -> Iterator[tuple[int, bytes]]:
     """Index and id of each id that would have a file where another one needs a folder.
 
     A folder is given once for a run of neighbours in it.
     """
-    suffixes = tuple(suffix.encode() for suffix in SUFFIXES)
     previous = b""
     for index, raw in enumerate(ids.iter_bytes()):
         parent = raw.rpartition(b"/")[0]

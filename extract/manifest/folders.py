@@ -5,42 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from extract.shard import LEDGER_NAME
 from extract.text import printable
 from extract.values import Failure
 
 log = logging.getLogger(__name__)
 
-# What a store is known by. The modules of `extract.store` write these names.
-WRITTEN = ("4-cnhubert", "5-wav32k")
+# What a store is known by. The modules of `extract.store` have these names from here.
+WRITTEN = ("4-cnhubert", "5-wav32k")  # the folders of GPT-SoVITS's layout
 METADATA = "metadata.json"
-PRIVATE = ".extract"
-_LEDGER = re.compile(r"ledger(\.\d+-of-\d+)?\.jsonl")
+PRIVATE = ".extract"  # for locks and indices
 
 MAX_METADATA_BYTES = 1 << 16  # ours is smaller; somebody's own metadata.json may be gigabytes
 
 Inode = tuple[int, int]
-
-
-def canonical(path: str | os.PathLike[str]) -> str:
-    """The one name of a folder or file, however `path` spells it: absolute, no links, no `..`."""
-    return os.path.realpath(os.path.expanduser(path))  # noqa: PTH111 (pathlib's may raise)
-
-
-def same_place(stored: Any, source: Any) -> bool:
-    """Whether a path of a store's metadata is that of `source`, which is canonical and printable.
-
-    Stores made by earlier versions hold the path as the user spelled it, only made absolute.
-    """
-    try:
-        return bool(stored == source or printable(os.path.realpath(stored)) == source)
-    except (TypeError, ValueError, OSError):  # no text, or one that is no path
-        return False
 
 
 class Walk:
@@ -54,13 +37,17 @@ class Walk:
     Args:
         root: the folder, with a slash at its end.
         own_store: where this run writes; it need not exist.
+        written: the folders in which stores keep their outputs.
     """
 
-    def __init__(self, root: str, own_store: str | None = None) -> None:
+    def __init__(
+        self, root: str, own_store: str | None = None, written: Sequence[str] = WRITTEN
+    ) -> None:
         self.root = root
+        self.written = written
         self.stores: list[str] = []
         self._visited: set[Inode] = set()
-        self._outputs: set[Inode] = set() if own_store is None else _outputs(own_store)
+        self._outputs: set[Inode] = set() if own_store is None else self._outputs_of(own_store)
 
     def __iter__(self) -> Iterator[str | Failure]:
         folders, links = [""], deque[str]()
@@ -95,22 +82,21 @@ class Walk:
             return None
         listing = list_folder(path)
         if listing.is_store:
-            self._outputs |= _outputs(path)
+            self._outputs |= self._outputs_of(path)
         if folder and listing.is_store:
             self.stores.append(path)
             return None
         return listing
 
-
-def _outputs(store: str) -> set[Inode]:
-    """The folders that a store's files are in, by what they are and not by their names."""
-    found = set()
-    for path in (store, *(f"{store}/{name}" for name in WRITTEN)):
-        try:
-            found.add(_inode(path))
-        except OSError:  # not made yet
-            continue
-    return found
+    def _outputs_of(self, store: str) -> set[Inode]:
+        """The folders that a store's files are in, by what they are and not by their names."""
+        found = set()
+        for path in (store, *(f"{store}/{name}" for name in self.written)):
+            try:
+                found.add(_inode(path))
+            except OSError:  # not made yet
+                continue
+        return found
 
 
 def _inode(path: str) -> Inode:
@@ -144,7 +130,7 @@ def list_folder(path: str) -> Listing:
                 links.append(item.name)
             else:
                 folders.append(item.name)
-    is_store = (has_private and any(map(_LEDGER.fullmatch, files))) or (
+    is_store = (has_private and any(map(LEDGER_NAME.fullmatch, files))) or (
         METADATA in files and is_metadata(path + METADATA)
     )
     return Listing(sorted(files), sorted(folders), sorted(links), is_store)

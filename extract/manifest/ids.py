@@ -1,19 +1,19 @@
 """What may be an id.
 
-An id names an utterance's files: the store writes `<id>` and `<id>.pt` below its folders, with "/"
-between folders. So an id must stay below the folder it is put in. (`extract.manifest.clashes`: no
-two may meet there.)
+An id names an utterance's files: the store writes it with each of its layout's suffixes, `<id>`
+and `<id>.pt`, below its folders, with "/" between folders. So an id must stay below the folder it
+is put in. (`extract.manifest.clashes`: no two may meet there.)
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from extract.files import TEMPORARY_PREFIX
 
-SUFFIXES = ("", ".pt")  # what the store adds to an id
+SUFFIXES = ("", ".pt")  # what GPT-SoVITS's layout adds to an id
 MAX_NAME_BYTES = 255  # ext4, xfs, NTFS and APFS allow that much for one part of a path
-MAX_PART_BYTES = MAX_NAME_BYTES - max(map(len, SUFFIXES))
 MAX_SHOWN = 10
 MAX_PATH_BYTES = 4095  # Linux opens no longer one
 MAX_ID_BYTES = 4000  # Linux allows 4096 for a path; the store's own folder needs some
@@ -22,10 +22,23 @@ _UNUSUAL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]|(?:\A|/)(?:[./]|\Z)"
 _UNSAFE_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 
 
-def check_id(text: str) -> str | None:
-    """What is wrong with `text` as an id; None if it can name files below any folder."""
+def max_part_bytes(suffixes: Iterable[str]) -> int:
+    """Bytes that a part of an id may have, so that a file's name holds it with any suffix."""
+    return MAX_NAME_BYTES - max(len(suffix.encode()) for suffix in suffixes)
+
+
+MAX_PART_BYTES = max_part_bytes(SUFFIXES)
+
+
+def check_id(text: str, part_bytes: int = MAX_PART_BYTES) -> str | None:
+    """What is wrong with `text` as an id; None if it can name files below any folder.
+
+    Args:
+        text: the id.
+        part_bytes: that one part may have: `max_part_bytes` of the layout's suffixes.
+    """
     most_bytes = len(text) if text.isascii() else 4 * len(text)
-    if most_bytes <= MAX_PART_BYTES and not _UNUSUAL.search(text):
+    if most_bytes <= part_bytes and not _UNUSUAL.search(text):
         return None  # nearly every id, at a third of the time
     if unsafe := _UNSAFE_CHARACTER.search(text):
         return f"the character {unsafe[0]!a} is not safe in a file's name"
@@ -33,14 +46,15 @@ def check_id(text: str) -> str | None:
         return "an absolute path"
     if (num_bytes := len(text.encode())) > MAX_ID_BYTES:
         return f"{num_bytes} bytes; at most {MAX_ID_BYTES} are possible"
-    return next(filter(None, map(_check_name, text.split("/"))), None)
+    problems = (_check_name(name, part_bytes) for name in text.split("/"))
+    return next(filter(None, problems), None)
 
 
-def _check_name(name: str) -> str | None:
+def _check_name(name: str, max_bytes: int) -> str | None:
     if name in ("", ".", ".."):
         return f"the part '{name}' names no file"
     if name.startswith(TEMPORARY_PREFIX):
         return f"names that start with {TEMPORARY_PREFIX!r} are kept for unfinished files"
-    if (num_bytes := len(name.encode())) > MAX_PART_BYTES:
-        return f"a part of {num_bytes} bytes; at most {MAX_PART_BYTES} are possible"
+    if (num_bytes := len(name.encode())) > max_bytes:
+        return f"a part of {num_bytes} bytes; at most {max_bytes} are possible"
     return None

@@ -139,6 +139,9 @@ class Packer:
         self._data = bytearray()
         self._offsets = array("q", [0])
 
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
     def append(self, string: str) -> None:
         """Add one string; UnicodeEncodeError where it is neither a text nor a file name."""
         self.append_bytes(string.encode("utf-8", "surrogateescape"))
@@ -147,6 +150,13 @@ class Packer:
         """Add one string by its UTF-8 bytes."""
         self._data += raw
         self._offsets.append(len(self._data))
+
+    def behind(self, prefix: str) -> Packer:
+        """A packer of the strings so far, each behind `prefix`."""
+        twin, head = Packer(), prefix.encode("utf-8", "surrogateescape")
+        for start, end in pairwise(self._offsets):
+            twin.append_bytes(head + self._data[start:end])
+        return twin
 
     def finish(self) -> PackedStrings:
         """What was collected. The packer takes nothing more: its memory is now the sequence's."""

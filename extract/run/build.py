@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from extract.config import Config, Kind, StartMethod
+from extract.config import Config, StartMethod
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset, identify
 from extract.data.durations import UNKNOWN_S, Durations, Scanned
@@ -16,24 +16,23 @@ from extract.data.plan import Indices
 from extract.data.workers import Options
 from extract.encoder.encoder import Encoder
 from extract.machine import cores
-from extract.manifest.manifest import AUDIO_EXTENSIONS, Manifest, read_folder, read_gpt_sovits_list
+from extract.manifest.manifest import Manifest
+from extract.manifest.source import Output, read_source
 from extract.models.load import load_model
 from extract.models.weights import fingerprint
 from extract.run.auto import LoaderPlan
+from extract.store.layout import Layout
 from extract.values import Failure
 
 
-def read_manifest(config: Config) -> Manifest:
-    """The dataset group's recordings.
+def read_manifest(config: Config, layout: Layout) -> Manifest:
+    """The dataset group's recordings, with ids that `layout` can make files of.
 
     Raises:
         ValueError: no such folder or list, nothing in it, or two recordings with one name.
     """
-    dataset = config.dataset
-    if dataset.kind == Kind.gpt_sovits:
-        return read_gpt_sovits_list(dataset.path, dataset.audio_dir)
-    taken = AUDIO_EXTENSIONS if dataset.extensions is None else tuple(dataset.extensions)
-    return read_folder(dataset.path, taken, store=config.store.dir)
+    output = Output(config.store.dir, layout.folders, layout.suffixes)
+    return read_source(config.dataset, output)
 
 
 @functools.lru_cache(maxsize=1)

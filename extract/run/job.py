@@ -65,9 +65,9 @@ def run_shard(
             (`StoreBusy`); nothing was done.
     """
     check(replace(config, shard=shard))
-    manifest = shard.part_of(read_manifest(config))
-    encoder, weights = load_encoder(config)
     store = Store(config.store.dir, fsync=config.store.fsync, options=config.store)
+    manifest = shard.part_of(read_manifest(config, store.layout))
+    encoder, weights = load_encoder(config)
     job = Job(config, shard, manifest, encoder, store, watch, stop)
     try:
         with opened(job, weights) as foreign_ids:

@@ -24,6 +24,7 @@ from typing import Any
 
 from extract.files import APPEND, open_regular, replace_whole
 from extract.manifest.ids import check_id
+from extract.shard import LEDGER_NAME
 from extract.store.layout import KeptFile, is_kept_file
 from extract.values import OF_A_SOURCE, SAVED, STATUS_OF, Reason, Status
 
@@ -31,7 +32,6 @@ SYNC_EVERY_S = 5.0  # lines older than this survive a power cut
 MAX_LINE = 1 << 20  # bytes; a line takes about 500, its path and its detail at most some thousand
 
 _STATUS_OF: Mapping[str, Status] = dict[str, Status](STATUS_OF.items())  # of any text
-_NAME = re.compile(r"ledger(?:\.(?:0|[1-9]\d*)-of-[1-9]\d*)?\.jsonl")
 _NUMBERS = ("peak", "duration_s")
 _MOST = 1e100  # of either; what is more, or not a number, no run could have written
 _COUNTS = ("num_frames", "source_size", "source_mtime_ns")
@@ -74,7 +74,7 @@ def ledger_paths(directory: Path) -> list[Path]:
     """The ledgers of a store, of every shard that ever wrote there; no file that we do not name."""
     if not directory.is_dir():
         return []
-    return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
+    return sorted(path for path in directory.iterdir() if LEDGER_NAME.fullmatch(path.name))
 
 
 def parse(line: bytes) -> dict[str, Any] | None:

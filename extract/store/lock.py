@@ -34,11 +34,12 @@ from pathlib import Path
 from filelock import FileLock, LeaseCompromise, MarkerSoftFileLock, SoftFileLease, Timeout
 
 from extract.files import explained, make_folder, make_way
+from extract.manifest import folders
 from extract.text import printable
 
 log = logging.getLogger(__name__)
 
-PRIVATE = ".extract"  # folder inside the store for locks and indices
+PRIVATE = folders.PRIVATE  # folder inside the store for locks and indices
 TAKE_OVER_S = 15.0  # a killed run's workers may hold its flock for the seconds they take to end
 START_UP_S = 600.0  # resharding a million lines takes seconds
 LEASE_S, RENEWED_S = 60.0, 5.0  # all processes of a store must agree on the first: keep it

@@ -16,11 +16,12 @@ from typing import Any
 
 from extract.files import read_whole, replace_whole
 from extract.frames import HUBERT_STACK, ConvStack
-from extract.manifest.folders import same_place
+from extract.manifest.folders import METADATA
+from extract.manifest.paths import same_place
 from extract.text import printable
 from extract.values import AudioSettings
 
-NAME = "metadata.json"
+NAME = METADATA
 FORMAT = 1
 FIRST_SETTINGS = ("max_peak", "maxx", "alpha", "min_duration_s", "max_duration_s", "resampler")
 GATES = ("max_peak", "min_duration_s", "max_duration_s")  # decide who is saved, not what is saved

@@ -12,7 +12,7 @@ from extract.audio import decode as decode_module
 from extract.audio import ffmpeg
 from extract.audio.faults import AudioError
 from extract.audio.wav import PROBED_BYTES, may_be_coded, read_header
-from extract.manifest.manifest import AUDIO_EXTENSIONS
+from extract.manifest.sources.folder import AUDIO_EXTENSIONS
 from support.decoding import decode, probe_duration_s
 from support.recordings import (
     FFMPEG,

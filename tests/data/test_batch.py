@@ -12,7 +12,7 @@ from extract.data import transport
 from extract.data.batch import Batch, collate, make_loader
 from extract.data.dataset import AudioDataset
 from extract.data.plan import QUADRATIC_S, plan_batches
-from extract.manifest.manifest import read_folder
+from extract.manifest.sources.folder import read_folder
 from extract.opener import LocalFiles
 from extract.values import Entry, Failure, Recording, Utterance
 from support.openers import Entries

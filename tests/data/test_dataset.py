@@ -12,7 +12,8 @@ import torch
 from extract.audio import prepare as prepare_module
 from extract.data import dataset as module
 from extract.data.dataset import AudioDataset
-from extract.manifest.manifest import Manifest, read_folder
+from extract.manifest.manifest import Manifest
+from extract.manifest.sources.folder import read_folder
 from extract.values import AudioSettings, Entry, Failure, Utterance
 from support.decoding import prepare
 from support.recordings import write_wav

@@ -11,7 +11,8 @@ from extract import internal
 from extract.data import durations as module
 from extract.data.durations import CHUNK, durations
 from extract.internal import InternalErrors
-from extract.manifest.manifest import Manifest, read_folder
+from extract.manifest.manifest import Manifest
+from extract.manifest.sources.folder import read_folder
 from support.recordings import write_wav
 
 

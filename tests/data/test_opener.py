@@ -13,7 +13,8 @@ from extract.data.dataset import AudioDataset, identify
 from extract.data.durations import Durations, durations
 from extract.data.loader import ResilientLoader
 from extract.data.workers import Options
-from extract.manifest.manifest import Manifest, read_folder
+from extract.manifest.manifest import Manifest
+from extract.manifest.sources.folder import read_folder
 from extract.opener import LocalFiles
 from extract.shard import Shard
 from extract.store.ledger import Ledger, Record

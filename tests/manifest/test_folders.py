@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from extract.manifest import folders
-from extract.manifest.folders import is_metadata, same_place
-from extract.manifest.manifest import read_folder
+from extract.manifest.folders import is_metadata
+from extract.manifest.paths import same_place
+from extract.manifest.sources.folder import read_folder
 from extract.shard import Shard
 from extract.store import lock, metadata
 from extract.store.layouts import gpt_sovits
@@ -43,8 +44,8 @@ def test_the_names_that_a_store_is_known_by_are_those_that_a_run_writes():
     assert gpt_sovits.GptSovits.folders == folders.WRITTEN
     assert folders.METADATA == metadata.NAME
     assert folders.PRIVATE == lock.PRIVATE
-    assert folders._LEDGER.fullmatch(Shard().ledger_name)
-    assert folders._LEDGER.fullmatch(Shard(3, 16).ledger_name)
+    assert folders.LEDGER_NAME.fullmatch(Shard().ledger_name)
+    assert folders.LEDGER_NAME.fullmatch(Shard(3, 16).ledger_name)
 
 
 @pytest.mark.parametrize("damaged", [False, True])

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from extract.files import TEMPORARY_PREFIX
-from extract.manifest.ids import MAX_ID_BYTES, MAX_PART_BYTES
-from extract.manifest.lists import clean_path
-from extract.manifest.manifest import Manifest, check_id, read_folder, read_gpt_sovits_list
+from extract.manifest.ids import MAX_ID_BYTES, MAX_PART_BYTES, check_id
+from extract.manifest.manifest import Manifest
+from extract.manifest.sources.folder import read_folder
+from extract.manifest.sources.gpt_sovits import clean_path, read_gpt_sovits_list
 from extract.text import printable, shortened
 from extract.values import Entry, Failure
 
@@ -588,7 +589,7 @@ def test_a_list_without_the_right_to_read_it_is_the_users_mistake(tmp_path):
     path = write_list(tmp_path, "a.wav|s|zh|")
     path.chmod(0)
     code = (
-        "import sys; from extract.manifest.manifest import read_gpt_sovits_list\n"
+        "import sys; from extract.manifest.sources.gpt_sovits import read_gpt_sovits_list\n"
         "try: read_gpt_sovits_list(sys.argv[1])\n"
         "except ValueError as error: print(error)"
     )

@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
-from extract.config import Config, DatasetConfig, LoaderConfig, ModelConfig
-from extract.store.layout import LayoutOptions
+from extract.config import Config, LoaderConfig, ModelConfig
+from extract.manifest.sources import folder
+from extract.store.layouts import gpt_sovits
 
 
 def tiny_config(recordings: Path, store: Path) -> Config:
     """A folder of recordings into a store, with the smallest model, in small batches."""
     return Config(
-        dataset=DatasetConfig("in", path=str(recordings)),
+        dataset=folder.Options(path=str(recordings)),
         model=ModelConfig("tiny_random", "tiny_random"),
         loader=LoaderConfig(num_workers=1, batch_seconds=4),
-        store=LayoutOptions(str(store), num_writers=2),
+        store=gpt_sovits.Options(str(store), num_writers=2),
         device="cpu",
     )

@@ -1,22 +1,24 @@
 """Makes docs/options.md out of the schema: `python tests/support/options_page.py`.
 
 The schema's types, defaults and ranges become columns, its comments and the docstrings of its
-choices the text, and the first line of each file in `conf/` says what that choice is.
+choices the text. The first line of a file in `conf/`, or of a module, says what that choice is.
 """
 
 import ast
 import inspect
 import re
+import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
 
+from extract import choices
 from extract.app import conf_dir
-from extract.config import ORDERED, Config
+from extract.config import DOCKS, ORDERED, Config
 from extract.fields import MISSING
-from extract.options import Option, fields_of, is_number, kinds
+from extract.options import Option, fields_of, is_number, kinds, schema_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 HEAD = """\
@@ -45,6 +47,7 @@ def page() -> str:
     for group in groups:
         summary = _first_paragraph(group.type)
         parts += [f"### `{group.name}`", "", summary, "", *_table(group.type, f"{group.name}."), ""]
+        parts += _tables_of_choices(group)
     parts += ["### The run itself", "", *_table(Config, ""), ""]
     rules = "; ".join(f"`{one}` and `{two}`: `{rule}`" for one, _ok, two, rule in ORDERED)
     return "\n".join([*parts, f"Options that bound each other: {rules}."]) + "\n"
@@ -53,22 +56,44 @@ def page() -> str:
 def _choices() -> Iterator[str]:
     yield "| choice | what |"
     yield "|---|---|"
-    folders = sorted(path for path in Path(conf_dir()).iterdir() if path.is_dir())
-    for folder in folders:
-        files = sorted(folder.glob("*.yaml"))
-        for file in files if len(files) > 1 else []:
-            lines = file.read_text("utf8").splitlines()
-            said = next(line for line in lines if line.startswith("# ") and "@package" not in line)
-            what = COMMAND.sub(r"`\1`", said[2:])
-            yield f"| `{folder.name}={file.stem}` | {_cell(what)} |"
+    for group in [option.name for option in fields_of(Config) if is_dataclass(option.type)]:
+        said = _said_of(group)
+        for choice, what in sorted(said.items()) if len(said) > 1 else []:
+            what = COMMAND.sub(r"`\1`", what)
+            yield f"| `{group}={choice}` | {_cell(what)} |"
 
 
-def _table(schema: type, prefix: str) -> Iterator[str]:
+def _said_of(group: str) -> dict[str, str]:
+    """What each choice of a group is: the first line of its module, or of its file in `conf/`."""
+    said = {}
+    for choice in choices.own(DOCKS[group].modules) if group in DOCKS else ():
+        module = sys.modules[schema_of(group, choice).__module__]
+        said[choice] = (inspect.getdoc(module) or "").splitlines()[0].removesuffix(".")
+    for file in Path(conf_dir(), group).glob("*.yaml"):
+        for line in file.read_text("utf8").splitlines():
+            if line.startswith("# ") and "@package" not in line:
+                said[file.stem] = line[2:]
+                break
+        else:
+            said.setdefault(file.stem, "")
+    return said
+
+
+def _tables_of_choices(group: Option) -> Iterator[str]:
+    """The options that a choice's own schema adds to the group's, in a table for each choice."""
+    for choice in choices.own(DOCKS[group.name].modules) if group.name in DOCKS else ():
+        schema = schema_of(group.name, choice)
+        if own := {option.name for option in fields_of(schema)} - set(vars(group.type())):
+            yield from (f"With `{group.name}={choice}`:", "")
+            yield from (*_table(schema, f"{group.name}.", own), "")
+
+
+def _table(schema: type, prefix: str, only: Container[str] | None = None) -> Iterator[str]:
     yield "| option | default | values | what |"
     yield "|---|---|---|---|"
     comments = _comments(schema)
     for option in fields_of(schema):
-        if not is_dataclass(option.type):
+        if not is_dataclass(option.type) and (only is None or option.name in only):
             cells = _default(option, prefix), _values(option), _what(option, comments)
             yield f"| `{prefix}{option.name}` | {' | '.join(map(_cell, cells))} |"
 
@@ -76,7 +101,7 @@ def _table(schema: type, prefix: str) -> Iterator[str]:
 def _default(option: Option, prefix: str) -> str:
     default = option.default
     if default == MISSING:
-        has_choices = len(list(Path(conf_dir(), prefix.strip(".")).glob("*.yaml"))) > 1
+        has_choices = len(_said_of(prefix.strip("."))) > 1
         return "by the choice" if has_choices else "by the settings"
     if default is None or isinstance(default, bool):
         return WORDS[default]

@@ -9,8 +9,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from extract.config import Config
-from extract.options import is_text, options
+from extract import choices
+from extract.config import DOCKS, Config
+from extract.options import is_text, options, schema_of
 from extract.run import job
 from extract.words import KEPT, prepared
 from support.recordings import write_wav
@@ -102,11 +103,22 @@ def test_any_texts_of_a_sweep_are_what_its_jobs_are_given(texts):
     assert [given_value("dataset.path", word) for (word,) in jobs] == texts
 
 
+def config_with_the(option):
+    """The schema in which the option's group is the first choice's that has it."""
+    config, (group, _, key) = Config(), option.partition(".")
+    for choice in choices.own(DOCKS[group].modules) if group in DOCKS else ():
+        schema = schema_of(group, choice)
+        if key in schema.__dataclass_fields__:
+            setattr(config, group, schema())
+            break
+    return config
+
+
 def given_value(option, word):
     """What Hydra's parser makes of a word, and the schema of that."""
     override = OverridesParser.create().parse_override(word)
     assert override.key_or_group == option
-    config = OmegaConf.structured(Config)
+    config = OmegaConf.structured(config_with_the(option))
     OmegaConf.update(config, option, override.value())
     return OmegaConf.select(config, option)
 
@@ -115,8 +127,11 @@ def test_what_hydra_has_a_meaning_for_keeps_it(given_to_the_run):
     folder = ["dataset=folder", "dataset.path='a,b'"]
     (config,) = given_to_the_run(*folder, "store.dir=out-${dataset.name}-${audio.alpha}")
     assert (config.dataset.path, config.store.dir) == ("a,b", "out-a,b-0.5")
-    (config,) = given_to_the_run(*folder, "dataset.audio_dir=null", "dataset.extensions=[wav,.ogg]")
-    assert (config.dataset.audio_dir, config.dataset.extensions) == (None, ["wav", ".ogg"])
+    (config,) = given_to_the_run(*folder, "dataset.extensions=[wav,.ogg]")
+    assert config.dataset.extensions == ["wav", ".ogg"]
+    a_list = ["dataset=gpt_sovits", *folder[1:]]
+    (config,) = given_to_the_run(*a_list, "dataset.audio_dir=null")
+    assert config.dataset.audio_dir is None
     (config,) = given_to_the_run(folder[0], '+dataset.path="it\'s"', "++model.revision=null")
     assert (config.dataset.path, config.model.revision) == ("it's", None)
     configs = given_to_the_run(
@@ -127,6 +142,18 @@ def test_what_hydra_has_a_meaning_for_keeps_it(given_to_the_run):
     assert [(c.dataset.name, c.audio.alpha) for c in configs] == [
         *[("x", 0.0), ("x", 1.0)],
         *[("mydata", 0.0), ("mydata", 1.0)],
+    ]
+
+
+def test_a_sweep_over_choices_gives_each_its_own_options(given_to_the_run):
+    sweep = ["-m", "dataset=folder,mydata", "dataset.path=a(1), it's", "dataset.name=n"]
+    configs = given_to_the_run(*sweep, "dataset.extensions=[wav,ogg]")
+    assert [(c.dataset.path, c.dataset.extensions) for c in configs] == [
+        (path, ["wav", "ogg"]) for _ in range(2) for path in ("a(1)", "it's")
+    ]
+    configs = given_to_the_run(*sweep[:2], "dataset.path='a,b'", "dataset.extensions=[a],null")
+    assert [(c.dataset.path, c.dataset.extensions) for c in configs] == 2 * [
+        *[("a,b", ["a"]), ("a,b", None)]
     ]
 
 
@@ -158,7 +185,8 @@ def test_the_word_that_an_option_takes_stays_behind_it():
 @pytest.mark.parametrize("typed", ["~/x", "'~/x'", '"~/x"'])
 def test_a_tilde_is_the_home_folder(given_to_the_run, monkeypatch, tmp_path, name, typed):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (config,) = given_to_the_run("dataset=folder", "dataset.path=x", f"{name}={typed}")
+    dataset = "gpt_sovits" if name == "dataset.audio_dir" else "folder"
+    (config,) = given_to_the_run(f"dataset={dataset}", "dataset.path=x", f"{name}={typed}")
     assert value_of(name, config) == str(tmp_path / "x")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from extract.frames import RECORDING_RATE_HZ
+from extract.manifest.folders import WRITTEN
 from extract.store.files import StoreFiles
 from extract.store.layout import Kept, KeptFile, Layout, LayoutOptions
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from extract.values import Encoded
 
-FEATURES, WAVS = "4-cnhubert", "5-wav32k"
+FEATURES, WAVS = WRITTEN
 
 
 @dataclass

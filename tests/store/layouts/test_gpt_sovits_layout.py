@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from extract.data.dataset import AudioDataset
-from extract.manifest.manifest import Manifest, read_folder
+from extract.manifest.manifest import Manifest
+from extract.manifest.sources.folder import read_folder
 from extract.shard import Shard
 from extract.store.layout import Kept
 from extract.store.resume import Trust, remaining, reshard

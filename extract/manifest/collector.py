@@ -1,0 +1,72 @@
+"""Entries, one at a time, become the flat arrays of a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from extract.manifest.cuts import CutCollector, Cuts, check_cut, said
+from extract.manifest.ids import check_id, max_part_bytes
+from extract.manifest.strings import PackedStrings, Packer
+from extract.text import printable, shortened
+from extract.values import Entry, Failure, Reason
+
+
+class Collector:
+    """Collects the entries of a source, and a failure for each that cannot be one.
+
+    While each path is its id behind one prefix, as in a folder, the same bytes serve both.
+
+    Args:
+        suffixes: what the store's layout adds to an id.
+    """
+
+    def __init__(self, suffixes: tuple[str, ...]) -> None:
+        self.failures: list[Failure] = []
+        self._part_bytes = max_part_bytes(suffixes)
+        self._ids = Packer()
+        self._prefix = ""
+        self._paths: Packer | None = None  # None while the prefix and the ids say them
+        self._cuts: CutCollector | None = None  # None while no entry is one
+
+    def extend(self, entries: Iterable[Entry | Failure]) -> None:
+        """Takes all of `entries`."""
+        part_bytes = self._part_bytes
+        for entry in entries:
+            if isinstance(entry, Failure):
+                self.failures.append(entry)
+            elif problem := check_id(entry.id, part_bytes):
+                detail = f"'{shortened(entry.id)}' cannot name a file: {problem}"
+                self._fail(printable(entry.id), entry, "bad_id", detail)
+            elif entry.offset_s == 0 and entry.duration_s is None:
+                self._add(entry)
+            elif problem := check_cut(entry.offset_s, entry.duration_s):
+                cut = said(entry.offset_s, entry.duration_s)  # the id alone may be another entry's
+                self._fail(f"{printable(entry.id)}:{cut}", entry, "bad_line", problem)
+            else:
+                self._cuts = self._cuts or CutCollector(len(self._ids))
+                self._add(entry)
+
+    def finish(self) -> tuple[PackedStrings, PackedStrings, Cuts | None]:
+        """Ids, paths and cuts; cuts are None where no entry is one. Nothing more can be taken."""
+        ids = self._ids.finish()
+        paths = ids.with_prefix(self._prefix) if self._paths is None else self._paths.finish()
+        return ids, paths, None if self._cuts is None else self._cuts.finish()
+
+    def _fail(self, id: str, entry: Entry, reason: Reason, detail: str) -> None:  # noqa: A002
+        self.failures.append(Failure.of_source(id, entry.path, reason, detail))
+
+    def _add(self, entry: Entry) -> None:
+        if self._paths is None and entry.path != self._prefix + entry.id:
+            self._set_apart(entry)
+        if self._paths is not None:
+            self._paths.append(entry.path)
+        if self._cuts is not None:
+            self._cuts.append(entry.offset_s, entry.duration_s)
+        self._ids.append(entry.id)
+
+    def _set_apart(self, entry: Entry) -> None:
+        """Keeps paths of their own from this entry on; the first one chooses the prefix."""
+        if not len(self._ids) and entry.path.endswith(entry.id):
+            self._prefix = entry.path.removesuffix(entry.id)
+        else:
+            self._paths = self._ids.behind(self._prefix)

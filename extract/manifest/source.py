@@ -1,0 +1,86 @@
+"""What a source is: a module of `manifest/sources/`, or of an installed package.
+
+It has a class `Options(SourceOptions)`, the schema of `dataset=<name>`, and the two functions of
+`Source`. It may also have `opener(options) -> Opener` where its paths are not those of files on
+this machine. docs/contributing.md, "How to add a source", has one from beginning to end.
+
+No NumPy: `--help` loads the options of the source that is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from extract import choices
+from extract.fields import MISSING
+from extract.manifest.folders import WRITTEN
+from extract.manifest.ids import SUFFIXES
+from extract.values import Entry, Failure
+
+if TYPE_CHECKING:
+    from extract.manifest.manifest import Manifest
+
+
+@dataclass
+class SourceOptions:
+    """Which recordings."""
+
+    name: str = MISSING  # names the output folder
+    kind: str = MISSING  # what lists the recordings: the name of a source
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a source is told of the store that this run will write.
+
+    A source that looks for files leaves those of the store out; one that checks ids itself, to say
+    where a bad one stands, asks `check_id(id, max_part_bytes(suffixes))`.
+    """
+
+    store: str | None = None  # the store's folder, which need not exist; None: none is written
+    folders: tuple[str, ...] = WRITTEN  # in which its layout keeps files
+    suffixes: tuple[str, ...] = SUFFIXES  # what its layout adds to an id
+
+
+class Source(Protocol):
+    """The functions of a source's module. `options` is what its class `Options` holds."""
+
+    def source(self, options: Any) -> str:
+        """The one name of what is read, however the options spell it: `paths.canonical` of a path.
+
+        A store keeps it: a run that reads another source is another store's.
+
+        Raises:
+            ValueError: there is no such thing.
+        """
+        ...
+
+    def read(self, options: Any, output: Output) -> Iterator[Entry | Failure]:
+        """The recordings, one at a time, in the source's order. It opens none of them.
+
+        What cannot become an `Entry` is a `Failure.of_source`, never a gap. Ids are checked, and
+        clashes found, by `Manifest.from_entries`.
+
+        Raises:
+            ValueError: the options ask for what cannot be. All is read before any work starts.
+        """
+        ...
+
+
+def read_source(options: SourceOptions, output: Output) -> Manifest:
+    """The recordings that the source named by `options.kind` lists.
+
+    Raises:
+        ValueError: no such source, what the source raises, or two recordings would write the same
+            file.
+    """
+    from extract.manifest.manifest import Manifest  # NumPy
+
+    module: Any = choices.find("sources", options.kind)
+    source: Source = module
+    name = source.source(options)
+    manifest = Manifest.from_entries(source.read(options, output), name, output.suffixes)
+    opener = getattr(module, "opener", None)
+    return replace(manifest, opener=opener(options)) if opener else manifest
