@@ -117,7 +117,9 @@ def test_every_reason_is_named_and_no_other():
         assert named == {reason for reason, its in STATUS_OF.items() if its == status}
 
 
-OPTION = re.compile(r"\b((?:audio|loader|store|shard|dataset|model)\.(?!safetensors)\w+)")
+OPTION = re.compile(
+    r"(?<![/.])\b((?:audio|loader|store|shard|dataset|model)\.(?!safetensors|layouts|all\b)\w+)"
+)
 OPTIONS = sorted({name for text in [README, *PAGES.values()] for name in OPTION.findall(text)})
 
 
@@ -177,7 +179,7 @@ def test_the_table_of_choices_has_every_choice_and_no_other():
     there |= {("dataset", source) for source in choices.own("sources")}
     assert found == {choice for choice in there if choice[0] in groups}
     assert {choice for choice in there if choice[0] not in groups} == {
-        *[("audio", "default"), ("loader", "default"), ("store", "gpt_sovits")]
+        *[("audio", "default"), ("loader", "default")]
     }
 
 

@@ -191,7 +191,7 @@ def test_a_tilde_is_the_home_folder(given_to_the_run, monkeypatch, tmp_path, nam
 
 
 def test_every_path_of_the_schema_is_known_as_one():
-    assert PATHS == ["dataset.path", "dataset.audio_dir", "model.path", "store.dir"]
+    assert sorted(PATHS) == ["dataset.audio_dir", "dataset.path", "model.path", "store.dir"]
 
 
 def test_the_home_folder_names_its_output(given_to_the_run, monkeypatch, tmp_path):

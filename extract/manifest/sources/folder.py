@@ -48,6 +48,7 @@ AUDIO_EXTENSIONS = (
 class Options(SourceOptions):
     """A folder and all folders below it."""
 
+    kind: str = "folder"
     path: str = location()  # the folder
     # Endings of the files to take, `[wav,flac]`; null = what audio files are called, [] = every
     # file

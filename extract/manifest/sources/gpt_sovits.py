@@ -30,6 +30,7 @@ _DRIVE = re.compile(r"[A-Za-z]:/")
 class Options(SourceOptions):
     """A list that GPT-SoVITS trains from."""
 
+    kind: str = "gpt_sovits"
     path: str = location()  # the list
     audio_dir: str | None = location(None)  # look for the file names here instead
 

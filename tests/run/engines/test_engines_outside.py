@@ -103,5 +103,5 @@ def test_an_unknown_engine_is_a_mistake_that_is_said_before_torch_is_imported(tm
     command = [sys.executable, "-c", code, *TINY]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert ran.returncode == 2, ran.stderr
-    assert ran.stderr.startswith("nosuch: none of extract's engines; needed local")
+    assert ran.stderr.startswith("engine.kind: nosuch: none of extract's engines; needed local")
     assert list(tmp_path.iterdir()) == []
