@@ -134,6 +134,16 @@ def test_features_of_an_earlier_batch_stay_as_they_were(
     assert not torch.equal(second.result()[2].values, expected[2].values)
 
 
+def test_a_length_is_too_short_by_the_models_own_convolutions() -> None:
+    kernels, strides = (10, 3, 3, 3, 3, 2, 2, 2), (5, 2, 2, 2, 2, 2, 2, 2)
+    sizes = {"conv_kernel": kernels, "conv_stride": strides, "conv_dim": (32,) * 8}
+    encoder = Encoder(small_model("group", **sizes))
+    found = encoder.encode(torch.zeros(2, 1_360), [1_360, 720])
+    assert [len(one.values) for one in found] == [2, 1]
+    with pytest.raises(ValueError, match="719 to 719 samples; the encoder needs at least 720"):
+        encoder.encode(torch.zeros(1, 719), [719])
+
+
 @pytest.fixture
 def half_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half precision is computed as on a GPU, emulated where this processor has none."""
