@@ -491,7 +491,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(
     ("settings", "words"),
     [
         ({"conv_stride": [5, 2, 2, 2, 2, 2, 0]}, "conv_kernel and conv_stride"),
-        ({"model_type": "wav2vec2"}, "model_type wav2vec2"),
+        ({"model_type": "wav2vec2-bert"}, "model_type wav2vec2-bert"),
     ],
     ids=str,
 )
