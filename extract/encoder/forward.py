@@ -114,7 +114,7 @@ class ExactForward:
         if not self.pre_norm:
             hidden = self._norm(hidden, self.encoder_norm)
         blocks = in_blocks(hidden[:num_rows])
-        values = None if self.bias is None else self.bias.values(packing.longest)
+        values = None if self.bias is None else self.bias.values(packing)
         for layer in self.layers:
             blocks = self._transform(blocks, layer, packing, values)
         hidden = joined(blocks)[:num_rows]

@@ -9,7 +9,9 @@ Shapes: N frames of all, T frames of an utterance, H heads, Dh numbers a head, R
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from extract.encoder.packing import Packing, gathered
@@ -27,7 +29,7 @@ class RelativeBias:
     ) -> None:
         assert of.relative_bias is not None
         self.buckets, self.distance = of.relative_bias.buckets, of.relative_bias.distance
-        self.heads, self.device = of.heads, device
+        self.heads = of.heads
 
         def tensor(name: str) -> Tensor:
             return weights[name].detach().to(device, torch.float32)
@@ -49,20 +51,25 @@ class RelativeBias:
         gate: Tensor = first * (second * constant - 1) + 2
         return gate
 
-    def values(self, longest: int) -> Tensor:
-        """(H, 2 T - 1) biases of the distances 1 - T to T - 1, for the longest utterance's T.
+    def values(self, packing: Packing) -> Tensor:
+        """(H, 2 T - 1) biases of the distances 1 - T to T - 1, for the longest utterance's T."""
+        distances = np.arange(1 - packing.longest, packing.longest)
+        return self.table[:, packing.send(bucket_of(distances, self.buckets, self.distance))]
 
-        In float32 on the host as transformers does it there: at a bucket's edge the rounding of the
-        logarithm decides.
-        """
-        distance = torch.arange(1 - longest, longest)
-        half = self.buckets // 2
-        exact = half // 2
-        far = torch.log(distance.abs().float() / exact) / math.log(self.distance / exact)
-        bucket = (exact + far * (half - exact)).long().clamp_(max=half - 1)
-        bucket = torch.where(distance.abs() < exact, distance.abs(), bucket)
-        index = bucket + half * (distance > 0)
-        return self.table[:, index.to(self.device)]
+
+def bucket_of(distances: NDArray[np.int64], buckets: int, farthest: int) -> NDArray[np.int64]:
+    """The bucket of each distance: one each for near ones, then ever wider, half for each side.
+
+    In float32 as transformers has it: at a bucket's edge the rounding of the logarithm decides.
+    """
+    half = buckets // 2
+    exact = half // 2
+    size = np.abs(distances)
+    far = np.log(np.maximum(size, exact).astype(np.float32) / np.float32(exact))
+    far = far / np.float32(math.log(farthest / exact)) * np.float32(half - exact)
+    bucket = np.minimum((exact + far).astype(np.int64), half - 1)
+    found: NDArray[np.int64] = np.where(size < exact, size, bucket) + half * (distances > 0)
+    return found
 
 
 def attend_biased(qkv: Sequence[Tensor], packing: Packing, values: Tensor, gate: Tensor) -> Tensor:

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from extract.encoder import relative_bias
 from extract.encoder.encoder import Encoder
+from extract.encoder.relative_bias import bucket_of
 from support.models import FAMILIES, family_model
 
 LENGTHS = [400, 64_000, 1_234, 720, 16_000]
@@ -57,6 +59,14 @@ def test_half_precision_is_near(
     expected = alone(model, batch)
     norms = [float(one.norm() / one.numel() ** 0.5) for one in expected]
     assert worst(Encoder(model, precision="bf16"), batch, expected) <= 0.2 * max(norms)
+
+
+@pytest.mark.parametrize(("buckets", "farthest"), [(320, 800), (32, 128), (4, 2), (7, 9)])
+def test_buckets_of_distances_are_those_of_transformers(buckets: int, farthest: int) -> None:
+    attention = WavLMAttention(12, 1, num_buckets=buckets, max_distance=farthest)
+    distances = torch.arange(-40_000, 40_000)
+    expected = attention._relative_positions_bucket(distances)
+    assert bucket_of(distances.numpy(), buckets, farthest).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("at_once", [1, 7 * 3 * 199, inf])
