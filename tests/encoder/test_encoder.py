@@ -375,11 +375,11 @@ def test_the_weights_are_those_of_transformers(settings: dict[str, Any]) -> None
     assert weight_shapes(hubert.architecture(model.config.to_dict())) == expected
 
 
-def test_loading_imports_none_of_transformers_models(tmp_path: Path, model: HubertModel) -> None:
+def test_loading_a_folder_does_not_import_transformers(tmp_path: Path, model: HubertModel) -> None:
+    """It takes a second."""
     code = (
         "import sys; from extract.models.load import load_model; load_model(sys.argv[1]); "
-        "heavy = [m for m in sys.modules if m.startswith('transformers.model')]; "
-        "assert 'transformers.modeling_utils' not in heavy, heavy"
+        "assert 'transformers' not in sys.modules"
     )
     command = [sys.executable, "-c", code, str(folder_of(model, tmp_path))]
     result = subprocess.run(command, capture_output=True, text=True)
