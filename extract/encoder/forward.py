@@ -19,9 +19,10 @@ from torch import Tensor
 from extract.encoder.convolutions import Convolutions
 from extract.encoder.linear import Linear
 from extract.encoder.packing import Packing, block_sizes, choose_attention
-from extract.encoder.positions import PositionalConvolution
+from extract.encoder.positions import Positions
+from extract.encoder.relative_bias import RelativeBias, attend_biased
 from extract.models.architecture import Architecture
-from extract.models.weights import POSITIONS, Checkpoint, folded_positions
+from extract.models.weights import Checkpoint
 
 CPU_BLOCK_ROWS, CPU_ROWS_STEP = 512, 32  # of a product on a CPU (`packing.block_sizes`)
 
@@ -33,6 +34,7 @@ Norm = tuple[Tensor, Tensor]  # weight and bias
 class TransformerLayer:
     """One transformer layer; query, key and value in one."""
 
+    number: int
     attention_norm: Norm
     qkv: Linear
     out: Linear
@@ -79,6 +81,7 @@ class ExactForward:
         def layer(number: int) -> TransformerLayer:
             name = f"encoder.layers.{number}"
             return TransformerLayer(
+                number=number,
                 attention_norm=norm(f"{name}.layer_norm"),
                 qkv=linear(*(f"{name}.attention.{part}_proj" for part in "qkv")),
                 out=linear(f"{name}.attention.out_proj"),
@@ -90,12 +93,8 @@ class ExactForward:
         self.convolutions = Convolutions(of, weights, self.device, self.dtype)
         self.projection_norm = norm("feature_projection.layer_norm") if of.projection_norm else None
         self.projection = linear("feature_projection.projection")
-        self.positions = PositionalConvolution(
-            folded_positions(weights),
-            weights[f"{POSITIONS}.bias"],
-            of.positions.groups,
-            self.device,
-        )
+        self.positions = Positions(of, weights, self.device)
+        self.bias = None if of.relative_bias is None else RelativeBias(of, weights, self.device)
         self.encoder_norm = norm("encoder.layer_norm")
         self.layers = [layer(number) for number in range(self.num_layers)]
         self.final_norm = self.pre_norm and self.num_layers == of.layers
@@ -115,8 +114,9 @@ class ExactForward:
         if not self.pre_norm:
             hidden = self._norm(hidden, self.encoder_norm)
         blocks = in_blocks(hidden[:num_rows])
+        values = None if self.bias is None else self.bias.values(packing)
         for layer in self.layers:
-            blocks = self._transform(blocks, layer, packing)
+            blocks = self._transform(blocks, layer, packing, values)
         hidden = joined(blocks)[:num_rows]
         return self._norm(hidden, self.encoder_norm) if self.final_norm else hidden
 
@@ -129,16 +129,26 @@ class ExactForward:
         return self.projection(features)
 
     def _transform(
-        self, blocks: Sequence[Tensor], layer: TransformerLayer, packing: Packing
+        self,
+        blocks: Sequence[Tensor],
+        layer: TransformerLayer,
+        packing: Packing,
+        values: Tensor | None,
     ) -> list[Tensor]:
-        """One transformer layer on the batch's rows, in blocks (M, D)."""
-        contexts = in_blocks(self.attend([self._qkv(x, layer) for x in blocks], packing).flatten(1))
-        return [self._rest(*pair, layer) for pair in zip(blocks, contexts, strict=True)]
+        """One transformer layer on the batch's rows, in blocks (M, D); `values` of the bias."""
+        qkv, gates = zip(*(self._qkv(x, layer) for x in blocks), strict=True)
+        if values is None:
+            contexts = self.attend(qkv, packing)
+        else:
+            contexts = attend_biased(qkv, packing, values, torch.cat(gates))
+        parts = in_blocks(contexts.flatten(1))
+        return [self._rest(*pair, layer) for pair in zip(blocks, parts, strict=True)]
 
-    def _qkv(self, hidden: Tensor, layer: TransformerLayer) -> Tensor:
-        """(M, D) -> (M, 3, H, Dh)."""
+    def _qkv(self, hidden: Tensor, layer: TransformerLayer) -> tuple[Tensor, Tensor | None]:
+        """(M, D) -> (M, 3, H, Dh), and the gate of the bias (M, H) if there is one."""
         x = self._norm(hidden, layer.attention_norm) if self.pre_norm else hidden
-        return layer.qkv(x).view(len(hidden), 3, self.num_heads, -1)
+        gate = None if self.bias is None else self.bias.gate(layer.number, x)
+        return layer.qkv(x).view(len(hidden), 3, self.num_heads, -1), gate
 
     def _rest(self, hidden: Tensor, context: Tensor, layer: TransformerLayer) -> Tensor:
         """What follows attention, (M, D) twice -> (M, D)."""

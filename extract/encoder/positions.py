@@ -1,4 +1,4 @@
-"""The transformer's positional convolution, through the Fourier transform.
+"""The transformer's positional convolutions, through the Fourier transform.
 
 A kernel of 128 frames in 16 groups is what direct convolutions are worst at: 7 % of HuBERT-base's
 time on a CPU for 3 % of its arithmetic. Cut into blocks that overlap by a kernel (overlap-save;
@@ -9,6 +9,8 @@ Shapes: N frames of all, D channels, G groups of C, K taps, M blocks of S = 2 K 
 frequencies. Each block gives S - K + 1 = K + 1 frames.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,18 +18,53 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from extract.encoder.packing import Packing
+from extract.models.architecture import Architecture
+from extract.models.weights import batch_norm, position_weights
 
 CPU_BLOCKS, CUDA_BLOCKS = 16, 64  # at a time: 13 and 50 MB for each of the steps between
+
+
+class Positions:
+    """What a model adds to frames so that their order shows: one convolution or several."""
+
+    def __init__(
+        self, of: Architecture, weights: Mapping[str, Tensor], device: torch.device
+    ) -> None:
+        groups, normed = of.positions.groups, of.positions.norm == "layer"
+        self.convolutions = [
+            PositionalConvolution(weight, bias, groups, device, normed)
+            for weight, bias in position_weights(of, weights)
+        ]
+        norm = batch_norm(of, weights)
+        self.norm = None if norm is None else tuple(part.to(device) for part in norm)
+
+    def __call__(self, hidden: Tensor, packing: Packing) -> Tensor:
+        """Packed (N, D) -> (N, D), in the same dtype; `hidden` stays as it is."""
+        if self.norm is not None:  # before the zeros around an utterance, which stay zeros
+            scale, shift = self.norm
+            hidden = (hidden.float() * scale + shift).to(hidden.dtype)
+        for convolution in self.convolutions:
+            hidden = convolution(hidden, packing)
+        return hidden
 
 
 class PositionalConvolution:
     """`weight` (D, C, K) and `bias` (D,) of a convolution in `groups`, and the GELU behind it.
 
-    An utterance sees zeros around itself, K // 2 frames of them before its first.
+    An utterance sees zeros around itself, K // 2 frames of them before its first. Where it is
+    `normed`, a norm over channels without weights comes before the GELU.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, groups: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        groups: int,
+        device: torch.device,
+        normed: bool = False,
+    ) -> None:
         channels, inner, self.kernel = weight.shape
+        self.normed = normed
         self.groups, self.device = groups, device
         self.size = 2 * self.kernel
         self.step = self.size - self.kernel + 1
@@ -71,5 +108,7 @@ class PositionalConvolution:
         products = products.view(-1, self.groups, num_blocks, products.shape[2])
         out = torch.fft.irfft(products, n=self.size, dim=0)[: self.step]  # (K + 1, G, M, C)
         out = out.permute(2, 0, 1, 3).flatten(2).add_(self.bias)
+        if self.normed:
+            out = F.layer_norm(out, out.shape[-1:])
         activated: Tensor = torch.ops.aten.gelu_(out)
         return activated

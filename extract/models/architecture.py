@@ -16,12 +16,34 @@ from extract.frames import ENCODER_RATE_HZ, ConvStack
 MIN_QUADRATIC_S = 92.0  # of HuBERT-base, as `extract.data.plan` has it
 
 
+# What a norm of the positional convolution acts on: its weight (HuBERT); its input, by running
+# statistics (mHuBERT); its output, over channels and without weights of its own (data2vec).
+PositionNorm = Literal["weight", "batch", "layer"]
+
+
 @dataclass(frozen=True)
 class Positions:
     """The convolution over frames that a transformer knows their order from."""
 
     kernel: int
     groups: int
+    depth: int = 1  # how many such convolutions, one after the other
+    norm: PositionNorm = "weight"
+
+    def __post_init__(self) -> None:
+        if self.depth > 1 and self.norm != "layer":
+            raise ValueError(
+                f"model: positions are {self.depth} convolutions of norm {self.norm}; this encoder "
+                "computes several of norm layer"
+            )
+
+
+@dataclass(frozen=True)
+class RelativeBias:
+    """WavLM's gated relative position bias of attention scores."""
+
+    buckets: int
+    distance: int  # frames; farther ones share a bucket
 
 
 @dataclass(frozen=True)
@@ -39,6 +61,7 @@ class Architecture:
     layers: int
     pre_norm: bool  # norms before attention and feed-forward, and one at the end
     eps: float  # of the norms behind the convolutions'
+    relative_bias: RelativeBias | None = None
     sample_rate: int = ENCODER_RATE_HZ
 
     def __post_init__(self) -> None:
@@ -75,6 +98,8 @@ class Architecture:
             total += rows * kernel * inputs * channels
             inputs = channels
         total += rows * inputs * self.width
-        total += rows * self.width * self.width // self.positions.groups * self.positions.kernel
+        positions = self.positions
+        per_group = self.width // positions.groups
+        total += rows * self.width * per_group * positions.kernel * positions.depth
         each = 4 * self.width + 2 * self.wide + 2 * rows
         return 2 * (total + rows * self.layers * self.width * each)

@@ -19,9 +19,12 @@ from extract.machine import cores
 from extract.models.architecture import Architecture
 from extract.text import count
 
-POSITIONS = "encoder.pos_conv_embed.conv"  # the positional convolution, under a weight norm
-NORM, DIRECTION = (f"{POSITIONS}.parametrizations.weight.original{part}" for part in (0, 1))
-EARLIER_NAMES = {f"{POSITIONS}.weight_g": NORM, f"{POSITIONS}.weight_v": DIRECTION}
+POSITIONS = "encoder.pos_conv_embed"
+CONV = f"{POSITIONS}.conv"  # the positional convolution, mostly under a weight norm
+NORM, DIRECTION = (f"{CONV}.parametrizations.weight.original{part}" for part in (0, 1))
+EARLIER_NAMES = {f"{CONV}.weight_g": NORM, f"{CONV}.weight_v": DIRECTION}
+BATCH_NORM = f"{POSITIONS}.batch_norm"
+BIAS_TABLE = "encoder.layers.0.attention.rel_attn_embed"  # of all layers
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
 
@@ -52,9 +55,7 @@ def weight_shapes(of: Architecture) -> dict[str, tuple[int, ...]]:
     if of.projection_norm:
         add("feature_projection.layer_norm", inputs)
     add("feature_projection.projection", of.width, inputs)
-    kernel, groups = of.positions.kernel, of.positions.groups
-    shapes |= {NORM: (1, 1, kernel), DIRECTION: (of.width, of.width // groups, kernel)}
-    shapes[f"{POSITIONS}.bias"] = (of.width,)
+    shapes |= _position_shapes(of)
     add("encoder.layer_norm", of.width)
     for number in range(of.layers):
         name = f"encoder.layers.{number}"
@@ -64,6 +65,34 @@ def weight_shapes(of: Architecture) -> dict[str, tuple[int, ...]]:
         add(f"{name}.feed_forward.intermediate_dense", of.wide, of.width)
         add(f"{name}.feed_forward.output_dense", of.width, of.wide)
         add(f"{name}.final_layer_norm", of.width)
+    return shapes | _bias_shapes(of)
+
+
+def _position_shapes(of: Architecture) -> dict[str, tuple[int, ...]]:
+    positions, width = of.positions, of.width
+    weight = width, width // positions.groups, positions.kernel
+    if positions.norm == "weight":
+        return {NORM: (1, 1, positions.kernel), DIRECTION: weight, f"{CONV}.bias": (width,)}
+    if positions.norm == "batch":
+        parts = ("weight", "bias", "running_mean", "running_var")
+        norm = {f"{BATCH_NORM}.{part}": (width,) for part in parts}
+        return {**norm, f"{CONV}.weight": weight, f"{CONV}.bias": (width,)}
+    names = [f"{POSITIONS}.layers.{number}.conv" for number in range(positions.depth)]
+    weights = {f"{name}.weight": weight for name in names}
+    return weights | {f"{name}.bias": (width,) for name in names}
+
+
+def _bias_shapes(of: Architecture) -> dict[str, tuple[int, ...]]:
+    if of.relative_bias is None:
+        return {}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{BIAS_TABLE}.weight": (of.relative_bias.buckets, of.heads)
+    }
+    for number in range(of.layers):
+        name = f"encoder.layers.{number}.attention.gru_rel_pos"
+        shapes[f"{name}_const"] = (1, of.heads, 1, 1)
+        shapes[f"{name}_linear.weight"] = (8, of.width // of.heads)
+        shapes[f"{name}_linear.bias"] = (8,)
     return shapes
 
 
@@ -73,7 +102,7 @@ def feature_settings(of: Architecture) -> dict[str, object]:
     The fingerprint hashes them and stores hold the fingerprint: names and values stay what they
     are. A setting that is added here is left out where it has its default.
     """
-    return {
+    settings: dict[str, object] = {
         "conv_kernel": [kernel for kernel, _stride in of.stack.layers],
         "conv_stride": [stride for _kernel, stride in of.stack.layers],
         "do_stable_layer_norm": of.pre_norm,
@@ -85,6 +114,9 @@ def feature_settings(of: Architecture) -> dict[str, object]:
         "num_attention_heads": of.heads,
         "num_conv_pos_embedding_groups": of.positions.groups,
     }
+    if of.relative_bias is not None:
+        settings["max_bucket_distance"] = of.relative_bias.distance
+    return settings
 
 
 def checkpoint(of: Architecture, found: Mapping[Any, Any], prefix: str) -> Checkpoint:
@@ -147,7 +179,32 @@ def random_checkpoint(of: Architecture, seed: int) -> Checkpoint:
     return Checkpoint(of, weights)
 
 
-def folded_positions(weights: Mapping[str, Tensor]) -> Tensor:
+def position_weights(
+    of: Architecture, weights: Mapping[str, Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """Weight (D, D / groups, kernel) and bias (D,) of each positional convolution."""
+    if of.positions.norm == "weight":
+        return [(_folded(weights), weights[f"{CONV}.bias"])]
+    names = [CONV]
+    if of.positions.norm == "layer":
+        names = [f"{POSITIONS}.layers.{number}.conv" for number in range(of.positions.depth)]
+    return [(weights[f"{name}.weight"].float(), weights[f"{name}.bias"]) for name in names]
+
+
+def batch_norm(of: Architecture, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift (D,) of the batch norm before the positional convolution, if there is one.
+
+    By running statistics, as in evaluation, with torch's default eps, as transformers has it.
+    """
+    if of.positions.norm != "batch":
+        return None
+    parts = ("weight", "bias", "running_mean", "running_var")
+    gamma, beta, mean, variance = (weights[f"{BATCH_NORM}.{part}"].double() for part in parts)
+    scale = gamma / torch.sqrt(variance + 1e-5)
+    return scale.float(), (beta - mean * scale).float()
+
+
+def _folded(weights: Mapping[str, Tensor]) -> Tensor:
     """The positional convolution's weight (D, D / groups, kernel), its weight norm folded in."""
     norm, direction = weights[NORM].double(), weights[DIRECTION].float()
     lengths = torch.linalg.vector_norm(direction, dim=(0, 1), keepdim=True, dtype=torch.float64)

@@ -134,6 +134,16 @@ def test_features_of_an_earlier_batch_stay_as_they_were(
     assert not torch.equal(second.result()[2].values, expected[2].values)
 
 
+def test_a_length_is_too_short_by_the_models_own_convolutions() -> None:
+    kernels, strides = (10, 3, 3, 3, 3, 2, 2, 2), (5, 2, 2, 2, 2, 2, 2, 2)
+    sizes = {"conv_kernel": kernels, "conv_stride": strides, "conv_dim": (32,) * 8}
+    encoder = Encoder(small_model("group", **sizes))
+    found = encoder.encode(torch.zeros(2, 1_360), [1_360, 720])
+    assert [len(one.values) for one in found] == [2, 1]
+    with pytest.raises(ValueError, match="719 to 719 samples; the encoder needs at least 720"):
+        encoder.encode(torch.zeros(1, 719), [719])
+
+
 @pytest.fixture
 def half_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half precision is computed as on a GPU, emulated where this processor has none."""
@@ -365,11 +375,11 @@ def test_the_weights_are_those_of_transformers(settings: dict[str, Any]) -> None
     assert weight_shapes(hubert.architecture(model.config.to_dict())) == expected
 
 
-def test_loading_imports_none_of_transformers_models(tmp_path: Path, model: HubertModel) -> None:
+def test_loading_a_folder_does_not_import_transformers(tmp_path: Path, model: HubertModel) -> None:
+    """It takes a second."""
     code = (
         "import sys; from extract.models.load import load_model; load_model(sys.argv[1]); "
-        "heavy = [m for m in sys.modules if m.startswith('transformers.model')]; "
-        "assert 'transformers.modeling_utils' not in heavy, heavy"
+        "assert 'transformers' not in sys.modules"
     )
     command = [sys.executable, "-c", code, str(folder_of(model, tmp_path))]
     result = subprocess.run(command, capture_output=True, text=True)
@@ -481,7 +491,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(
     ("settings", "words"),
     [
         ({"conv_stride": [5, 2, 2, 2, 2, 2, 0]}, "conv_kernel and conv_stride"),
-        ({"model_type": "wav2vec2"}, "model_type wav2vec2"),
+        ({"model_type": "wav2vec2-bert"}, "model_type wav2vec2-bert"),
     ],
     ids=str,
 )

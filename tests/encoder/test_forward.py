@@ -88,6 +88,7 @@ def test_a_layer_is_transformers_hidden_state_of_that_number(norm: str, layer: i
         {"do_stable_layer_norm": True},
         {"layer_norm_eps": 1e-2},
         {"conv_dim": (16, 24, 32, 8, 16, 24, 32)},
+        {"conv_pos_batch_norm": True},
     ],
     ids=str,
 )
@@ -333,7 +334,6 @@ def test_the_size_of_blocks_does_not_change_features(
     ("settings", "words"),
     [
         ({"conv_stride": (5, 2, 2, 2, 2, 2, 400)}, "conv_stride is .* and .*400"),
-        ({"conv_pos_batch_norm": True}, "conv_pos_batch_norm"),
         ({"hidden_act": "relu"}, "hidden_act is relu"),
         ({"adapter_attn_dim": 8}, "adapter_attn_dim"),
     ],

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertModel
 
 from extract.data.plan import QUADRATIC_S, plan_batches
-from extract.models.architecture import Architecture, Positions
+from extract.models.architecture import Architecture, PositionNorm, Positions, RelativeBias
 from extract.models.families import hubert
 from extract.models.load import TINY
 from extract.models.weights import feature_settings, weight_shapes
@@ -86,6 +86,7 @@ OTHER: dict[str, Any] = {
     "layers": 3,
     "pre_norm": True,
     "eps": 1e-6,
+    "relative_bias": RelativeBias(32, 64),
 }
 
 
@@ -101,3 +102,20 @@ def test_a_field_shows_in_the_fingerprint_or_is_refused(field: str) -> None:
         feature_settings(TINY),
         weight_shapes(TINY),
     )
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_a_norm_of_positions_shows_in_the_names_of_weights(norm: PositionNorm) -> None:
+    other = replace(TINY, positions=replace(TINY.positions, norm=norm))
+    assert set(weight_shapes(other)) != set(weight_shapes(TINY))
+
+
+def test_the_distance_of_a_bias_shows_in_the_fingerprint() -> None:
+    near, far = (replace(TINY, relative_bias=RelativeBias(32, n)) for n in (64, 128))
+    assert weight_shapes(near) == weight_shapes(far)
+    assert feature_settings(near) != feature_settings(far)
+
+
+def test_several_convolutions_of_another_norm_are_refused() -> None:
+    with pytest.raises(ValueError, match="positions are 2 convolutions of norm weight"):
+        Positions(kernel=3, groups=1, depth=2)

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import save_file
-from transformers import HubertConfig, HubertModel
+from transformers import HubertConfig, HubertModel, PreTrainedModel
 
 from extract.models.architecture import Architecture
 from extract.models.family import Model, as_checkpoint
@@ -71,6 +72,45 @@ def small_model(norm: str, *, seed: int = 0, lively: bool = True, **settings: An
     model = HubertModel(HubertConfig(**{**sizes, **settings})).eval().requires_grad_(False)
     for weight in model.parameters():
         if lively and weight.dim() == 1:
+            weight += 0.1 * torch.randn_like(weight)
+    return model
+
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 96,
+    "conv_dim": (32,) * 7,
+    "num_conv_pos_embedding_groups": 4,
+}
+LARGE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+# A small model of each family: transformers' class, and settings beside SIZES.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mhubert": ("Hubert", {"conv_pos_batch_norm": True}),
+    "distilhubert": ("Hubert", {"feat_proj_layer_norm": False, "num_hidden_layers": 2}),
+    "wav2vec2": ("Wav2Vec2", {}),
+    "xls_r": ("Wav2Vec2", LARGE),
+    "unispeech_sat": ("UniSpeechSat", {}),
+    "unispeech_sat_large": ("UniSpeechSat", LARGE),
+    "wavlm": ("WavLM", {}),
+    "wavlm_large": ("WavLM", LARGE),
+    "data2vec_audio": ("Data2VecAudio", {}),
+}
+
+
+def family_model(name: str) -> PreTrainedModel:
+    """With norms, biases, running statistics and relative positions that show in features."""
+    kind, settings = FAMILIES[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**{**SIZES, **settings})
+    model = getattr(transformers, f"{kind}Model")(config).eval().requires_grad_(False)
+    for key, weight in model.state_dict().items():
+        if "rel_attn_embed" in key or "gru_rel_pos" in key:
+            weight += torch.randn_like(weight)
+        elif "running_var" in key:
+            weight *= 1 + torch.rand_like(weight)
+        elif weight.is_floating_point() and weight.dim() == 1:
             weight += 0.1 * torch.randn_like(weight)
     return model
 

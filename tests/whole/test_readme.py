@@ -120,8 +120,6 @@ def test_every_reason_is_named_and_no_other():
 OPTION = re.compile(
     r"(?<![/.])\b((?:audio|loader|store|shard|dataset|model)\.(?!safetensors|layouts|all\b)\w+)"
 )
-    r"(?<![/.])\b((?:audio|loader|store|shard|dataset|model)\.(?!safetensors|layouts|all\b)\w+)"
-)
 OPTIONS = sorted({name for text in [README, *PAGES.values()] for name in OPTION.findall(text)})
 
 

@@ -17,13 +17,16 @@ from extract.encoder import encoder
 from extract.encoder.encoder import Encoder
 from extract.encoder.packing import Attention, Packing, attend_padded, attend_varlen
 from extract.frames import num_frames
-from extract.models.families import hubert
+from extract.models.family import find_family
 from support.card import CARD, encoder_on_card, fake_card
 
 LENGTHS = [400, 7_000, 40_000, 120_000]
 MODELS = {
     "base": {},
     "large": {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},
+    "mhubert": {"conv_pos_batch_norm": True},
+    "wavlm": {"model_type": "wavlm"},
+    "data2vec": {"model_type": "data2vec-audio"},
 }
 
 
@@ -34,7 +37,8 @@ def on_the_card() -> Iterator[Callable[..., Encoder]]:
 
         def on_the_card(model: str, attention: Attention, precision: str) -> Encoder:
             stack.enter_context(fake_card(attention))
-            architecture = hubert.architecture({"num_hidden_layers": 2, **MODELS[model]})
+            settings = {"model_type": "hubert", "num_hidden_layers": 2, **MODELS[model]}
+            architecture = find_family(settings["model_type"]).architecture(settings)
             return encoder_on_card(architecture, precision)
 
         yield on_the_card
