@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from extract.frames import CONV_LAYERS
 from extract.models.architecture import SETTINGS, require_supported
-from extract.models.files import CONFIG_FILE, WEIGHT_FILES, file_in, read_settings, read_weights
+from extract.models.formats import fairseq, transformers
+from extract.models.formats.files import file_in
+from extract.models.formats.transformers import CONFIG_FILE, WEIGHT_FILES, ShardMissing
 from extract.models.weights import Checkpoint, checkpoint, random_checkpoint
 from extract.text import shortened
 
@@ -65,7 +67,7 @@ def _pretrained(source: str, revision: str | None, cache_dir: str | Path | None)
     if os.path.isdir(folder := os.path.expanduser(source)):  # noqa: PTH111, PTH112
         return _from_folder(source, folder)
     if os.path.isfile(folder):  # noqa: PTH113
-        raise ValueError(f"{shortened(source)}: a file; name the folder that holds {_FILES}")
+        return _from_file(source, folder)
     where: dict[str, Any] = {"revision": revision or "main", "cache_dir": cache_dir}
     try:
         return _read(source, partial(_cached, source, {**where, "local_files_only": True}))
@@ -87,6 +89,8 @@ def _pretrained(source: str, revision: str | None, cache_dir: str | Path | None)
 def _from_folder(source: str, folder: str) -> Checkpoint:
     try:
         return _read(source, partial(file_in, folder))
+    except ShardMissing as error:
+        raise ValueError(f"{shortened(source)}: {error}") from None
     except FileNotFoundError as error:
         message = f"{shortened(source)}: no model in this folder, {error}; needed {_FILES}"
         raise ValueError(f"{message}. Name the folder that holds them, or {_SHIPPED}") from None
@@ -113,17 +117,19 @@ def _probe_hub(source: str, revision: str) -> None:
 def _read(source: str, find: Callable[[str], Path | None]) -> Checkpoint:
     """The model whose files `find` gives; OSError where one is not there."""
     try:
-        config = _config(read_settings(_first(find, CONFIG_FILE)))
-        return checkpoint(config, read_weights(_first(find, *WEIGHT_FILES)))
+        settings = transformers.read_settings(find)
+        config = _config(settings)
+        return checkpoint(config, transformers.read(find, settings).weights)
     except ValueError as error:
         raise ValueError(f"{shortened(source)}: {error}") from None
 
 
-def _first(find: Callable[[str], Path | None], *names: str) -> Path:
-    for name in names:
-        if (found := find(name)) is not None:
-            return found
-    raise FileNotFoundError(f"which holds no {' and no '.join(names)}")
+def _from_file(source: str, path: str) -> Checkpoint:
+    try:
+        found = fairseq.read(Path(path))
+        return checkpoint(_config({**found.settings}), found.weights, found.said_by)
+    except ValueError as error:
+        raise ValueError(f"{shortened(source)}: {error}") from None
 
 
 def _config(settings: dict[str, Any]) -> "HubertConfig":

@@ -100,7 +100,7 @@ def weight_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def checkpoint(config: Any, found: Mapping[str, Any]) -> Checkpoint:
+def checkpoint(config: Any, found: Mapping[str, Any], said_by: str = "config.json") -> Checkpoint:
     """The weights that a file holds under whatever names, in float32 and in memory of their own.
 
     Raises ValueError for one that is missing, of another shape than the config's, or no tensor of
@@ -119,7 +119,7 @@ def checkpoint(config: Any, found: Mapping[str, Any]) -> Checkpoint:
         raise ValueError(f"{count(len(missing), 'missing weight')}, first {first}")
     for name, shape in shapes.items():
         if renamed[name].shape != shape:
-            raise ValueError(f"{name} is {tuple(renamed[name].shape)}; config.json says {shape}")
+            raise ValueError(f"{name} is {tuple(renamed[name].shape)}; {said_by} says {shape}")
         if not _is_plain(renamed[name]):
             raise ValueError(f"{name} is a {renamed[name].dtype} tensor without all of its numbers")
     owned = {name: renamed[name].detach().to(torch.float32, copy=True) for name in shapes}

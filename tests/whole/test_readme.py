@@ -159,7 +159,7 @@ def test_the_table_of_models_has_every_model_and_no_other():
 def test_the_table_of_modules_has_every_module_and_no_other():
     table = section(PAGES["contributing"], "The way of a recording")
     named = [
-        ".".join(filter(None, ("extract", package.strip("`/"), name)))
+        ".".join(filter(None, ("extract", package.strip("`/").replace("/", "."), name)))
         for package, modules, _text in rows(table)
         for name in re.findall(r"`(\w+)`", modules)
     ]
