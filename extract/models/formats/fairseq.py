@@ -77,7 +77,7 @@ def read(path: Path) -> Found:
         {"model_type": _model_type(weights, model), **settings},
         weights,
         _input_norm(task),
-        said_by=f"{path.name}'s config" if said else f"{path.name}'s other tensors",
+        said_by=f"{path.name}'s config" if said else path.name,
     )
 
 

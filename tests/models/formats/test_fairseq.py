@@ -180,6 +180,7 @@ def test_loaded_weights_are_none_of_the_files_memory(tmp_path: Path, kind: str) 
     assert fingerprint(loaded) == before
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc says how much it was")
 def test_an_optimizer_stays_on_the_disk(tmp_path: Path) -> None:
     model = exact_in_half("group")
     state = {number: torch.zeros(15_000_000) for number in range(5)}
@@ -187,17 +188,20 @@ def test_an_optimizer_stays_on_the_disk(tmp_path: Path) -> None:
     torch.save(held, tmp_path / "whole.pt")
     assert (tmp_path / "whole.pt").stat().st_size > 300_000_000
     torch.save(fairseq_file(model), tmp_path / "slim.pt")
-    code = (
-        "import resource, sys; from extract.models.load import load_model\n"
+    code = (  # VmHWM begins anew with a program; getrusage's begins with the parent's
+        "import sys; from extract.models.load import load_model\n"
+        "def peak():\n"
+        "    [line] = [line for line in open('/proc/self/status') if line.startswith('VmHWM')]\n"
+        "    return int(line.split()[1])\n"
         "load_model(sys.argv[1])\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
         "load_model(sys.argv[2])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+        "print(peak() - before)"
     )
     command = [sys.executable, "-c", code, tmp_path / "slim.pt", tmp_path / "whole.pt"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
-    assert int(said.stdout) < 30_000  # KiB
+    assert int(said.stdout) < 30_000  # KiB, of an optimizer of 293,000
 
 
 # --- settings ----------------------------------------------------------------------------------
