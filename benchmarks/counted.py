@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import HubertConfig
 
 from benchmarks.common import Row, run_alone
-from benchmarks.encoder import flops
-from extract.encoder import encoder, first_layer
+from extract.encoder import encoder
 from extract.encoder.first_layer import FirstLayer
 from extract.encoder.packing import Attention, attend_padded, attend_varlen
+from extract.models.families import hubert
 from tests.support.card import CARD, encoder_on_card, fake_card
 
 RATE_HZ = 16_000
 CLIP_S, BATCH_S = 5, 600
+BASE = hubert.architecture({})
 
 
 class Count(TorchDispatchMode):
@@ -85,7 +85,7 @@ def count(precision: str, attention: Attention) -> tuple[Count, Count]:
             return in_steps(layer, *arguments)
 
     with fake_card(attention), patch.object(FirstLayer, "in_steps", counted):
-        model = encoder_on_card(HubertConfig(), precision)
+        model = encoder_on_card(BASE, precision)
         waveforms = torch.empty(len(lengths), max(lengths), device=CARD)
         with whole:
             model._compute(waveforms, lengths)
@@ -112,15 +112,15 @@ def measure() -> list[Row]:
             )
         )
         rows.append(each(f"{title} tensors alive at once", whole.peak / BATCH_S / 1e6))
-    work = flops(HubertConfig(), [CLIP_S * RATE_HZ]) / CLIP_S
+    work = BASE.flops(CLIP_S * RATE_HZ) / CLIP_S
     rows.append(Row.plain("counted, a second of audio: arithmetic", work / 1e9, " GFLOP"))
     return rows
 
 
 def _kernel_bytes(precision: str) -> float:
     """Samples read and activations written, for a second."""
-    rows_per_s = RATE_HZ / first_layer.STRIDE
-    return 4 * RATE_HZ + rows_per_s * 512 * encoder.PRECISIONS[precision].itemsize
+    (channels, _kernel, stride), *_later = BASE.conv
+    return 4 * RATE_HZ + RATE_HZ / stride * channels * encoder.PRECISIONS[precision].itemsize
 
 
 if __name__ == "__main__":

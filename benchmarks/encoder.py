@@ -15,8 +15,8 @@ from transformers import HubertConfig, HubertModel
 from benchmarks.common import Row, ratio, run_alone, seconds
 from extract.encoder.encoder import Encoder
 from extract.encoder.linear import Linear
-from extract.frames import CONV_LAYERS, num_frames
 from extract.machine import keep_freed_memory
+from extract.models.family import Model, as_checkpoint
 
 RATE_HZ = 16_000
 BATCH_SECONDS = 60
@@ -48,26 +48,9 @@ def noise(lengths: list[int]) -> Tensor:
     return padded
 
 
-def flops(config: HubertConfig, lengths: list[int]) -> float:
-    """Floating-point operations of the model's convolutions, linear layers and attention.
-
-    Valid frames only, and each counted as it is defined: a shorter way to the same numbers counts
-    as speed.
-    """
-    width, wide, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    per_group = width // config.num_conv_pos_embedding_groups
-    total = 0
-    for samples in lengths:
-        frames = num_frames(samples)
-        inputs = 1
-        for (kernel, stride), channels in zip(CONV_LAYERS, config.conv_dim, strict=True):
-            samples = (samples - kernel) // stride + 1
-            total += samples * kernel * inputs * channels
-            inputs = channels
-        total += frames * inputs * width
-        total += frames * width * per_group * config.num_conv_pos_embeddings
-        total += frames * layers * width * (4 * width + 2 * wide + 2 * frames)
-    return 2.0 * total
+def flops(model: Model, lengths: list[int]) -> int:
+    """Floating-point operations of the utterances, without padding."""
+    return sum(map(as_checkpoint(model).architecture.flops, lengths))
 
 
 def product_rate(tries: int = 12) -> float:
@@ -125,7 +108,7 @@ def measure() -> list[Row]:
         for name in ("bf16", "alone"):
             taken[name].append(seconds(contenders[name]))
 
-    work = sum(flops(model.config, group) for group in groups)
+    work = sum(flops(model, group) for group in groups)
     audio_s = sum(map(sum, groups)) / RATE_HZ
     times = zip(taken["fp32"], rates, strict=True)
     share = 100 * median(work / spent / rate for spent, rate in times)
@@ -134,7 +117,7 @@ def measure() -> list[Row]:
         f"second of audio, products at {median(rates) / 1e9:.0f} GFLOP/s"
     )
     worst, mean = relative_error(kept["bf16"], kept["fp32"])
-    computed_in = str(half.hubert.dtype).removeprefix("torch.")
+    computed_in = str(half.exact.dtype).removeprefix("torch.")
     error = f"computed in {computed_in}; error worst {worst:.1e}, mean {mean:.1e}"
     title = "encoder, HuBERT-base"
     alone, bf16 = ratio(taken["alone"], taken["fp32"]), ratio(taken["fp32"], taken["bf16"])

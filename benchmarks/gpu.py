@@ -176,7 +176,7 @@ def encoder_speed(bench: Bench) -> list[Row]:
     batches, encoder = bench.batches, bench.encoder
     audio_s = seconds_of(batches)
     taken = bench.median_s(lambda: encode_all(encoder, batches))
-    work = sum(flops(bench.model.config, lengths) for _, lengths in batches)
+    work = sum(flops(bench.model, lengths) for _, lengths in batches)
     dense = _dense_rate(bench, encoder.dtype)
     title = (
         f"encoder {bench.half}, {len(batches)} batches of at most {bench.sizes.batch_seconds:g} s"
@@ -222,12 +222,12 @@ def _dense_rate(bench: Bench, dtype: torch.dtype) -> float:
 
 def first_layer(bench: Bench) -> list[Row]:
     """Its kernel against its steps, on one chunk; on a CPU there are only steps."""
-    first = bench.encoder.hubert.convolutions.first
+    first = bench.encoder.exact.convolutions.first
     waveforms, lengths = bench.noise([int(CLIP_S * RATE_HZ)] * 12)
     frames = num_frames(max(lengths))
     with torch.inference_mode():
         batch = first.fold(waveforms.to(bench.device), lengths, frames)
-        arguments = batch.windows(0, frames - 1), batch.weight, batch.bias
+        arguments = batch.windows(0, frames), batch.weight, batch.bias
         ways = {"chosen": first.activations, "steps": first.in_steps}
         taken = {
             name: bench.median_s(partial(_often, way, arguments)) for name, way in ways.items()

@@ -14,7 +14,7 @@ import soxr
 from numpy.typing import NDArray
 
 from extract.audio.decode import AudioError, channels_cancel, decode, probe_duration_s
-from extract.frames import ENCODER_RATE_HZ, RECORDING_RATE_HZ, min_samples
+from extract.frames import ENCODER_RATE_HZ, HUBERT_STACK, RECORDING_RATE_HZ, ConvStack
 from extract.text import count, printable
 from extract.values import AudioSettings, Resampler
 
@@ -54,8 +54,12 @@ class Prepared:
     clipped_samples: int  # of `wav32k`, held at full scale instead of wrapping around
 
 
-def prepare(path: str | os.PathLike[str], settings: AudioSettings) -> Prepared:
+def prepare(
+    path: str | os.PathLike[str], settings: AudioSettings, stack: ConvStack = HUBERT_STACK
+) -> Prepared:
     """Decode, gate, scale and resample one recording.
+
+    `stack` are the encoder's convolutions, which say how short is too short.
 
     Raises:
         AudioError: `missing`, `undecodable`, `empty`, `too_long`, `too_short`,
@@ -63,7 +67,7 @@ def prepare(path: str | os.PathLike[str], settings: AudioSettings) -> Prepared:
     """
     where = printable(os.fsdecode(path))
     samples = decode(path, settings.max_duration_s)
-    _check_length(len(samples), settings, where)
+    _check_length(len(samples), settings, stack.min_samples(), where)
     peak = _peak(samples, where)
     if peak < SILENT_PEAK:
         raise AudioError("silent", _why_silent(path, where))
@@ -86,7 +90,7 @@ def prepare(path: str | os.PathLike[str], settings: AudioSettings) -> Prepared:
     return Prepared(waveform, wav32k, peak, duration_s, clipped_samples)
 
 
-def _check_length(num_samples_32k: int, settings: AudioSettings, where: str) -> None:
+def _check_length(num_samples_32k: int, settings: AudioSettings, least: int, where: str) -> None:
     duration_s = num_samples_32k / RECORDING_RATE_HZ
     if duration_s < settings.min_duration_s:
         raise AudioError(
@@ -95,10 +99,10 @@ def _check_length(num_samples_32k: int, settings: AudioSettings, where: str) -> 
             "(min_duration_s) are wanted",
         )
     num_samples = num_samples_16k(num_samples_32k)
-    if num_samples < min_samples():
+    if num_samples < least:
         raise AudioError(
             "too_short",
-            f"{where}: {count(num_samples, 'sample')}; the encoder needs at least {min_samples()}",
+            f"{where}: {count(num_samples, 'sample')}; the encoder needs at least {least}",
         )
 
 

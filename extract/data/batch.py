@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from extract.data.dataset import AudioDataset
-from extract.data.plan import Indices, cost_s
+from extract.data.plan import QUADRATIC_S, Indices, cost_s
 from extract.data.transport import empty
 from extract.frames import ENCODER_RATE_HZ
 from extract.values import Failure, Recording, Utterance
@@ -39,11 +39,10 @@ class Batch:
         """Seconds of audio the encoder sees, padding included."""
         return self.waveforms.numel() / ENCODER_RATE_HZ
 
-    @property
-    def cost_s(self) -> float:
+    def cost_s(self, quadratic_s: float = QUADRATIC_S) -> float:
         """Padded seconds with attention's quadratic share; what `loader.batch_seconds` bounds."""
         longest_s = self.waveforms.shape[1] / ENCODER_RATE_HZ if len(self) else 0.0
-        return len(self) * float(cost_s(torch.tensor(longest_s).double().numpy()))
+        return len(self) * float(cost_s(torch.tensor(longest_s).double().numpy(), quadratic_s))
 
     def wavs(self) -> tuple[Tensor, ...]:
         """Each utterance's training audio, (num_samples,) int16; views of `wav32k`."""
@@ -65,15 +64,15 @@ class Batch:
             self.wav_lengths[start:stop],
         )
 
-    def split(self, max_cost_s: float) -> Iterator[Batch]:
+    def split(self, max_cost_s: float, quadratic_s: float = QUADRATIC_S) -> Iterator[Batch]:
         """The batch in parts of at most `max_cost_s`, in order; one utterance at the least."""
-        if len(self) <= 1 or self.cost_s <= max_cost_s:
+        if len(self) <= 1 or self.cost_s(quadratic_s) <= max_cost_s:
             if len(self):
                 yield self
             return
         middle = len(self) // 2
-        yield from self.rows(0, middle).split(max_cost_s)
-        yield from self.rows(middle, len(self)).split(max_cost_s)
+        yield from self.rows(0, middle).split(max_cost_s, quadratic_s)
+        yield from self.rows(middle, len(self)).split(max_cost_s, quadratic_s)
 
 
 def collate(items: Sequence[Utterance | Failure]) -> Batch:

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from extract.audio.prepare import AudioError, prepare
+from extract.frames import HUBERT_STACK, ConvStack
 from extract.internal import INTERNAL_ERROR, last_line
 from extract.manifest.manifest import Manifest
 from extract.values import AudioSettings, Entry, Failure, Recording, Utterance
@@ -25,12 +26,18 @@ class AudioDataset(Dataset[Utterance | Failure]):
     """The recordings of a manifest, decoded and scaled.
 
     Indexing returns `Utterance` or `Failure` and raises nothing but `IndexError`. The arithmetic is
-    the reference's; see `extract.audio.prepare.prepare`.
+    the reference's; see `extract.audio.prepare.prepare`. A recording too short for one frame of
+    `stack`, the encoder's convolutions, is a `Failure`.
     """
 
-    def __init__(self, manifest: Manifest, settings: AudioSettings | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        settings: AudioSettings | None = None,
+        stack: ConvStack = HUBERT_STACK,
+    ) -> None:
         self.manifest = manifest
-        self.settings = settings or AudioSettings()
+        self.settings, self.stack = settings or AudioSettings(), stack
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -50,7 +57,7 @@ class AudioDataset(Dataset[Utterance | Failure]):
             return Failure(recording, INTERNAL_ERROR, f"{recording.path}: {last_line(error)}")
 
     def _prepare(self, recording: Recording) -> Utterance:
-        prepared = prepare(recording.path, self.settings)
+        prepared = prepare(recording.path, self.settings, self.stack)
         known = replace(
             recording,
             peak=prepared.peak,

@@ -16,20 +16,25 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 Durations = Sequence[float] | NDArray[np.float64]  # of every recording, by index
 
-# Attention costs as much as all else at 92 s: HuBERT-base spends 170 MFLOP a frame on its linear
-# layers and 37 kFLOP a frame and frame attended to, at 50 frames a second.
+# At this duration attention costs as much as the linear layers do: of HuBERT-base, which spends 170
+# MFLOP a frame on those and 37 kFLOP a frame and frame attended to, at 50 frames a second. Other
+# models: `extract.models.architecture.Architecture.quadratic_s`.
 QUADRATIC_S = 92.0
 MIN_BATCHES, SMALL_BATCH_SECONDS = 32, 30.0  # fewer, or smaller ones, only where told to
 MAX_BATCH = 256  # utterances; bounds what one worker gathers before anything is delivered
 
 
-def cost_s(duration_s: NDArray[np.float64]) -> NDArray[np.float64]:
+def cost_s(
+    duration_s: NDArray[np.float64], quadratic_s: float = QUADRATIC_S
+) -> NDArray[np.float64]:
     """Durations as the seconds of short audio that cost the same."""
-    return duration_s * (1 + duration_s / QUADRATIC_S)
+    return duration_s * (1 + duration_s / quadratic_s)
 
 
-def plan_batches(duration_s: Durations, batch_seconds: float) -> list[Indices]:
-    """Every index once, in batches of at most `batch_seconds` padded seconds.
+def plan_batches(
+    duration_s: Durations, batch_seconds: float, quadratic_s: float = QUADRATIC_S
+) -> list[Indices]:
+    """Every index once, in batches that cost at most `batch_seconds` (`cost_s`).
 
     A recording longer than the budget is alone. Ties keep the manifest's order, so the plan is the
     same wherever it is made. A small corpus gets smaller batches than it may: a few large ones
@@ -37,9 +42,10 @@ def plan_batches(duration_s: Durations, batch_seconds: float) -> list[Indices]:
     """
     durations = np.fmax(np.asarray(duration_s, dtype=np.float64), 1e-3)  # NaN too
     order = np.argsort(-durations, kind="stable")
-    share_s = float(cost_s(durations).sum()) / MIN_BATCHES
+    costs = cost_s(durations, quadratic_s)
+    share_s = float(costs.sum()) / MIN_BATCHES
     batch_seconds = min(batch_seconds, max(share_s, SMALL_BATCH_SECONDS))
-    fits = np.clip(batch_seconds / cost_s(durations[order]), 1, MAX_BATCH).astype(np.int64)
+    fits = np.clip(batch_seconds / costs[order], 1, MAX_BATCH).astype(np.int64)
     batches, start = [], 0
     while start < len(order):
         batches.append(order[start : start + fits[start]])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from extract.data.batch import Batch
+from extract.data.plan import QUADRATIC_S
 from extract.values import Encoded, Failure, Features
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Encoding:
         fallback: makes an encoder with more memory (the CPU), for utterances that do not fit the
             device alone; None records them as `out_of_memory`.
         depth: batches handed to the device before the oldest is waited for.
+        quadratic_s: the model's, of a batch's cost.
     """
 
     def __init__(
@@ -58,9 +60,10 @@ class Encoding:
         batch_seconds: float,
         fallback: Callable[[], AnyEncoder] | None = None,
         depth: int = 2,
+        quadratic_s: float = QUADRATIC_S,
     ) -> None:
         self.encoder, self.fallback, self.depth = encoder, fallback, depth
-        self.batch_seconds = batch_seconds
+        self.batch_seconds, self.quadratic_s = batch_seconds, quadratic_s
         self.times_out_of_memory = 0
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[Encoded | Failure]:
@@ -68,7 +71,7 @@ class Encoding:
         in_flight: deque[tuple[Batch, Pending]] = deque()
         for batch in batches:
             yield from batch.failures
-            for part in batch.split(self.batch_seconds):
+            for part in batch.split(self.batch_seconds, self.quadratic_s):
                 pending = self._submit(part)
                 if pending is not None:
                     in_flight.append((part, pending))
@@ -103,7 +106,7 @@ class Encoding:
             return
         middle = len(batch) // 2
         halves = batch.rows(0, middle), batch.rows(middle, len(batch))
-        self._learn(max(half.cost_s for half in halves))
+        self._learn(max(half.cost_s(self.quadratic_s) for half in halves))
         for half in halves:
             pending = self._submit(half)
             features = None if pending is None else _unless_out_of_memory(pending.result)

@@ -10,20 +10,21 @@ Shapes: B utterances, S samples, T frames of the longest, N frames of all, R row
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extract.encoder.first_layer import STRIDE, FirstLayer, Folded, Scratch
+from extract.encoder.first_layer import FirstLayer, Folded, Scratch
 from extract.encoder.linear import Linear
 from extract.encoder.packing import Packing, multiple
-from extract.frames import CONV_LAYERS, HOP_SAMPLES
+from extract.frames import ConvStack
+from extract.models.architecture import Architecture
 
-CPU_CHUNK_FRAMES, CPU_LEAST_FRAMES = 256, 8  # 34 MB of its widest rows; a product wants many
-ROWS_PER_FRAME = HOP_SAMPLES // STRIDE  # of the first layer
-CUDA_CHUNK_FRAMES = 3000  # over the whole batch: about 0.6 GB
+# Rows of the first layer at a time. On a CPU in chunks of few sizes, 34 MB with 512 channels; a
+# product wants many rows. On a card over the whole batch, about 0.6 GB.
+CPU_CHUNK_ROWS, CPU_LEAST_ROWS = 16_384, 512
+CUDA_CHUNK_ROWS = 192_000
 
 
 class ConvLayer:
@@ -38,11 +39,11 @@ class ConvLayer:
         self,
         weights: Mapping[str, Tensor],
         position: int,
+        stride: int,
         device: torch.device,
         dtype: torch.dtype,
         scratch: Scratch | None = None,
     ) -> None:
-        self.kernel, self.stride = CONV_LAYERS[position]
 
         def tensor(name: str) -> Tensor | None:
             weight = weights.get(f"feature_extractor.conv_layers.{position}.{name}")
@@ -50,7 +51,7 @@ class ConvLayer:
 
         weight = tensor("conv.weight")
         assert weight is not None
-        self.channels = weight.shape[0]
+        self.stride, self.kernel = stride, weight.shape[2]
         self.scratch = scratch
         self.taps = self.stride if scratch is None else self.kernel  # of each product
         taps = torch.split(weight.permute(0, 2, 1), self.taps, dim=1)  # (C_out, taps, C_in) each
@@ -86,17 +87,23 @@ class ConvLayer:
 
 
 class Convolutions:
-    """The conv stack of a HuBERT's `feature_extractor`, on one device in one dtype."""
+    """The conv stack of a model's `feature_extractor`, on one device in one dtype."""
 
     def __init__(
-        self, config: Any, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+        self,
+        architecture: Architecture,
+        weights: Mapping[str, Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
-        self.first = FirstLayer(config, weights, device, dtype)
-        numbers = range(1, len(CONV_LAYERS))
+        self.stack, self.dtype = architecture.stack, dtype
+        self.first = FirstLayer(architecture, weights, device, dtype)
         windows = Scratch() if device.type == "cpu" else None
-        self.later = [ConvLayer(weights, number, device, dtype, windows) for number in numbers]
-        self.channels = self.later[-1].channels
-        self.dtype = dtype
+        self.later = [
+            ConvLayer(weights, number, stride, device, dtype, windows)
+            for number, (_kernel, stride) in enumerate(self.stack.layers[1:], start=1)
+        ]
+        self.channels = architecture.conv[-1][0]
 
     def features(self, waveforms: Tensor, lengths: Sequence[int], packing: Packing) -> Tensor:
         """Packed (N, C) features of the last convolution."""
@@ -111,8 +118,12 @@ class Convolutions:
         """The CPU's way: utterances one after the other, cut into chunks of few sizes."""
         rows = FirstRows(self.first, waveforms, lengths, packing)
         out = torch.empty(packing.offsets[-1], self.channels, dtype=self.dtype)
+        largest, least = (
+            power_of_two(number // self.first.rows_per_frame)
+            for number in (CPU_CHUNK_ROWS, CPU_LEAST_ROWS)
+        )
         start = 0
-        for size in chunk_sizes(rows.num_frames, CPU_CHUNK_FRAMES, CPU_LEAST_FRAMES):
+        for size in chunk_sizes(rows.num_frames, largest, least):
             [frames] = self._later(rows.take(start, start + size), 1, size)
             for source, target in rows.valid(start, start + size):
                 out[target] = frames[source]
@@ -125,11 +136,11 @@ class Convolutions:
         Every utterance gets an equal slot, a multiple of the hop, so that after each layer the
         slots still have equal lengths and the batch is one matrix of rows. A window that reaches
         over its slot's end reads its neighbour and gives garbage, but no valid frame needs one:
-        frame t reads samples [320 t, 320 t + 400) of its own utterance, and those are inside. Of
-        the last slot only what its valid frames need is computed.
+        with HuBERT's stack frame t reads samples [320 t, 320 t + 400) of its own utterance, and
+        those are inside. Of the last slot only what its valid frames need is computed.
         """
         batch, frames, _ = out.shape
-        most = max(1, CUDA_CHUNK_FRAMES // batch)
+        most = max(1, CUDA_CHUNK_ROWS // self.first.rows_per_frame // batch)
         chunk = -(-frames // -(-frames // most))  # all about equal: a short last one costs as much
         folded = self.first.fold(waveforms, lengths, frames)
         for start in range(0, frames, chunk):
@@ -137,9 +148,9 @@ class Convolutions:
             out[:, start:stop] = self._later(self.first(folded, start, stop), batch, stop - start)
 
     def _later(self, rows: Tensor, batch: int, frames: int) -> Tensor:
-        """(B, T, C) frames of the first layer's rows for them and for one more each."""
+        """(B, T, C) frames of the first layer's rows for them and those they reach into."""
         slot = len(rows) // batch
-        for layer, needed in zip(self.later, rows_needed(frames), strict=True):
+        for layer, needed in zip(self.later, rows_needed(self.stack, frames), strict=True):
             slot //= layer.stride
             rows = layer(rows, (batch - 1) * slot + needed)
         return rows.as_strided(
@@ -148,35 +159,39 @@ class Convolutions:
 
 
 class FirstRows:
-    """The first layer's rows of a batch whose utterances lie end to end, a frame between two.
+    """The first layer's rows of a batch whose utterances lie end to end, `reach` frames between.
 
-    The windows of an utterance's last frame reach into that frame; what it gives itself is garbage.
+    An utterance's last frame needs rows of those frames; what they give themselves is garbage.
     """
 
     def __init__(
         self, first: FirstLayer, waveforms: Tensor, lengths: Sequence[int], packing: Packing
     ) -> None:
         self.first, self.waveforms, self.lengths, self.packing = first, waveforms, lengths, packing
-        self.starts = [0, *accumulate(frames + 1 for frames in packing.lengths)]
-        self.num_frames = self.starts[-1] - 1
+        self.starts = [0, *accumulate(frames + first.reach for frames in packing.lengths)]
+        self.num_frames = self.starts[-1] - first.reach
         self.folded: tuple[int, Folded] | None = None  # of the utterance read last
 
     def take(self, start: int, stop: int) -> Tensor:
-        """(R, C) rows of the frames `start` to `stop` and of one more, valid until the next."""
-        shape = 1, (stop + 1 - start) * ROWS_PER_FRAME, self.first.channels
+        """(R, C) rows of the frames `start` to `stop` and of those they reach into, for now.
+
+        They are valid until the next call.
+        """
+        each, stop = self.first.rows_per_frame, stop + self.first.reach
+        shape = 1, (stop - start) * each, self.first.channels
         out = self.first.scratch.take(shape, self.first.dtype)
-        for number, begin, end in self._parts(start, stop + 1):
+        for number, begin, end in self._parts(start, stop):
             at = self.starts[number]
-            rows = slice((begin - start) * ROWS_PER_FRAME, (end - start) * ROWS_PER_FRAME)
+            rows = slice((begin - start) * each, (end - start) * each)
             batch = self._fold(number)
-            windows = batch.windows(begin - at, end - at - 1)
+            windows = batch.windows(begin - at, end - at)
             self.first.write(windows, batch.weight, batch.bias, out[:, rows])
         return out[0]
 
     def valid(self, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
         """Of the frames `start` to `stop`: utterances', and where they lie in the packed batch."""
         for number, begin, end in self._parts(start, stop):
-            end = min(end, self.starts[number + 1] - 1)
+            end = max(begin, min(end, self.starts[number + 1] - self.first.reach))
             shift = self.packing.offsets[number] - self.starts[number]
             yield slice(begin - start, end - start), slice(begin + shift, end + shift)
 
@@ -207,9 +222,12 @@ def chunk_sizes(total: int, largest: int, smallest: int) -> list[int]:
     return [largest] * (total // largest) + [size for size in halves if total % largest & size]
 
 
-def rows_needed(frames: int) -> list[int]:
+def power_of_two(number: int) -> int:
+    """The largest power of two that is at most `number`, and at least 1."""
+    return 1 << max(0, number.bit_length() - 1)
+
+
+def rows_needed(stack: ConvStack, frames: int) -> list[int]:
     """Rows that every later layer has to give for `frames` in the end."""
-    needed = [frames]
-    for kernel, stride in reversed(CONV_LAYERS[2:]):
-        needed.append((needed[-1] - 1) * stride + kernel)
-    return needed[::-1]
+    layers = range(2, len(stack.layers) + 1)
+    return [ConvStack(stack.layers[number:]).min_samples(frames) for number in layers]

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from extract.encoder.forward import ExactHubert
-from extract.frames import min_samples, num_frames
-from extract.models.weights import Model
+from extract.encoder.forward import ExactForward
+from extract.frames import ConvStack
+from extract.models.family import Model, as_checkpoint
 from extract.text import count
 from extract.values import Features
 
@@ -44,18 +44,21 @@ class Encoder:
         precision: str = "auto",
         layer: int | None = None,
     ) -> None:
-        self.num_layers = int(model.config.num_hidden_layers)
+        checkpoint = as_checkpoint(model)
+        self.architecture = checkpoint.architecture
+        self.num_layers = self.architecture.layers
         if layer is not None and not 1 <= layer <= self.num_layers:
             raise ValueError(f"layer={layer}: this model has layers 1 to {self.num_layers}")
         self.device = _usable_device(device)
         self.dtype = _dtype(precision, self.device)
-        self.hidden_size = int(model.config.hidden_size)
+        self.hidden_size = self.architecture.width
         self.layer = layer
         with exact_float32(self.device):
             computed_in = arithmetic(self.dtype, self.device)
-            self.hubert = ExactHubert(model, self.device, computed_in, layer)
-        # The float32 weights as they were loaded, for a redo; let go where `hubert` has them.
-        self.model = None if self.device.type == "cpu" and computed_in == torch.float32 else model
+            self.exact = ExactForward(checkpoint, self.device, computed_in, layer)
+        # The float32 weights as they were loaded, for a redo; let go where `exact` has them.
+        has_them = self.device.type == "cpu" and computed_in == torch.float32
+        self.model = None if has_them else checkpoint
         self.copies = _Copies(self.device) if self.device.type == "cuda" else None
 
     @torch.inference_mode()
@@ -64,9 +67,10 @@ class Encoder:
 
         Returns at once on CUDA, where a second batch may be submitted before the first's
         `result()`; on the CPU the features are ready on return. B may be 0: no features then.
-        Raises ValueError for a length below 400 or past the tensor; torch.OutOfMemoryError.
+        Raises ValueError for a length past the tensor or too short for a frame (400 samples give
+        one with HuBERT's convolutions); torch.OutOfMemoryError.
         """
-        check_batch(waveforms, lengths)
+        check_batch(waveforms, lengths, self.architecture.stack)
         if not lengths:
             nothing = torch.empty(self.hidden_size, 0, dtype=self.dtype)
             return Pending(self, waveforms, [], nothing, nothing.isfinite().all(0))
@@ -80,7 +84,7 @@ class Encoder:
     def _compute(self, waveforms: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Packed (D, N) features and whether each frame is finite (N,), on the device."""
         with exact_float32(self.device):
-            packed = self.hubert.forward(waveforms, lengths).to(self.dtype)
+            packed = self.exact.forward(waveforms, lengths).to(self.dtype)
             # As a file has them: transposed here it costs next to nothing.
             return packed.t().contiguous(), packed.isfinite().all(1)
 
@@ -92,9 +96,9 @@ class Encoder:
     def redo(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """Features of each waveform (samples,) alone, in float32 from the weights as loaded."""
         with exact_float32(self.device):
-            exact = self.hubert
+            exact = self.exact
             if self.model is not None:
-                exact = ExactHubert(self.model, self.device, torch.float32, self.layer)
+                exact = ExactForward(self.model, self.device, torch.float32, self.layer)
             return [
                 exact.forward(waveform[None].to(self.device), [len(waveform)]).cpu()
                 for waveform in waveforms
@@ -159,7 +163,8 @@ class Pending:
     @torch.no_grad()
     def _split(self) -> list[Features]:
         """Copies of each utterance's part; no inference tensors, which `backward` would refuse."""
-        sizes = [num_frames(length) for length in self.lengths]
+        stack = self.encoder.architecture.stack
+        sizes = [stack.num_frames(length) for length in self.lengths]
         finite = [bool(rows.all()) for rows in torch.split(self.finite, sizes)]
         values = [_copied(columns) for columns in torch.split(self.values, sizes, dim=1)]
         retried = [not ok and self.encoder.dtype != torch.float32 for ok in finite]
@@ -177,17 +182,18 @@ def _copied(columns: Tensor) -> Tensor:
     return columns.clone(memory_format=torch.contiguous_format).t()
 
 
-def check_batch(waveforms: Tensor, lengths: Sequence[int]) -> None:
+def check_batch(waveforms: Tensor, lengths: Sequence[int], stack: ConvStack) -> None:
     """Raise ValueError unless (B, time) float32 `waveforms` hold B utterances of `lengths`."""
     if waveforms.dim() != 2 or waveforms.dtype != torch.float32:
         found = f"{tuple(waveforms.shape)} {waveforms.dtype}"
         raise ValueError(f"waveforms: {found}; (batch, time) float32 is needed")
     if len(lengths) != len(waveforms):
         raise ValueError(f"lengths: {len(lengths)} for {len(waveforms)} waveforms; one each")
-    if lengths and (min(lengths) < min_samples() or max(lengths) > waveforms.shape[1]):
+    least = stack.min_samples()
+    if lengths and (min(lengths) < least or max(lengths) > waveforms.shape[1]):
         raise ValueError(
             f"lengths: {min(lengths)} to {max(lengths)} samples; the encoder needs at least "
-            f"{min_samples()}, and the waveforms hold {waveforms.shape[1]}"
+            f"{least}, and the waveforms hold {waveforms.shape[1]}"
         )
 
 

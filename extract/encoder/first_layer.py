@@ -4,14 +4,16 @@ This norm is why padded batches corrupt HuBERT-base. Here its statistics are com
 from each utterance's own windows and folded into the convolution's weights, so that what is left is
 a convolution with weights of its own for every utterance, which may run in chunks.
 
-Shapes: B utterances, S samples, R rows (windows), C channels.
+Its rows (windows) are counted by the frames that they begin in, `rows_per_frame` of each. What a
+frame needs may reach into the rows of the next `reach` ones.
+
+Shapes: B utterances, S samples, R rows, C channels.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from extract.encoder.packing import Packing
-from extract.frames import CONV_LAYERS, HOP_SAMPLES
+from extract.frames import ConvStack
+from extract.models.architecture import Architecture
 
 log = logging.getLogger(__name__)
 
-KERNEL, STRIDE = CONV_LAYERS[0]
 CPU_ROWS = 1024  # activated at once: 2 MB stay in the cache, which is twice as fast
 STATISTICS_WINDOWS = 200_000  # at a time: 16 MB in float64
 EPS = 1e-5  # of both kinds of norm: torch's default, which transformers leaves as it is
@@ -36,28 +38,37 @@ Activations = Callable[[Tensor, Tensor, Tensor], Tensor]  # windows, weight, bia
 class Folded:
     """What the first convolution of a batch is computed from; all float32."""
 
-    samples: Tensor  # (B, S), long enough for one frame more than the longest utterance has
+    stack: ConvStack
+    samples: Tensor  # (B, S), long enough for the frames that the longest utterance reaches into
     weight: Tensor  # (B, kernel, C)
     bias: Tensor  # (B, 1, C)
 
     def windows(self, start: int, stop: int) -> Tensor:
-        """(B, R, kernel) of the frames `start` to `stop`, and of one more; a view."""
-        end = (stop + 1) * HOP_SAMPLES + KERNEL - STRIDE
-        return self.samples[:, start * HOP_SAMPLES : end].unfold(1, KERNEL, STRIDE)
+        """(B, R, kernel) of the frames `start` to `stop`; a view."""
+        (kernel, stride), hop = self.stack.layers[0], self.stack.hop
+        end = stop * hop + kernel - stride
+        return self.samples[:, start * hop : end].unfold(1, kernel, stride)
 
 
 class FirstLayer:
-    """A HuBERT's first convolution, norm and GELU, on one device; what comes out is in `dtype`.
+    """The first convolution, its norm and GELU, on one device; what comes out is in `dtype`.
 
     The convolution and its norm are float32: 0.2 % of the arithmetic, and where half precision
     would overflow.
     """
 
     def __init__(
-        self, config: Any, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+        self,
+        architecture: Architecture,
+        weights: Mapping[str, Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self.device, self.dtype = device, dtype
-        self.group_norm = config.feat_extract_norm == "group"
+        self.stack = architecture.stack
+        self.rows_per_frame = self.stack.hop // self.stack.layers[0][1]
+        self.reach = reach(self.stack)
+        self.group_norm = architecture.conv_norm == "group"
 
         def tensor(name: str) -> Tensor:
             weight = weights[f"feature_extractor.conv_layers.0.{name}"].detach()
@@ -65,7 +76,9 @@ class FirstLayer:
 
         self.weight = tensor("conv.weight")[:, 0].t().contiguous()  # (kernel, C)
         self.channels = self.weight.shape[1]
-        self.bias = tensor("conv.bias") if config.conv_bias else torch.zeros_like(self.weight[0])
+        self.bias = torch.zeros_like(self.weight[0])
+        if architecture.conv_bias:
+            self.bias = tensor("conv.bias")
         self.norm = tensor("layer_norm.weight"), tensor("layer_norm.bias")
         self.scratch = Scratch()
         self.activations: Activations = self.in_steps
@@ -80,8 +93,10 @@ class FirstLayer:
         else:
             samples, weight = waveforms, self.weight.expand(batch, -1, -1)
             bias = self.bias.expand(batch, 1, -1)
-        size = (frames + 1) * HOP_SAMPLES + KERNEL - STRIDE
-        return Folded(F.pad(samples, (0, max(0, size - samples.shape[1]))), weight, bias)
+        kernel, stride = self.stack.layers[0]
+        size = (frames + self.reach) * self.stack.hop + kernel - stride
+        samples = F.pad(samples, (0, max(0, size - samples.shape[1])))
+        return Folded(self.stack, samples, weight, bias)
 
     def _normalised(
         self, waveforms: Tensor, lengths: Sequence[int]
@@ -98,7 +113,7 @@ class FirstLayer:
         past = torch.arange(waveforms.shape[1], device=self.device) >= ends
         offset = waveforms.masked_fill(past, 0).sum(1, True, dtype=torch.float64) / ends
         centred = (waveforms - offset.float()).masked_fill_(past, 0)
-        mean, covariance = window_statistics(centred, ends)
+        mean, covariance = window_statistics(centred, ends, *self.stack.layers[0])
         exact = self.weight.double()
         variance = torch.einsum("kc,bkl,lc->bc", exact, covariance, exact).clamp_(min=0)
         scale = gamma / torch.sqrt(variance + EPS)  # (B, C)
@@ -107,8 +122,9 @@ class FirstLayer:
         return centred, folded.float().contiguous(), bias.float().contiguous()
 
     def __call__(self, batch: Folded, start: int, stop: int) -> Tensor:
-        """(B R, C) activations of the frames `start` to `stop`, and of one more."""
-        return self.activations(batch.windows(start, stop), batch.weight, batch.bias)
+        """(B R, C) activations of the frames `start` to `stop` and of those they reach into."""
+        windows = batch.windows(start, stop + self.reach)
+        return self.activations(windows, batch.weight, batch.bias)
 
     def in_steps(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """(B, R, kernel) windows, (B, kernel, C) weights, (B, 1, C) bias -> (B R, C)."""
@@ -149,8 +165,9 @@ class FirstLayer:
 @torch.inference_mode()
 def choose_activations(layer: FirstLayer, kernel: Activations) -> Activations:
     """The kernel where it works: tried once on a small input against the steps."""
-    batch = layer.fold(torch.randn(2, 1_200, device=layer.device), [1_200, 900], 3)
-    arguments = batch.windows(1, 3), batch.weight, batch.bias
+    short, long = layer.stack.min_samples(2), layer.stack.min_samples(3)
+    batch = layer.fold(torch.randn(2, long, device=layer.device), [long, short], 3)
+    arguments = batch.windows(1, 3 + layer.reach), batch.weight, batch.bias
     try:
         found, expected = kernel(*arguments), layer.in_steps(*arguments)
         worst = float(((found - expected) / (1 + expected.abs())).abs().max())
@@ -163,16 +180,25 @@ def choose_activations(layer: FirstLayer, kernel: Activations) -> Activations:
     return kernel
 
 
-def window_statistics(samples: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+def reach(stack: ConvStack) -> int:
+    """Frames behind a frame in which rows of the first layer begin that this frame needs."""
+    rows_per_frame = stack.hop // stack.layers[0][1]
+    needed = ConvStack(stack.layers[1:]).min_samples()  # rows of a frame
+    return -(-needed // rows_per_frame) - 1
+
+
+def window_statistics(
+    samples: Tensor, ends: Tensor, kernel: int, stride: int
+) -> tuple[Tensor, Tensor]:
     """Mean (B, kernel) and covariance (B, kernel, kernel) of the first layer's valid windows.
 
     `samples` (B, S) are centred, `ends` (B, 1) the lengths. All windows inside an utterance count,
     also the last few that no frame reads: that is what GroupNorm averages over.
     """
-    counts = (ends - KERNEL) // STRIDE + 1
-    windows = samples.unfold(1, KERNEL, STRIDE)
-    total = samples.new_zeros(len(samples), KERNEL, dtype=torch.float64)
-    products = samples.new_zeros(len(samples), KERNEL, KERNEL, dtype=torch.float64)
+    counts = (ends - kernel) // stride + 1
+    windows = samples.unfold(1, kernel, stride)
+    total = samples.new_zeros(len(samples), kernel, dtype=torch.float64)
+    products = samples.new_zeros(len(samples), kernel, kernel, dtype=torch.float64)
     numbers = torch.arange(windows.shape[1], device=samples.device)
     step = max(1, STATISTICS_WINDOWS // len(samples))
     for start in range(0, windows.shape[1], step):

@@ -1,16 +1,16 @@
-"""HuBERT's forward of our own: exact for every utterance whatever shares its batch, and fast.
+"""A forward of our own: exact for every utterance whatever shares its batch, and fast.
 
 Utterances travel *packed*: their valid frames end to end, so that no linear layer computes
 padding and none can leak (`extract.encoder.packing`); the convolutions before that are
 `extract.encoder.convolutions`, the one among the frames `extract.encoder.positions`. Inference
-only. Nothing here imports transformers: weights are read by their names (`extract.models.weights`).
+only. Nothing here imports transformers: an architecture says what is computed, and weights are read
+by their names (`extract.models.weights`).
 
-Shapes: B utterances, S samples, N frames of all, D hidden size.
+Shapes: B utterances, S samples, N frames of all, D width.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,8 @@ from extract.encoder.convolutions import Convolutions
 from extract.encoder.linear import Linear
 from extract.encoder.packing import Packing, block_sizes, choose_attention
 from extract.encoder.positions import PositionalConvolution
-from extract.frames import num_frames
-from extract.models.architecture import require_supported
-from extract.models.weights import POSITIONS, Model, folded_positions
+from extract.models.architecture import Architecture
+from extract.models.weights import POSITIONS, Checkpoint, folded_positions
 
 CPU_BLOCK_ROWS, CPU_ROWS_STEP = 512, 32  # of a product on a CPU (`packing.block_sizes`)
 
@@ -42,31 +41,27 @@ class TransformerLayer:
     down: Linear
 
 
-class ExactHubert:
-    """A HuBERT's weights on one device in one dtype, and its forward over a batch.
+class ExactForward:
+    """A model's weights on one device in one dtype, and its forward over a batch.
 
     `layer` counts from 1; None (or the last) is `last_hidden_state`, a smaller one transformers'
     `hidden_states[layer]`; layers past it are not kept. The first convolution and its norm stay
     float32: 0.2 % of the arithmetic, and where half precision would overflow.
-    Raises ValueError for a variant of the architecture that is not covered.
     """
 
     def __init__(
-        self, model: Model, device: torch.device, dtype: torch.dtype, layer: int | None = None
+        self, model: Checkpoint, device: torch.device, dtype: torch.dtype, layer: int | None = None
     ) -> None:
-        config = model.config
-        require_supported(config)
+        of = model.architecture
         self.device, self.dtype = device, dtype
-        self.eps = config.layer_norm_eps
-        self.pre_norm = config.do_stable_layer_norm
-        self.num_heads = config.num_attention_heads
-        self.num_layers = config.num_hidden_layers if layer is None else layer
-        head_size = config.hidden_size // self.num_heads
-        self.attend = choose_attention(device, dtype, self.num_heads, head_size)
+        self.stack, self.eps, self.pre_norm = of.stack, of.eps, of.pre_norm
+        self.num_heads = of.heads
+        self.num_layers = of.layers if layer is None else layer
+        self.attend = choose_attention(device, dtype, of.heads, of.width // of.heads)
         with torch.no_grad():
-            self._load(config, model.state_dict())
+            self._load(of, model.weights)
 
-    def _load(self, config: Any, weights: Mapping[str, Tensor]) -> None:
+    def _load(self, of: Architecture, weights: Mapping[str, Tensor]) -> None:
         def norm(name: str) -> Norm:
             """Views of the weights given, where device and dtype are theirs."""
             weight, bias = (
@@ -92,29 +87,27 @@ class ExactHubert:
                 down=linear(f"{name}.feed_forward.output_dense"),
             )
 
-        self.convolutions = Convolutions(config, weights, self.device, self.dtype)
-        self.projection_norm = (
-            norm("feature_projection.layer_norm") if config.feat_proj_layer_norm else None
-        )
+        self.convolutions = Convolutions(of, weights, self.device, self.dtype)
+        self.projection_norm = norm("feature_projection.layer_norm") if of.projection_norm else None
         self.projection = linear("feature_projection.projection")
         self.positions = PositionalConvolution(
             folded_positions(weights),
             weights[f"{POSITIONS}.bias"],
-            config.num_conv_pos_embedding_groups,
+            of.positions.groups,
             self.device,
         )
         self.encoder_norm = norm("encoder.layer_norm")
         self.layers = [layer(number) for number in range(self.num_layers)]
-        self.final_norm = self.pre_norm and self.num_layers == config.num_hidden_layers
+        self.final_norm = self.pre_norm and self.num_layers == of.layers
 
     @torch.inference_mode()
     def forward(self, waveforms: Tensor, lengths: Sequence[int]) -> Tensor:
         """(B, S) float32 waveforms on the device, lengths in samples -> packed (N, D) features.
 
-        Utterance i has `num_frames(lengths[i])` rows. What lies past its length is never read
-        by them. Each length must be at least `min_samples()`.
+        Utterance i has `stack.num_frames(lengths[i])` rows. What lies past its length is never
+        read by them. Each length must be at least `stack.min_samples()`.
         """
-        packing = Packing([num_frames(length) for length in lengths], self.device)
+        packing = Packing([self.stack.num_frames(length) for length in lengths], self.device)
         num_rows = packing.offsets[-1]
         features = self.convolutions.features(waveforms, lengths, packing)
         hidden = joined([self._project(block) for block in in_blocks(features)])

@@ -1,88 +1,80 @@
-"""Which HuBERTs are computed here: every setting that features depend on, checked before use."""
+"""What an encoder computes, as a value: sizes, norms, strides. Weights are in none of it.
 
-import math
-import reprlib
-from collections.abc import Callable
-from typing import Any
+The forward, the names and shapes of weights, the fingerprint's settings, the arithmetic and the
+cost of a batch are functions of an `Architecture`. A family (`extract.models.families`) makes one
+of a `config.json`. A setting that a new family needs becomes a field here whose default is what all
+models had before it. The field goes into `weight_shapes` if it decides a shape, and into
+`feature_settings` if it does not (`extract.models.weights`).
+"""
 
-from extract.frames import CONV_LAYERS
-from extract.text import shortened
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
-_REPR = reprlib.Repr()  # a hostile value may be deep or long
-_REPR.maxlist = _REPR.maxtuple = len(CONV_LAYERS)
+from extract.frames import ENCODER_RATE_HZ, ConvStack
 
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_switch(value: Any) -> bool:
-    return isinstance(value, bool)
+MIN_QUADRATIC_S = 92.0  # of HuBERT-base, as `extract.data.plan` has it
 
 
-def _are_our_convolutions(*kernels_and_strides: Any) -> bool:
-    if not all(isinstance(sizes, list | tuple) for sizes in kernels_and_strides):
-        return False
-    same_length = len(set(map(len, kernels_and_strides))) == 1
-    return same_length and tuple(zip(*kernels_and_strides, strict=True)) == CONV_LAYERS
+@dataclass(frozen=True)
+class Positions:
+    """The convolution over frames that a transformer knows their order from."""
+
+    kernel: int
+    groups: int
 
 
-def _are_widths(value: Any) -> bool:
-    is_sequence = isinstance(value, list | tuple) and len(value) == len(CONV_LAYERS)
-    return is_sequence and all(map(_is_count, value))
+@dataclass(frozen=True)
+class Architecture:
+    """An encoder: convolutions, a projection, a positional convolution, transformer layers."""
 
+    conv: tuple[tuple[int, int, int], ...]  # (channels, kernel, stride), the first one first
+    conv_bias: bool
+    conv_norm: Literal["group", "layer"]  # behind the first, over time; behind each, over channels
+    projection_norm: bool
+    positions: Positions
+    width: int  # numbers of a frame
+    wide: int  # and between the two products of a feed-forward
+    heads: int
+    layers: int
+    pre_norm: bool  # norms before attention and feed-forward, and one at the end
+    eps: float  # of the norms behind the convolutions'
+    sample_rate: int = ENCODER_RATE_HZ
 
-def _is_small_number(value: Any) -> bool:
-    return isinstance(value, float) and math.isfinite(value) and value > 0
-
-
-def _is(*choices: Any) -> Callable[[Any], bool]:
-    return lambda value: any(value is choice or value == choice for choice in choices)
-
-
-# Settings, or two that go together; what this encoder computes; whether their values are that.
-_NEEDED: tuple[tuple[str, str, Callable[..., bool]], ...] = (
-    ("model_type", "hubert", _is("hubert")),
-    ("conv_kernel and conv_stride", f"{CONV_LAYERS}", _are_our_convolutions),
-    ("conv_dim", f"{len(CONV_LAYERS)} widths of at least 1", _are_widths),
-    ("conv_bias", "true or false", _is_switch),
-    ("feat_extract_norm", "group or layer", _is("group", "layer")),
-    ("feat_extract_activation", "gelu", _is("gelu")),
-    ("feat_proj_layer_norm", "true or false", _is_switch),
-    ("hidden_size", "a whole number of at least 1", _is_count),
-    ("intermediate_size", "a whole number of at least 1", _is_count),
-    ("num_hidden_layers", "a whole number of at least 1", _is_count),
-    ("num_attention_heads", "a whole number of at least 1", _is_count),
-    ("num_conv_pos_embeddings", "a whole number of at least 1", _is_count),
-    ("num_conv_pos_embedding_groups", "a whole number of at least 1", _is_count),
-    ("hidden_act", "gelu", _is("gelu")),
-    ("layer_norm_eps", "a number above 0", _is_small_number),
-    ("do_stable_layer_norm", "true or false", _is_switch),
-    ("conv_pos_batch_norm", "False", _is(None, False)),
-    ("adapter_attn_dim", "None", _is(None)),
-)
-_DIVISORS = ("num_attention_heads", "num_conv_pos_embedding_groups")  # of hidden_size
-
-SETTINGS = tuple(name for names, _, _ in _NEEDED for name in names.split(" and "))
-
-
-def require_supported(config: Any) -> None:
-    """Raise ValueError, naming setting and value, where a model is not the HuBERT computed here.
-
-    Looks at no more than the values: nothing is allocated or repeated as often as they say.
-    """
-    for names, needed, fits in _NEEDED:
-        values = [getattr(config, name, None) for name in names.split(" and ")]
-        if not fits(*values):
-            found = " and ".join(map(_shown, values))
-            raise ValueError(f"model: {names} is {found}; this encoder computes {needed}")
-    for name in _DIVISORS:
-        if config.hidden_size % getattr(config, name):
+    def __post_init__(self) -> None:
+        if self.sample_rate != ENCODER_RATE_HZ:
             raise ValueError(
-                f"model: {name} is {getattr(config, name)}; a divisor of hidden_size,"
-                f" {config.hidden_size}, is needed"
+                f"model: sample_rate is {self.sample_rate}; waveforms are {ENCODER_RATE_HZ} Hz"
             )
 
+    @cached_property
+    def stack(self) -> ConvStack:
+        """The convolutions' kernels and strides."""
+        layers = tuple((kernel, stride) for _channels, kernel, stride in self.conv)
+        return ConvStack(layers, self.sample_rate)
 
-def _shown(value: Any) -> str:
-    return shortened(value if isinstance(value, str) else _REPR.repr(value))
+    @property
+    def quadratic_s(self) -> float:
+        """Seconds at which attention costs as much as the linear layers do, for the plan's cost.
+
+        A layer's products are 2 (4 D D + 2 D F) operations a frame, and 4 D for each frame that it
+        attends to: as much at 2 D + F frames, 92 s of HuBERT-base. A narrower model counts as
+        HuBERT-base: its batches are bounded by memory, which grows with the seconds alone.
+        """
+        equal_s = (2 * self.width + self.wide) / self.stack.frame_rate
+        return max(MIN_QUADRATIC_S, float(round(equal_s)))
+
+    def flops(self, num_samples: int) -> int:
+        """Floating-point operations of an utterance's convolutions, products and attention.
+
+        Each counted as it is defined: a shorter way to the same numbers counts as speed.
+        """
+        total, inputs, rows = 0, 1, num_samples
+        for channels, kernel, stride in self.conv:
+            rows = max(0, (rows - kernel) // stride + 1)
+            total += rows * kernel * inputs * channels
+            inputs = channels
+        total += rows * inputs * self.width
+        total += rows * self.width * self.width // self.positions.groups * self.positions.kernel
+        each = 4 * self.width + 2 * self.wide + 2 * rows
+        return 2 * (total + rows * self.layers * self.width * each)

@@ -1,22 +1,34 @@
-"""Loading HuBERT models: the only module that imports transformers, and only where it loads one."""
+"""Loading models: the only module that imports transformers, and only to ask the hub's cache."""
 
 import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from extract.frames import CONV_LAYERS
-from extract.models.architecture import SETTINGS, require_supported
+from extract.frames import HUBERT_STACK
+from extract.models.architecture import Architecture, Positions
+from extract.models.family import Family, find_family, model_types
 from extract.models.formats import fairseq, transformers
 from extract.models.formats.files import file_in
 from extract.models.formats.transformers import CONFIG_FILE, WEIGHT_FILES, ShardMissing
+from extract.models.settings import shown
 from extract.models.weights import Checkpoint, checkpoint, random_checkpoint
 from extract.text import shortened
 
-if TYPE_CHECKING:
-    from transformers import HubertConfig
+TINY = Architecture(  # of a model that takes no time
+    conv=tuple((16, kernel, stride) for kernel, stride in HUBERT_STACK.layers),
+    conv_bias=False,
+    conv_norm="group",
+    projection_norm=True,
+    positions=Positions(kernel=32, groups=4),
+    width=32,
+    wide=64,
+    heads=2,
+    layers=2,
+    pre_norm=False,
+    eps=1e-5,
+)
 
 _FILES = f"{CONFIG_FILE} with {' or '.join(WEIGHT_FILES)}"
 _SHIPPED = (
@@ -32,34 +44,17 @@ def load_model(
     seed: int = 0,
     cache_dir: str | Path | None = None,
 ) -> Checkpoint:
-    """A HuBERT's config and float32 weights, from a model hub id or a local folder.
+    """A model's architecture and float32 weights, from a hub id, a local folder or a file.
 
     `tiny_random` is drawn on the spot from `seed`: its features mean nothing. Weights come from
-    safetensors or a weights-only unpickler; no code of a file is ever run. No HubertModel is made
-    of them: importing transformers' models takes longer than all the rest of starting.
+    safetensors or a weights-only unpickler; no code of a file is ever run. No module of
+    transformers' is made of them: importing its models takes longer than all the rest of starting.
     Raises ValueError, with the remedy, where nothing can be loaded, a weight is missing, or the
-    model is not one that `ExactHubert` computes.
+    model is not one that is computed here.
     """
     if source == "tiny_random":
-        return random_checkpoint(tiny_config(), seed)
+        return random_checkpoint(TINY, seed)
     return _pretrained(source, revision, cache_dir)
-
-
-def tiny_config() -> "HubertConfig":
-    """Of a model that takes no time."""
-    from transformers import HubertConfig
-
-    return HubertConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        conv_dim=(16,) * len(CONV_LAYERS),
-        conv_kernel=tuple(kernel for kernel, _ in CONV_LAYERS),
-        conv_stride=tuple(stride for _, stride in CONV_LAYERS),
-        num_conv_pos_embeddings=32,
-        num_conv_pos_embedding_groups=4,
-    )
 
 
 def _pretrained(source: str, revision: str | None, cache_dir: str | Path | None) -> Checkpoint:
@@ -118,8 +113,9 @@ def _read(source: str, find: Callable[[str], Path | None]) -> Checkpoint:
     """The model whose files `find` gives; OSError where one is not there."""
     try:
         settings = transformers.read_settings(find)
-        config = _config(settings)
-        return checkpoint(config, transformers.read(find, settings).weights)
+        family = _family(settings.get("model_type"), CONFIG_FILE)
+        architecture = family.architecture(settings)  # before its weights are downloaded
+        return checkpoint(architecture, transformers.read(find, settings).weights, family.PREFIX)
     except ValueError as error:
         raise ValueError(f"{shortened(source)}: {error}") from None
 
@@ -127,18 +123,15 @@ def _read(source: str, find: Callable[[str], Path | None]) -> Checkpoint:
 def _from_file(source: str, path: str) -> Checkpoint:
     try:
         found = fairseq.read(Path(path))
-        return checkpoint(_config({**found.settings}), found.weights, found.said_by)
+        family = _family(found.settings.get("model_type"), found.said_by)
+        architecture = family.architecture(found.settings)
+        return checkpoint(architecture, found.weights, family.PREFIX, found.said_by)
     except ValueError as error:
         raise ValueError(f"{shortened(source)}: {error}") from None
 
 
-def _config(settings: dict[str, Any]) -> "HubertConfig":
-    """A HubertConfig of the settings that features depend on, each of them checked before."""
-    from transformers import HubertConfig
-
-    if (found := settings.get("model_type")) != "hubert":
-        shown = shortened(str(found))
-        raise ValueError(f"{CONFIG_FILE} says model_type {shown}; 'hubert' is needed")
-    chosen = {name: settings[name] for name in SETTINGS if name in settings}
-    require_supported(SimpleNamespace(**{**HubertConfig().to_dict(), **chosen}))
-    return HubertConfig.from_dict(chosen)
+def _family(model_type: object, said_by: str) -> Family:
+    if (family := find_family(model_type)) is not None:
+        return family
+    needed = " or ".join(map(repr, model_types()))
+    raise ValueError(f"{said_by} says model_type {shown(model_type)}; {needed} is needed")

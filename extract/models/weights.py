@@ -1,4 +1,4 @@
-"""HuBERT's weights: their names and shapes, and a model as nothing but config and weights.
+"""An encoder's weights: their names and shapes, and a model as nothing but them and its sizes.
 
 Names are those of transformers' `HubertModel.state_dict()`. Files differ from them by a prefix, by
 heads that features have no use for, and by what torch called the parts of a weight norm earlier.
@@ -10,61 +10,30 @@ import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from extract.machine import cores
+from extract.models.architecture import Architecture
 from extract.text import count
 
 POSITIONS = "encoder.pos_conv_embed.conv"  # the positional convolution, under a weight norm
 NORM, DIRECTION = (f"{POSITIONS}.parametrizations.weight.original{part}" for part in (0, 1))
 EARLIER_NAMES = {f"{POSITIONS}.weight_g": NORM, f"{POSITIONS}.weight_v": DIRECTION}
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
-PREFIX = "hubert."  # in the file of a model with a head
-
-# What changes features beside the weights; the rest of a config is training or shows in a shape.
-FEATURE_SETTINGS = (
-    "conv_kernel",
-    "conv_stride",
-    "do_stable_layer_norm",
-    "feat_extract_activation",
-    "feat_extract_norm",
-    "feat_proj_layer_norm",
-    "hidden_act",
-    "layer_norm_eps",
-    "num_attention_heads",
-    "num_conv_pos_embedding_groups",
-)
-
-
-class Model(Protocol):
-    """A `Checkpoint`, or transformers' own HubertModel."""
-
-    @property
-    def config(self) -> Any:
-        """A HubertConfig."""
-        ...
-
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """Weights by transformers' names."""
-        ...
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What features are made of: a HubertConfig and float32 weights, `weight_shapes` of them."""
+    """What features are made of: an architecture and float32 weights, `weight_shapes` of them."""
 
-    config: Any
+    architecture: Architecture
     weights: Mapping[str, Tensor]
 
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """The weights, as a HubertModel gives them."""
-        return self.weights
 
-
-def weight_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+def weight_shapes(of: Architecture) -> dict[str, tuple[int, ...]]:
     """Every weight that a feature depends on, in the order of the forward."""
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -74,45 +43,65 @@ def weight_shapes(config: Any) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}.bias"] = weight[:1]
 
     inputs = 1
-    kernels = zip(config.conv_dim, config.conv_kernel, strict=True)
-    for number, (channels, kernel) in enumerate(kernels):
+    for number, (channels, kernel, _stride) in enumerate(of.conv):
         name = f"feature_extractor.conv_layers.{number}"
-        add(f"{name}.conv", channels, inputs, kernel, bias=config.conv_bias)
-        if config.feat_extract_norm == "layer" or number == 0:
+        add(f"{name}.conv", channels, inputs, kernel, bias=of.conv_bias)
+        if of.conv_norm == "layer" or number == 0:
             add(f"{name}.layer_norm", channels)
         inputs = channels
-    width, wide = config.hidden_size, config.intermediate_size
-    if config.feat_proj_layer_norm:
+    if of.projection_norm:
         add("feature_projection.layer_norm", inputs)
-    add("feature_projection.projection", width, inputs)
-    kernel, groups = config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups
-    shapes |= {NORM: (1, 1, kernel), DIRECTION: (width, width // groups, kernel)}
-    shapes[f"{POSITIONS}.bias"] = (width,)
-    add("encoder.layer_norm", width)
-    for number in range(config.num_hidden_layers):
+    add("feature_projection.projection", of.width, inputs)
+    kernel, groups = of.positions.kernel, of.positions.groups
+    shapes |= {NORM: (1, 1, kernel), DIRECTION: (of.width, of.width // groups, kernel)}
+    shapes[f"{POSITIONS}.bias"] = (of.width,)
+    add("encoder.layer_norm", of.width)
+    for number in range(of.layers):
         name = f"encoder.layers.{number}"
         for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            add(f"{name}.attention.{projection}", width, width)
-        add(f"{name}.layer_norm", width)
-        add(f"{name}.feed_forward.intermediate_dense", wide, width)
-        add(f"{name}.feed_forward.output_dense", width, wide)
-        add(f"{name}.final_layer_norm", width)
+            add(f"{name}.attention.{projection}", of.width, of.width)
+        add(f"{name}.layer_norm", of.width)
+        add(f"{name}.feed_forward.intermediate_dense", of.wide, of.width)
+        add(f"{name}.feed_forward.output_dense", of.width, of.wide)
+        add(f"{name}.final_layer_norm", of.width)
     return shapes
 
 
-def checkpoint(config: Any, found: Mapping[str, Any], said_by: str = "config.json") -> Checkpoint:
-    """The weights that a file holds under whatever names, in float32 and in memory of their own.
+def feature_settings(of: Architecture) -> dict[str, object]:
+    """What changes features and shows in no weight's shape, by the names of HuBERT's config.
+
+    The fingerprint hashes them and stores hold the fingerprint: names and values stay what they
+    are. A setting that is added here is left out where it has its default.
+    """
+    return {
+        "conv_kernel": [kernel for kernel, _stride in of.stack.layers],
+        "conv_stride": [stride for _kernel, stride in of.stack.layers],
+        "do_stable_layer_norm": of.pre_norm,
+        "feat_extract_activation": "gelu",
+        "feat_extract_norm": of.conv_norm,
+        "feat_proj_layer_norm": of.projection_norm,
+        "hidden_act": "gelu",
+        "layer_norm_eps": of.eps,
+        "num_attention_heads": of.heads,
+        "num_conv_pos_embedding_groups": of.positions.groups,
+    }
+
+
+def checkpoint(
+    of: Architecture, found: Mapping[Any, Any], prefix: str, said_by: str = "config.json"
+) -> Checkpoint:
+    """The weights that a file holds with or without `prefix`, float32, in memory of their own.
 
     Raises ValueError for one that is missing, of another shape than the config's, or no tensor of
     as many floats as its shape says. A config's sizes are compared before anything is made of them.
     """
     renamed = {
-        _name(name): weight
+        _name(name, prefix): weight
         for name, weight in found.items()
         if isinstance(name, str) and isinstance(weight, Tensor)
     }
-    _require_layers(config.num_hidden_layers, renamed)
-    shapes = weight_shapes(config)
+    _require_layers(of.layers, renamed)
+    shapes = weight_shapes(of)
     missing = sorted(set(shapes) - set(renamed))
     if missing:
         first = ", ".join(missing[:3])
@@ -123,7 +112,7 @@ def checkpoint(config: Any, found: Mapping[str, Any], said_by: str = "config.jso
         if not _is_plain(renamed[name]):
             raise ValueError(f"{name} is a {renamed[name].dtype} tensor without all of its numbers")
     owned = {name: renamed[name].detach().to(torch.float32, copy=True) for name in shapes}
-    return Checkpoint(config, owned)
+    return Checkpoint(of, owned)
 
 
 def _require_layers(number: int, names: Iterable[str]) -> None:
@@ -140,16 +129,16 @@ def _is_plain(weight: Tensor) -> bool:
     return weight.numel() * weight.element_size() <= weight.untyped_storage().nbytes()
 
 
-def _name(name: str) -> str:
-    name = name.removeprefix(PREFIX)
+def _name(name: str, prefix: str) -> str:
+    name = name.removeprefix(prefix)
     return EARLIER_NAMES.get(name, name)
 
 
-def random_checkpoint(config: Any, seed: int) -> Checkpoint:
+def random_checkpoint(of: Architecture, seed: int) -> Checkpoint:
     """Weights drawn as transformers would, about: to try things on."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
-    for name, shape in weight_shapes(config).items():
+    for name, shape in weight_shapes(of).items():
         if name.endswith(".bias"):
             weights[name] = torch.zeros(shape)
         elif "layer_norm" in name or name == NORM:
@@ -157,7 +146,7 @@ def random_checkpoint(config: Any, seed: int) -> Checkpoint:
         else:
             fan_in = torch.Size(shape[1:]).numel()
             weights[name] = torch.randn(shape, generator=generator) * fan_in**-0.5
-    return Checkpoint(config, weights)
+    return Checkpoint(of, weights)
 
 
 def folded_positions(weights: Mapping[str, Tensor]) -> Tensor:
@@ -168,16 +157,15 @@ def folded_positions(weights: Mapping[str, Tensor]) -> Tensor:
     return folded
 
 
-def fingerprint(model: Model) -> str:
+def fingerprint(model: Checkpoint) -> str:
     """64 hex digits of all that decides features: float32 weights and the settings that matter.
 
     The same for the same weights whatever file format they came from.
     """
-    settings = {name: getattr(model.config, name) for name in FEATURE_SETTINGS}
-    whole = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=32)
-    weights = model.state_dict()
+    settings = json.dumps(feature_settings(model.architecture), sort_keys=True)
+    whole = hashlib.blake2b(settings.encode(), digest_size=32)
     with ThreadPoolExecutor(cores()) as pool:  # hashing lets other threads run
-        named = ((name, weights[name]) for name in sorted(weight_shapes(model.config)))
+        named = ((name, model.weights[name]) for name in sorted(weight_shapes(model.architecture)))
         for digest in pool.map(_digest, named):
             whole.update(digest)
     return whole.hexdigest()

@@ -65,7 +65,7 @@ def load_batches(
     """The dataset's batches, from workers that may die."""
     method = start_method(config, device)
     if method != "fork":  # else forked workers share its pages as they are
-        dataset = AudioDataset(dataset.manifest.share(), dataset.settings)
+        dataset = AudioDataset(dataset.manifest.share(), dataset.settings, dataset.stack)
 
     def crashed(index: int, cause: str) -> Batch:
         recording = identify(index, dataset.manifest[index])

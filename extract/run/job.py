@@ -122,6 +122,7 @@ class _Job:
         opening = Opening(
             identity,
             self._made_with(),
+            encoder.architecture.stack,
             self.audio,
             self.manifest.ids,
             config.shard,
@@ -146,7 +147,9 @@ class _Job:
             self._extract(work, encoder, plan, tally, clock)
         except StoreUnusable:
             left_s = max(0.0, work.seconds - tally.saved_s)
-            needed = left_s * bytes_per_second(encoder.hidden_size, encoder.dtype.itemsize)
+            needed = left_s * bytes_per_second(
+                encoder.hidden_size, encoder.dtype.itemsize, encoder.architecture.stack
+            )
             self._say(f"about {needed / 1e6:,.1f} MB are needed for what is left")
             raise
         finally:
@@ -163,7 +166,8 @@ class _Job:
         with explained(self.store.directory):
             rest = remaining(self.manifest, self.store, self.ledger_path, trust)
         seconds = self._durations()
-        batches = plan_batches(seconds, plan.batch_seconds)
+        architecture = self.encoder.architecture
+        batches = plan_batches(seconds, plan.batch_seconds, architecture.quadratic_s)
         companions = rest.unseen if self._same_plan(batches) else np.zeros_like(rest.unseen)
         batches = unfinished(batches, rest.todo, companions)
         if batches:
@@ -192,7 +196,7 @@ class _Job:
         with explained(self.store.directory):
             ledger = Ledger(self.ledger_path, fsync=self.store.fsync)
         with Progress(self.console, tally, clock) as progress:
-            dataset = AudioDataset(self.manifest, self.audio)
+            dataset = AudioDataset(self.manifest, self.audio, encoder.architecture.stack)
             loader = load_batches(
                 dataset, work.batches, self.config, plan, encoder.device, self.stop
             )
@@ -204,7 +208,12 @@ class _Job:
                         ledger.append(record)
                     progress.add(record)
                 batches = _pinned(loader) if encoder.device.type == "cuda" else loader
-                encoding = Encoding(encoder, SLACK * plan.batch_seconds, self._fallback(encoder))
+                encoding = Encoding(
+                    encoder,
+                    SLACK * plan.batch_seconds,
+                    self._fallback(encoder),
+                    quadratic_s=encoder.architecture.quadratic_s,
+                )
                 run(batches, encoding, writers, work.rest.todo, clock, self.internal)
                 writers.close()
             except BaseException:
@@ -242,7 +251,7 @@ class _Job:
         plan = choose(
             loader.num_workers, loader.batch_seconds, loader.prefetch, encoder.device, encoder.dtype
         )
-        computed_in = encoder.hubert.dtype
+        computed_in = encoder.exact.dtype
         how = "" if computed_in == encoder.dtype else f", computed in {dtype_name(computed_in)}"
         self._say(
             f"{dtype_name(encoder.dtype)} on {encoder.device}{how}; "

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from extract.files import read_whole, replace_whole
+from extract.frames import HUBERT_STACK, ConvStack
 from extract.manifest.folders import same_place
 from extract.store.store import LAYOUT
 from extract.text import printable
@@ -125,12 +126,30 @@ def _unreadable(path: Path, what: str) -> str:
 
 
 def write(
-    directory: Path, run: Identity, made_with: Mapping[str, str], *, fsync: bool = True
+    directory: Path,
+    run: Identity,
+    made_with: Mapping[str, str],
+    stack: ConvStack = HUBERT_STACK,
+    *,
+    fsync: bool = True,
 ) -> None:
     """Replaces a store's metadata, whole or not at all."""
-    data = {"format": FORMAT, "identity": run, "made_with": dict(made_with)}
+    data = {
+        "format": FORMAT,
+        "identity": run,
+        "made_with": dict(made_with),
+        "frames": frames(stack),
+    }
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     replace_whole(directory / NAME, text.encode("utf8", "backslashreplace"), fsync=fsync)
+
+
+def frames(stack: ConvStack) -> dict[str, Any]:
+    """Which samples made which frame: what a reader of features needs to find their times.
+
+    No part of the identity, since the fingerprint of the weights has the convolutions in it.
+    """
+    return {"sample_rate": stack.sample_rate, "hop": stack.hop, "conv_layers": stack.layers}
 
 
 def shown_apart(theirs: Any, ours: Any) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from extract.frames import ConvStack
 from extract.shard import Shard
 from extract.store import foreign, ledger, metadata
 from extract.store.lock import PRIVATE, StoreBusy
@@ -38,6 +39,7 @@ class Opening:
 
     identity: Identity
     made_with: Mapping[str, str]
+    stack: ConvStack  # of the encoder
     gates: AudioSettings
     ids: Sequence[str]  # of this process's recordings
     shard: Shard
@@ -65,7 +67,7 @@ def open_store(store: Store, run: Opening, alone: bool) -> frozenset[str]:
         log.info("%s", _foreign_line(directory, len(strange), len(named)))
     foreign.begin(directory, run.shard, strange, alone=alone)
     if alone or is_new:
-        metadata.write(directory, run.identity, run.made_with, fsync=store.fsync)
+        metadata.write(directory, run.identity, run.made_with, run.stack, fsync=store.fsync)
     return named
 
 

@@ -31,7 +31,7 @@ from extract.files import (
     make_folder,
     read_whole,
 )
-from extract.frames import ENCODER_RATE_HZ, HOP_SAMPLES, RECORDING_RATE_HZ
+from extract.frames import HUBERT_STACK, RECORDING_RATE_HZ, ConvStack
 from extract.store.formats import crc32, encode_features, encode_wav, is_readable, num_bytes
 
 __all__ = ["FEATURES", "LAYOUT", "WAVS", "KeptFile", "Store", "StoreUnusable", "WriteFailed"]
@@ -236,6 +236,6 @@ def _kept_files(record: Mapping[str, Any]) -> list[tuple[str, Any, Any, Any]]:
     return kept
 
 
-def bytes_per_second(hidden_size: int, itemsize: int) -> float:
+def bytes_per_second(hidden_size: int, itemsize: int, stack: ConvStack = HUBERT_STACK) -> float:
     """What a second of audio takes in the store."""
-    return 2 * RECORDING_RATE_HZ + hidden_size * itemsize * ENCODER_RATE_HZ / HOP_SAMPLES
+    return 2 * RECORDING_RATE_HZ + hidden_size * itemsize * stack.frame_rate

@@ -10,7 +10,7 @@ from torch import Tensor
 from extract.data import transport
 from extract.data.batch import Batch, collate, make_loader
 from extract.data.dataset import AudioDataset
-from extract.data.plan import plan_batches
+from extract.data.plan import QUADRATIC_S, plan_batches
 from extract.manifest.manifest import read_folder
 from extract.values import Failure, Recording, Utterance
 from support.recordings import write_wav
@@ -51,7 +51,7 @@ def test_a_batch_may_hold_nothing_but_failures():
     batch = collate([failure(0), failure(1)])
     assert check(batch) == []
     assert len(batch.failures) == 2
-    assert batch.cost_s == batch.padded_seconds == 0
+    assert batch.cost_s() == batch.padded_seconds == 0
     assert list(batch.split(1.0)) == []
 
 
@@ -63,12 +63,16 @@ def test_rows_keep_what_they_name(sizes, data):
     assert check(batch.rows(start, stop)) == list(range(start, stop))
 
 
-@given(st.lists(st.integers(400, 30_000), min_size=1, max_size=12), st.floats(0.01, 20))
-def test_parts_keep_everyone_in_order_and_the_budget(sizes, budget):
+@given(
+    st.lists(st.integers(400, 30_000), min_size=1, max_size=12),
+    st.floats(0.01, 20),
+    st.sampled_from([QUADRATIC_S, 0.5]),
+)
+def test_parts_keep_everyone_in_order_and_the_budget(sizes, budget, quadratic_s):
     batch = collate([utterance(index, size) for index, size in enumerate(sizes)])
-    parts = list(batch.split(budget))
+    parts = list(batch.split(budget, quadratic_s))
     assert [index for part in parts for index in check(part)] == list(range(len(sizes)))
-    assert all(len(part) == 1 or part.cost_s <= budget for part in parts)
+    assert all(len(part) == 1 or part.cost_s(quadratic_s) <= budget for part in parts)
 
 
 def test_a_batch_within_the_budget_is_not_copied():

@@ -65,7 +65,7 @@ def test_a_recording_that_cannot_be_used_is_a_value_too(recordings_of_all_kinds)
 def test_whatever_is_raised_is_a_value_and_a_fault_of_ours_is_never_the_files(
     recordings_of_all_kinds, monkeypatch, error, reason
 ):
-    def surprise(path, settings):
+    def surprise(path, *settings):
         raise error
 
     monkeypatch.setattr(module, "prepare", surprise)

@@ -60,6 +60,12 @@ def test_batches_are_as_full_as_they_can_be():
     assert len(batches) <= 1.2 * least
 
 
+def test_a_plan_follows_what_attention_costs():
+    seconds = np.full(1_000, 10.0)
+    assert {len(one) for one in plan_batches(seconds, 60, quadratic_s=10.0)[:-1]} == {3}
+    assert {len(one) for one in plan_batches(seconds, 60, quadratic_s=1e9)[:-1]} == {5}
+
+
 def test_the_plan_is_a_function_of_the_durations():
     seconds = speech(500)
     first, second = (plan_batches(given, 60) for given in (seconds, seconds.tolist()))

@@ -125,6 +125,14 @@ def test_a_batch_above_the_budget_is_split_before_it_is_tried():
     assert max(encoder.sizes) == 2
 
 
+def test_a_batch_is_split_by_what_the_model_makes_of_its_length():
+    """Attention of a narrow model costs as much as all else from 1 s on: twice the seconds."""
+    encoder = FakeEncoder()
+    encoding = Encoding(encoder, 2.1, quadratic_s=1.0)
+    assert outcomes(list(encoding([batch(1, 1, 1, 1, 1)]))) == [0, 1, 2, 3, 4]
+    assert max(encoder.sizes) == 1
+
+
 def test_the_next_batch_is_submitted_before_the_last_is_waited_for():
     events: list[str] = []
 

@@ -16,12 +16,20 @@ from torch import Tensor
 from transformers import HubertConfig, HubertForCTC, HubertModel
 
 from extract.encoder.encoder import Encoder, Pending
-from extract.encoder.forward import ExactHubert
+from extract.encoder.forward import ExactForward
 from extract.frames import num_frames
+from extract.models.families import hubert
 from extract.models.load import load_model
-from extract.models.weights import fingerprint, weight_shapes
+from extract.models.weights import weight_shapes
 from extract.values import Features
-from support.models import Payload, folder_of, small_model, tiny_model
+from support.models import (
+    Payload,
+    fingerprint_of,
+    folder_of,
+    hubert_config,
+    small_model,
+    tiny_model,
+)
 
 LENGTHS = [400, 9_000, 16_000]
 
@@ -101,14 +109,14 @@ def test_the_forward_itself_records_nothing_for_a_gradient(
 ) -> None:
     model = tiny_model().requires_grad_(True)
     modes = []
-    forward = ExactHubert.forward
+    forward = ExactForward.forward
 
     def noted(*arguments: Any) -> Tensor:
         features = forward(*arguments)
         modes.append((features.is_inference(), features.requires_grad))
         return features
 
-    monkeypatch.setattr(ExactHubert, "forward", noted)
+    monkeypatch.setattr(ExactForward, "forward", noted)
     for one in Encoder(model).encode(waveforms, LENGTHS):
         assert_trainable(one.values)
     assert modes == [(True, False)]
@@ -124,6 +132,16 @@ def test_features_of_an_earlier_batch_stay_as_they_were(
         torch.equal(a.values, b.values) for a, b in zip(first.result(), expected, strict=True)
     )
     assert not torch.equal(second.result()[2].values, expected[2].values)
+
+
+def test_a_length_is_too_short_by_the_models_own_convolutions() -> None:
+    kernels, strides = (10, 3, 3, 3, 3, 2, 2, 2), (5, 2, 2, 2, 2, 2, 2, 2)
+    sizes = {"conv_kernel": kernels, "conv_stride": strides, "conv_dim": (32,) * 8}
+    encoder = Encoder(small_model("group", **sizes))
+    found = encoder.encode(torch.zeros(2, 1_360), [1_360, 720])
+    assert [len(one.values) for one in found] == [2, 1]
+    with pytest.raises(ValueError, match="719 to 719 samples; the encoder needs at least 720"):
+        encoder.encode(torch.zeros(1, 719), [719])
 
 
 @pytest.fixture
@@ -156,7 +174,7 @@ def test_a_cpu_without_half_arithmetic_computes_in_float32_and_rounds_once(
     for rounded, full in zip(encoder.encode(waveforms, LENGTHS), exact, strict=True):
         assert torch.equal(rounded.values, full.values.to(encoder.dtype))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": 1, "amx_fp16": 1})
-    assert Encoder(model, precision=precision).hubert.dtype == encoder.dtype
+    assert Encoder(model, precision=precision).exact.dtype == encoder.dtype
 
 
 def test_no_level_overflows_float16_in_a_group_norm_model(
@@ -320,8 +338,8 @@ def test_tiny_random_follows_its_seed_alone() -> None:
     first = load_model("tiny_random", seed=3)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert fingerprint(load_model("tiny_random", seed=3)) == fingerprint(first)
-    assert fingerprint(load_model("tiny_random", seed=4)) != fingerprint(first)
+    assert fingerprint_of(load_model("tiny_random", seed=3)) == fingerprint_of(first)
+    assert fingerprint_of(load_model("tiny_random", seed=4)) != fingerprint_of(first)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
@@ -335,7 +353,7 @@ def test_a_loaded_model_is_float32_and_needs_its_file_no_more(
     for path in folder.iterdir():
         path.write_bytes(bytes(path.stat().st_size))
     expected = stored.state_dict()
-    for name, weight in loaded.state_dict().items():
+    for name, weight in loaded.weights.items():
         assert weight.dtype == torch.float32
         assert torch.equal(weight, expected[name].float())
 
@@ -350,11 +368,11 @@ def test_a_loaded_model_is_float32_and_needs_its_file_no_more(
     ids=str,
 )
 def test_the_weights_are_those_of_transformers(settings: dict[str, Any]) -> None:
-    sizes = {**load_model("tiny_random").config.to_dict(), **settings}
+    sizes = {**hubert_config(load_model("tiny_random").architecture).to_dict(), **settings}
     model = HubertModel(HubertConfig(**sizes))
     expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     del expected["masked_spec_embed"]  # masks spans in training; never part of a feature
-    assert weight_shapes(model.config) == expected
+    assert weight_shapes(hubert.architecture(model.config.to_dict())) == expected
 
 
 def test_loading_imports_none_of_transformers_models(tmp_path: Path, model: HubertModel) -> None:
@@ -373,18 +391,18 @@ def test_the_fingerprint_is_of_the_weights_and_not_of_their_file(
 ) -> None:
     safe = load_model(str(folder_of(model, tmp_path / "safe")))
     pickled = load_model(str(folder_of(model, tmp_path / "bin", "bin")))
-    assert fingerprint(safe) == fingerprint(pickled) == fingerprint(model)
+    assert fingerprint_of(safe) == fingerprint_of(pickled) == fingerprint_of(model)
 
 
 @pytest.mark.parametrize("change", ["weight", "setting"])
 def test_the_fingerprint_shows_every_change(change: str) -> None:
     model = tiny_model()
-    before = fingerprint(model)
+    before = fingerprint_of(model)
     if change == "weight":
         model.encoder.layers[1].final_layer_norm.bias[3] += 1e-7
     else:
         model.config.num_attention_heads = 4
-    assert fingerprint(model) != before
+    assert fingerprint_of(model) != before
 
 
 def old_weight_norm_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -407,7 +425,7 @@ def test_old_names_extra_heads_and_prefixes_load(
     assert len(set(weights) - set(model.state_dict())) == 2
     weights["final_proj.weight"] = torch.zeros(8, 32)  # as ContentVec has it
     torch.save(weights, old / "pytorch_model.bin")
-    assert fingerprint(load_model(str(old))) == fingerprint(model)
+    assert fingerprint_of(load_model(str(old))) == fingerprint_of(model)
 
     ctc = HubertForCTC(model.config)
     ctc.hubert.load_state_dict(model.state_dict())
@@ -416,7 +434,7 @@ def test_old_names_extra_heads_and_prefixes_load(
     for name in ("", ".modeling_utils", ".utils.loading_report"):
         monkeypatch.setattr(logging.getLogger(f"transformers{name}"), "handle", said.append)
     capfd.readouterr()
-    assert fingerprint(load_model(str(tmp_path / "ctc"))) == fingerprint(model)
+    assert fingerprint_of(load_model(str(tmp_path / "ctc"))) == fingerprint_of(model)
     assert capfd.readouterr() == ("", "")
     assert said == []
 
@@ -430,7 +448,7 @@ def test_the_hubs_cache_is_read_without_a_network(
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("abc")
     folder_of(model, repository / "snapshots" / "abc", file_format)
-    assert fingerprint(load_model("some/model", cache_dir=tmp_path)) == fingerprint(model)
+    assert fingerprint_of(load_model("some/model", cache_dir=tmp_path)) == fingerprint_of(model)
 
 
 def test_a_missing_weight_is_named(tmp_path: Path, model: HubertModel) -> None:
@@ -447,7 +465,7 @@ def test_a_missing_training_only_weight_is_no_matter(tmp_path: Path, model: Hube
     weights = dict(model.state_dict())
     weights.pop("masked_spec_embed")
     torch.save(weights, folder / "pytorch_model.bin")
-    assert fingerprint(load_model(str(folder))) == fingerprint(model)
+    assert fingerprint_of(load_model(str(folder))) == fingerprint_of(model)
 
 
 @pytest.mark.parametrize("how", ["torch", "pickle"])
@@ -472,7 +490,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"conv_stride": [5, 2, 2, 2, 2, 2, 4]}, "conv_kernel and conv_stride"),
+        ({"conv_stride": [5, 2, 2, 2, 2, 2, 0]}, "conv_kernel and conv_stride"),
         ({"model_type": "wav2vec2"}, "model_type wav2vec2"),
     ],
     ids=str,

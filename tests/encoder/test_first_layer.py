@@ -12,26 +12,29 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import HubertConfig
 
 from extract.encoder import first_layer
-from extract.encoder.first_layer import EPS, KERNEL, STRIDE, FirstLayer, choose_activations
+from extract.encoder.first_layer import EPS, FirstLayer, choose_activations
+from extract.frames import HUBERT_STACK
+from extract.models.families import hubert
 from extract.models.weights import random_checkpoint
 
 CPU = torch.device("cpu")
+KERNEL, STRIDE = HUBERT_STACK.layers[0]
 SOURCE = Path(first_layer.__file__)
 
 
 def layer(norm: str, dtype: torch.dtype, channels: int = 64) -> FirstLayer:
     settings: dict[str, Any] = {"feat_extract_norm": norm, "conv_bias": norm == "layer"}
-    config = HubertConfig(num_hidden_layers=1, conv_dim=(channels,) * 7, **settings)
-    weights = random_checkpoint(config, seed=0).weights
+    sizes = {"num_hidden_layers": 1, "conv_dim": (channels,) * 7}
+    architecture = hubert.architecture({**sizes, **settings})
+    weights = random_checkpoint(architecture, seed=0).weights
     generator = torch.Generator().manual_seed(1)
     for name in ("conv.bias", "layer_norm.weight", "layer_norm.bias"):
         weight = weights.get(f"feature_extractor.conv_layers.0.{name}")
         if weight is not None:
             weight += torch.randn(weight.shape, generator=generator)
-    return FirstLayer(config, weights, CPU, dtype)
+    return FirstLayer(architecture, weights, CPU, dtype)
 
 
 def off_by(found: Tensor, expected: Tensor) -> float:
@@ -48,7 +51,7 @@ def call(norm: str, dtype: torch.dtype) -> tuple[tuple[Any, ...], Tensor]:
     waveforms[1, 2_500:] = 0
     batch = steps.fold(waveforms, [3_000, 2_500], 9)
     norms = None if norm == "group" else steps.norm
-    arguments = batch.windows(1, 5), batch.weight, batch.bias, norms, EPS, dtype
+    arguments = batch.windows(1, 6), batch.weight, batch.bias, norms, EPS, dtype
     return arguments, steps(batch, 1, 5).clone()
 
 

@@ -11,11 +11,12 @@ from transformers import HubertConfig, HubertModel
 
 from extract.encoder import convolutions, first_layer, forward
 from extract.encoder import packing as packing_module
-from extract.encoder.convolutions import ConvLayer, chunk_sizes
-from extract.encoder.forward import ExactHubert
+from extract.encoder.convolutions import ConvLayer, chunk_sizes, power_of_two
+from extract.encoder.forward import ExactForward
 from extract.encoder.linear import Linear
 from extract.encoder.packing import Packing, attend_each, attend_padded, block_sizes, gathered
 from extract.frames import num_frames
+from extract.models.family import as_checkpoint
 from support.models import small_model
 
 CPU = torch.device("cpu")
@@ -34,9 +35,15 @@ def padded(waveforms: list[Tensor]) -> tuple[Tensor, list[int]]:
     return batch, [len(waveform) for waveform in waveforms]
 
 
-def encode(exact: ExactHubert, waveforms: list[Tensor]) -> list[Tensor]:
+def encode(exact: ExactForward, waveforms: list[Tensor]) -> list[Tensor]:
     batch, lengths = padded(waveforms)
     return list(exact.forward(batch, lengths).split([num_frames(size) for size in lengths]))
+
+
+def exact_forward(
+    model: HubertModel, dtype: torch.dtype = torch.float32, layer: int | None = None
+) -> ExactForward:
+    return ExactForward(as_checkpoint(model), CPU, dtype, layer)
 
 
 def noise(lengths: list[int], seed: int = 1) -> list[Tensor]:
@@ -57,14 +64,14 @@ def test_a_batch_of_any_lengths_gives_what_each_utterance_gives_alone(norm: str,
     random = (400 * 800 ** torch.rand(6, generator=generator)).long().tolist()  # 25 ms to 20 s
     waveforms = noise([400, 320_000, 401, 719, 720, 16_000, *random])
     expected = [alone(model, waveform) for waveform in waveforms]
-    assert worst(encode(ExactHubert(model, CPU, torch.float32), waveforms), expected) <= 1e-5
+    assert worst(encode(exact_forward(model), waveforms), expected) <= 1e-5
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
 @pytest.mark.parametrize("layer", [1, 2, 3, None])
 def test_a_layer_is_transformers_hidden_state_of_that_number(norm: str, layer: int | None) -> None:
     model = small_model(norm)
-    exact = ExactHubert(model, CPU, torch.float32, layer)
+    exact = exact_forward(model, layer=layer)
     waveforms = noise([5_000, 9_000])
     expected = [alone(model, waveform, layer) for waveform in waveforms]
     assert worst(encode(exact, waveforms), expected) <= 1e-5
@@ -88,7 +95,37 @@ def test_other_settings_are_followed(settings: dict[str, Any]) -> None:
     model = small_model(**{"norm": settings.pop("feat_extract_norm", "group"), **settings})
     waveforms = noise([700, 12_345])
     expected = [alone(model, waveform) for waveform in waveforms]
-    assert worst(encode(ExactHubert(model, CPU, torch.float32), waveforms), expected) <= 1e-5
+    assert worst(encode(exact_forward(model), waveforms), expected) <= 1e-5
+
+
+# (kernel, stride) of convolutions that are not HuBERT's.
+STACKS = {
+    "mhubert-base-25hz": ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2), (2, 2)),
+    "a frame needs rows of many behind it": ((10, 5), (7, 2), (9, 2), (5, 1)),
+    "windows end to end": ((4, 4), (3, 3), (2, 2)),
+    "windows with gaps between": ((3, 5), (2, 3)),
+    "one convolution": ((16, 8),),
+}
+
+
+def model_of(stack: str, norm: str) -> HubertModel:
+    kernels, strides = zip(*STACKS[stack], strict=True)
+    dims = (32,) * len(kernels)
+    return small_model(norm, conv_kernel=kernels, conv_stride=strides, conv_dim=dims)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("stack", STACKS)
+def test_other_convolutions_are_data(stack: str, norm: str) -> None:
+    model = model_of(stack, norm)
+    exact = exact_forward(model)
+    shortest = exact.stack.min_samples() + exact.stack.layers[0][1]  # GroupNorm refuses one window
+    waveforms = noise([shortest, 8_000, 2_345, 2_346, shortest + 1, 5_000])
+    expected = [alone(model, waveform) for waveform in waveforms]
+    batch, lengths = padded(waveforms)
+    frames = [exact.stack.num_frames(length) for length in lengths]
+    assert frames == [len(features) for features in expected]
+    assert worst(list(exact.forward(batch, lengths).split(frames)), expected) <= 1e-5
 
 
 def special_waveforms() -> dict[str, Tensor]:
@@ -114,14 +151,14 @@ def test_special_signals_are_as_near_to_the_truth_as_transformers_is(norm: str, 
     waveform = special_waveforms()[name]
     model = small_model(norm)
     single = alone(model, waveform)
-    [found] = encode(ExactHubert(model, CPU, torch.float32), [waveform])
+    [found] = encode(exact_forward(model), [waveform])
     truth = alone(model.double(), waveform.double())
     assert worst([found.double()], [truth]) <= max(1e-5, worst([single.double()], [truth]))
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
 def test_the_conv_stack_gives_the_same_bits_alone_and_in_a_batch(norm: str) -> None:
-    exact = ExactHubert(small_model(norm), CPU, torch.float32)
+    exact = exact_forward(small_model(norm))
 
     def conv_features(waveforms: list[Tensor]) -> Tensor:
         batch, lengths = padded(waveforms)
@@ -138,7 +175,7 @@ def test_utterances_of_many_lengths_need_products_of_few_sizes(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """oneDNN keeps 0.7 MB for every number of rows that it multiplied, up to 1,024 of them."""
-    exact = ExactHubert(small_model("group"), CPU, dtype, layer=1)
+    exact = exact_forward(small_model("group"), dtype, layer=1)
     sizes: set[tuple[object, ...]] = set()
 
     def noted(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -162,32 +199,36 @@ def test_utterances_of_many_lengths_need_products_of_few_sizes(
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("stack", ["hubert", *STACKS])
 @pytest.mark.parametrize(("chunk", "least", "at_once"), [(1, 1, 1), (8, 1, 7), (64, 4, 50)])
 def test_equal_slots_in_chunks_of_any_size_give_the_same(
-    norm: str, chunk: int, least: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+    norm: str, stack: str, chunk: int, least: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The way of a CUDA batch: all rows at once, taps where they lie, garbage in the padding."""
-    monkeypatch.setattr(convolutions, "CPU_CHUNK_FRAMES", chunk)
-    monkeypatch.setattr(convolutions, "CPU_LEAST_FRAMES", least)
-    monkeypatch.setattr(convolutions, "CUDA_CHUNK_FRAMES", 4 * at_once)
+    model = small_model(norm) if stack == "hubert" else model_of(stack, norm)
+    convolution = exact_forward(model).convolutions
+    each = convolution.first.rows_per_frame
+    monkeypatch.setattr(convolutions, "CPU_CHUNK_ROWS", each * chunk)
+    monkeypatch.setattr(convolutions, "CPU_LEAST_ROWS", each * least)
+    monkeypatch.setattr(convolutions, "CUDA_CHUNK_ROWS", 4 * each * at_once)
     monkeypatch.setattr(first_layer, "STATISTICS_WINDOWS", 1_000)
-    model = small_model(norm)
-    stack = ExactHubert(model, CPU, torch.float32).convolutions
-    batch, lengths = padded(noise([400, 16_000, 5_000, 719]))
-    frames = [num_frames(length) for length in lengths]
-    batch[0, 400:] = torch.nan  # past an utterance's end nothing may be read
-    packed = stack.features(batch, lengths, Packing(frames, CPU))
-    stack.later = [
-        ConvLayer(model.state_dict(), number, CPU, torch.float32) for number in range(1, 7)
+    sizes = [400, 16_000, 5_000, 719] if stack == "hubert" else [700, 4_000, 1_501, 720]
+    batch, lengths = padded(noise(sizes))
+    frames = [convolution.stack.num_frames(length) for length in lengths]
+    batch[0, lengths[0] :] = torch.nan  # past an utterance's end nothing may be read
+    packed = convolution.features(batch, lengths, Packing(frames, CPU))
+    convolution.later = [
+        ConvLayer(model.state_dict(), number, stride, CPU, torch.float32)
+        for number, (_kernel, stride) in enumerate(convolution.stack.layers[1:], start=1)
     ]
     out = torch.empty(len(lengths), max(frames), 32)
-    stack.fill(batch, lengths, out)
+    convolution.fill(batch, lengths, out)
     valid = torch.cat([rows[:size] for rows, size in zip(out, frames, strict=True)])
     assert (valid - packed).abs().max() <= 1e-5
 
 
 def test_a_nan_stays_in_its_own_utterance() -> None:
-    exact = ExactHubert(small_model("group"), CPU, torch.float32)
+    exact = exact_forward(small_model("group"))
     waveforms = noise([3_000, 4_000, 5_000])
     expected = encode(exact, waveforms)
     waveforms[1][2_000] = torch.nan
@@ -246,6 +287,13 @@ def test_chunks_are_of_few_sizes_and_hold_all_frames(total: int, sizes: list[int
 
 
 @pytest.mark.parametrize(
+    ("number", "power"), [(0, 1), (1, 1), (2, 2), (3, 2), (256, 256), (2_730, 2_048)]
+)
+def test_chunks_of_other_convolutions_are_powers_of_two_as_well(number: int, power: int) -> None:
+    assert power_of_two(number) == power
+
+
+@pytest.mark.parametrize(
     ("total", "sizes"),
     [(1, [4]), (12, [12]), (20, [20]), (21, [16, 8]), (24, [16, 8]), (55, [16, 16, 16, 8])],
 )
@@ -273,7 +321,7 @@ def test_rows_are_gathered_from_blocks_and_copied_only_where_two_hold_them() -> 
 def test_the_size_of_blocks_does_not_change_features(
     block: int, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exact = ExactHubert(small_model("layer"), CPU, torch.float32)
+    exact = exact_forward(small_model("layer"))
     waveforms = noise([16_000, 32_000, 400])
     expected = encode(exact, waveforms)
     monkeypatch.setattr(forward, "CPU_BLOCK_ROWS", block)
@@ -284,7 +332,7 @@ def test_the_size_of_blocks_does_not_change_features(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"conv_kernel": (10, 3, 3, 3, 3, 2, 4)}, "conv_kernel"),
+        ({"conv_stride": (5, 2, 2, 2, 2, 2, 400)}, "conv_stride is .* and .*400"),
         ({"conv_pos_batch_norm": True}, "conv_pos_batch_norm"),
         ({"hidden_act": "relu"}, "hidden_act is relu"),
         ({"adapter_attn_dim": 8}, "adapter_attn_dim"),
@@ -293,7 +341,7 @@ def test_the_size_of_blocks_does_not_change_features(
 def test_a_variant_that_is_not_covered_is_refused(settings: dict[str, Any], words: str) -> None:
     model = small_model("group", **settings)
     with pytest.raises(ValueError, match=words):
-        ExactHubert(model, CPU, torch.float32)
+        exact_forward(model)
 
 
 @pytest.mark.slow
@@ -302,4 +350,4 @@ def test_hubert_base_gives_what_transformers_gives() -> None:
     model = HubertModel(HubertConfig()).eval().requires_grad_(False)
     waveforms = noise([400, 12_000, 20_001])
     expected = [alone(model, waveform) for waveform in waveforms]
-    assert worst(encode(ExactHubert(model, CPU, torch.float32), waveforms), expected) <= 1e-5
+    assert worst(encode(exact_forward(model), waveforms), expected) <= 1e-5

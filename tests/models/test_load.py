@@ -14,10 +14,10 @@ import torch
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
 from extract.encoder.encoder import Encoder
-from extract.models.architecture import SETTINGS, require_supported
-from extract.models.load import load_model, tiny_config
-from extract.models.weights import FEATURE_SETTINGS, Checkpoint, fingerprint, weight_shapes
-from support.models import folder_of
+from extract.models.families import hubert
+from extract.models.load import TINY, load_model
+from extract.models.weights import Checkpoint, feature_settings, fingerprint, weight_shapes
+from support.models import fingerprint_of, folder_of
 
 AS_ANYONE = (
     ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
@@ -48,9 +48,7 @@ def refusal(folder: Path) -> str:
 
 
 def test_the_tiny_models_settings_stay_what_they_are():
-    config = tiny_config()
-    assert {name: getattr(config, name, None) for name in SETTINGS} == {
-        "model_type": "hubert",
+    settings = {
         "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
         "conv_stride": (5, 2, 2, 2, 2, 2, 2),
         "conv_dim": (16,) * 7,
@@ -70,17 +68,53 @@ def test_the_tiny_models_settings_stay_what_they_are():
         "conv_pos_batch_norm": False,
         "adapter_attn_dim": None,
     }
+    assert set(settings) == set(hubert.DEFAULTS)
+    assert hubert.architecture(settings) == load_model("tiny_random").architecture == TINY
 
 
-def test_the_fingerprint_of_known_weights_stays_what_it_is():
+KNOWN: dict[str, dict[str, Any]] = {
+    "5961e81608ccfd813c94633af2f3950fe0c86e26f792edf185dc4c8858b13898": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "conv_dim": (16,) * 7,
+        "num_conv_pos_embeddings": 32,
+    },
+    "fd694309680b628be3d992f71635371dd270fb7332fd11858641c6dda1b0c0f6": {},
+    "ee52d012deaad608ae109e85c84c3b9abfa8904253988bd888b6fa2b25dfada1": {
+        "feat_extract_norm": "layer",
+        "do_stable_layer_norm": True,
+        "conv_bias": True,
+    },
+    "5b5cd502fc1eb7212cb1f0e1d2ce2e0ee2358490427c0bf2bb38e0fc495f82f8": {
+        "feat_proj_layer_norm": False,
+        "layer_norm_eps": 1e-3,
+        "num_attention_heads": 4,
+        "num_conv_pos_embedding_groups": 6,
+        "num_conv_pos_embeddings": 31,
+        "conv_dim": (16, 24, 32, 8, 16, 24, 32),
+    },
+}
+SIZES: dict[str, Any] = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 96,
+    "conv_dim": (32,) * 7,
+    "num_conv_pos_embedding_groups": 4,
+}
+
+
+@pytest.mark.parametrize("known", KNOWN)
+def test_the_fingerprint_of_known_weights_stays_what_it_is(known):
     """A store made by any version goes on only while this holds."""
-    config = tiny_config()
+    architecture = hubert.architecture(SIZES | KNOWN[known])
     weights = {
         name: (torch.arange(torch.Size(shape).numel()) % 251 / 256 - 0.5).view(shape)
-        for name, shape in weight_shapes(config).items()
+        for name, shape in weight_shapes(architecture).items()
     }
-    known = "5961e81608ccfd813c94633af2f3950fe0c86e26f792edf185dc4c8858b13898"
-    assert fingerprint(Checkpoint(config, weights)) == known
+    assert fingerprint(Checkpoint(architecture, weights)) == known
 
 
 @pytest.mark.skipif(
@@ -94,14 +128,21 @@ def test_the_fingerprint_of_the_tiny_model_stays_what_it_is():
 
 
 def test_every_setting_of_a_fingerprint_is_checked_and_kept(folder):
-    assert set(FEATURE_SETTINGS) <= set(SETTINGS)
+    assert set(feature_settings(TINY)) <= set(hubert.DEFAULTS)
     change_config(folder, layer_norm_eps=1e-3, vocab_size="none", to_dict=1, attribute_map={"a": 1})
-    assert load_model(str(folder)).config.layer_norm_eps == 1e-3
+    assert load_model(str(folder)).architecture.eps == 1e-3
 
 
 @pytest.mark.parametrize("settings", [{}, {"feat_extract_norm": "layer", "conv_bias": True}])
 def test_transformers_own_models_are_supported(settings):
-    require_supported(HubertConfig(**settings))
+    architecture = hubert.architecture(HubertConfig(**settings).to_dict())
+    assert architecture == hubert.architecture(settings)
+
+
+def test_a_setting_that_a_config_leaves_out_has_transformers_default():
+    config = HubertConfig()
+    assert {name: getattr(config, name, None) for name in hubert.DEFAULTS} == hubert.DEFAULTS
+    assert hubert.architecture({}) == hubert.architecture(config.to_dict())
 
 
 def test_a_home_folder_may_be_meant(folder, monkeypatch):
@@ -142,7 +183,7 @@ def test_a_file_that_is_no_weights_is_not_taken_for_a_pickle(folder):
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_weights_that_are_cut_off_say_so(folder, name, size):
     if name == "pytorch_model.bin":
-        torch.save(dict(load_model("tiny_random").state_dict()), folder / name)
+        torch.save(dict(load_model("tiny_random").weights), folder / name)
         (folder / "model.safetensors").unlink()
     (folder / name).write_bytes((folder / name).read_bytes()[:size])
     assert "cut off or damaged, download it again" in refusal(folder)
@@ -232,6 +273,8 @@ HOSTILE: list[tuple[str, Any, str]] = [
     ("conv_kernel", 10, "conv_kernel and conv_stride is 10 and "),
     ("conv_kernel", [10, 3], r"conv_kernel and conv_stride is \[10, 3\] and "),
     ("conv_stride", ["5"] * 7, "conv_kernel and conv_stride is "),
+    ("conv_stride", [5] + [10**9] * 6, "conv_kernel and conv_stride is .* and .5, 1000000000, "),
+    ("conv_kernel", [], r"conv_kernel and conv_stride is \[\] and "),
     ("conv_bias", "no", "conv_bias is no; this encoder computes true or false"),
     ("feat_proj_layer_norm", 1, "feat_proj_layer_norm is 1;"),
     ("do_stable_layer_norm", None, "do_stable_layer_norm is None;"),
@@ -270,7 +313,7 @@ def hostile_weights() -> dict[str, Callable[[torch.Tensor], Any]]:
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 @pytest.mark.parametrize("kind", hostile_weights())
 def test_a_tensor_that_only_claims_to_be_weights_is_refused(folder, kind):
-    weights = dict(load_model("tiny_random").state_dict())
+    weights = dict(load_model("tiny_random").weights)
     name = "encoder.layers.1.feed_forward.output_dense.weight"
     weights[name] = hostile_weights()[kind](weights[name])
     weights |= {5: torch.zeros(1), "a": "no tensor"}
@@ -298,4 +341,4 @@ def test_a_model_that_is_refused_is_a_sentence_and_exit_2(extract_folder, folder
 
 def test_a_transformers_model_and_its_file_have_one_fingerprint(folder):
     model = HubertModel.from_pretrained(folder)
-    assert fingerprint(model) == fingerprint(load_model(str(folder)))
+    assert fingerprint_of(model) == fingerprint(load_model(str(folder)))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extract.frames import ConvStack
 from extract.store import metadata
 from extract.values import AudioSettings
 
@@ -87,7 +88,8 @@ def test_metadata_is_made_of_these_bytes(tmp_path):
     run = metadata.identity(
         AudioSettings(), weights="0123abcd", layer=12, precision="float16", source="/data/ä"
     )
-    metadata.write(tmp_path, run, {"model": "some/model", "torch": "2.11.0"})
+    made_with = {"model": "some/model", "torch": "2.11.0"}
+    metadata.write(tmp_path, run, made_with, ConvStack(((10, 5), (8, 4))))
     assert (
         (tmp_path / "metadata.json").read_bytes().decode()
         == """{
@@ -108,6 +110,20 @@ def test_metadata_is_made_of_these_bytes(tmp_path):
   "made_with": {
     "model": "some/model",
     "torch": "2.11.0"
+  },
+  "frames": {
+    "sample_rate": 16000,
+    "hop": 20,
+    "conv_layers": [
+      [
+        10,
+        5
+      ],
+      [
+        8,
+        4
+      ]
+    ]
   }
 }
 """

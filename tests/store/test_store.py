@@ -13,8 +13,9 @@ import pytest
 import soundfile
 import torch
 
+from extract.frames import ConvStack
 from extract.store.formats import encode_features, encode_wav, num_bytes
-from extract.store.store import Store, StoreUnusable, WriteFailed
+from extract.store.store import Store, StoreUnusable, WriteFailed, bytes_per_second
 
 FEATURES = torch.arange(60, dtype=torch.float32).view(20, 3)
 WAV = torch.arange(-6_400, 6_720, dtype=torch.int16)
@@ -354,3 +355,8 @@ def test_sweeping_takes_what_killed_runs_left_and_nothing_else(store):
     assert sorted(store.directory.rglob(".tmp-*")) == sorted(left)
     assert store.sweep() == 3
     assert files(store) == whole
+
+
+def test_a_second_of_audio_takes_its_samples_and_its_frames():
+    assert bytes_per_second(768, 2) == 2 * 32_000 + 768 * 2 * 50
+    assert bytes_per_second(768, 4, ConvStack(((640, 640),))) == 2 * 32_000 + 768 * 4 * 25

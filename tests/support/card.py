@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import HubertConfig
 
 from extract.encoder import encoder, first_layer, forward
 from extract.encoder.encoder import Encoder
 from extract.encoder.packing import Attention, Packing
+from extract.models.architecture import Architecture
 from extract.models.weights import Checkpoint, weight_shapes
 
 CARD = torch.device("cuda", 0)
@@ -39,7 +39,7 @@ def fake_card(attention: Attention) -> Iterator[None]:
         yield
 
 
-def encoder_on_card(config: HubertConfig, precision: str) -> Encoder:
+def encoder_on_card(architecture: Architecture, precision: str) -> Encoder:
     """With weights that are fake too; inside `fake_card`."""
-    weights = {name: torch.empty(shape) for name, shape in weight_shapes(config).items()}
-    return Encoder(Checkpoint(config, weights), device="cuda", precision=precision)
+    weights = {name: torch.empty(shape) for name, shape in weight_shapes(architecture).items()}
+    return Encoder(Checkpoint(architecture, weights), device="cuda", precision=precision)

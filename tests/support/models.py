@@ -8,18 +8,46 @@ import torch
 from safetensors.torch import save_file
 from transformers import HubertConfig, HubertModel
 
+from extract.models.architecture import Architecture
+from extract.models.family import Model, as_checkpoint
 from extract.models.load import load_model
-from extract.models.weights import Checkpoint
+from extract.models.weights import Checkpoint, fingerprint
 
 
 def tiny_model() -> HubertModel:
     """What `model=tiny_random` is, as transformers' own module."""
     tiny = load_model("tiny_random")
-    model = HubertModel(tiny.config).eval().requires_grad_(False)
-    missing = model.load_state_dict(tiny.state_dict(), strict=False)
+    model = HubertModel(hubert_config(tiny.architecture)).eval().requires_grad_(False)
+    missing = model.load_state_dict(tiny.weights, strict=False)
     assert missing.missing_keys == ["masked_spec_embed"]
     assert not missing.unexpected_keys
     return model
+
+
+def hubert_config(of: Architecture) -> HubertConfig:
+    """Transformers' settings of a HuBERT."""
+    dims, kernels, strides = zip(*of.conv, strict=True)
+    return HubertConfig(
+        conv_dim=dims,
+        conv_kernel=kernels,
+        conv_stride=strides,
+        conv_bias=of.conv_bias,
+        feat_extract_norm=of.conv_norm,
+        feat_proj_layer_norm=of.projection_norm,
+        num_conv_pos_embeddings=of.positions.kernel,
+        num_conv_pos_embedding_groups=of.positions.groups,
+        hidden_size=of.width,
+        intermediate_size=of.wide,
+        num_attention_heads=of.heads,
+        num_hidden_layers=of.layers,
+        do_stable_layer_norm=of.pre_norm,
+        layer_norm_eps=of.eps,
+    )
+
+
+def fingerprint_of(model: Model) -> str:
+    """Of transformers' own modules too."""
+    return fingerprint(as_checkpoint(model))
 
 
 def small_model(norm: str, *, seed: int = 0, lively: bool = True, **settings: Any) -> HubertModel:
@@ -51,8 +79,11 @@ def folder_of(
     model: HubertModel | Checkpoint, folder: Path, file_format: str = "safetensors"
 ) -> Path:
     """A model's folder as model hubs hold them."""
-    model.config.save_pretrained(folder)
-    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    is_ours = isinstance(model, Checkpoint)
+    config = hubert_config(model.architecture) if is_ours else model.config
+    config.save_pretrained(folder)
+    weights = model.weights if is_ours else model.state_dict()
+    weights = {name: weight.clone() for name, weight in weights.items()}
     if file_format == "safetensors":
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     else:

@@ -468,10 +468,10 @@ def raise_for(monkeypatch, ending: str) -> None:
     """Lets our own code raise for every recording whose path ends so."""
     prepare = dataset.prepare
 
-    def wrong(path, settings):
+    def wrong(path, *settings):
         if path.endswith(ending):
             raise TypeError(f"a mistake of ours at {path}")
-        return prepare(path, settings)
+        return prepare(path, *settings)
 
     monkeypatch.setattr(dataset, "prepare", wrong)
 

@@ -174,10 +174,10 @@ def test_a_recording_that_kills_its_worker_each_time_costs_only_itself(
 
     prepare = dataset.prepare
 
-    def deadly(path, settings):
+    def deadly(path, *settings):
         if path.endswith("07.wav"):
             os.kill(os.getpid(), signal.SIGSEGV)
-        return prepare(path, settings)
+        return prepare(path, *settings)
 
     monkeypatch.setattr(dataset, "prepare", deadly)
     store = tmp_path / "out"

@@ -7,6 +7,7 @@ import torch
 from transformers import HubertConfig
 
 from extract.encoder.encoder import Encoder
+from extract.models.families import hubert
 from extract.models.load import load_model
 from extract.models.weights import random_checkpoint
 
@@ -60,10 +61,10 @@ def test_half_precision_is_near_fp32(model, batch, precision, bound):
 @pytest.mark.parametrize("norm", ["group", "layer"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_the_first_layers_kernel_works_here(norm, precision):
-    settings = {"feat_extract_norm": norm, "conv_bias": norm == "layer"}
-    config = HubertConfig(num_hidden_layers=1, **settings)
-    encoder = Encoder(random_checkpoint(config, seed=0), device="cuda", precision=precision)
-    first = encoder.hubert.convolutions.first
+    settings = {"feat_extract_norm": norm, "conv_bias": norm == "layer", "num_hidden_layers": 1}
+    model = random_checkpoint(hubert.architecture(settings), seed=0)
+    encoder = Encoder(model, device="cuda", precision=precision)
+    first = encoder.exact.convolutions.first
     assert first.activations == first.in_one, "it was tried and left: see the warning"
     batch = first.fold(torch.randn(3, 9_000, device="cuda") * 300, [9_000, 5_000, 400], 27)
     arguments = batch.windows(2, 9), batch.weight, batch.bias

@@ -13,7 +13,7 @@ import torch
 
 from extract.encoder.encoder import Encoder
 from extract.models.load import load_model
-from support.models import Payload
+from support.models import Payload, folder_of
 from support.recordings import write_wav
 from support.stores import audit, ledger
 
@@ -147,9 +147,8 @@ def test_a_model_with_code_in_its_weights_is_refused_before_any_work(
 ):
     proof, folder = tmp_path / "ran", tmp_path / "model"
     model = load_model("tiny_random")
-    folder.mkdir()
-    model.config.save_pretrained(folder)
-    torch.save({**model.state_dict(), "extra": Payload(proof)}, folder / "pytorch_model.bin")
+    folder_of(model, folder, "bin")
+    torch.save({**model.weights, "extra": Payload(proof)}, folder / "pytorch_model.bin")
     assert extract_folder(recordings, "model=local", f"model.path={folder}") == 2
     output = capfd.readouterr().err
     assert "safetensors" in output

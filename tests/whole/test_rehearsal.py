@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
-from transformers import HubertConfig
 
 from extract.encoder import encoder
 from extract.encoder.encoder import Encoder
 from extract.encoder.packing import Attention, Packing, attend_padded, attend_varlen
 from extract.frames import num_frames
+from extract.models.families import hubert
 from support.card import CARD, encoder_on_card, fake_card
 
 LENGTHS = [400, 7_000, 40_000, 120_000]
@@ -34,8 +34,8 @@ def on_the_card() -> Iterator[Callable[..., Encoder]]:
 
         def on_the_card(model: str, attention: Attention, precision: str) -> Encoder:
             stack.enter_context(fake_card(attention))
-            config = HubertConfig(num_hidden_layers=2, **MODELS[model])
-            return encoder_on_card(config, precision)
+            architecture = hubert.architecture({"num_hidden_layers": 2, **MODELS[model]})
+            return encoder_on_card(architecture, precision)
 
         yield on_the_card
 
@@ -68,8 +68,8 @@ def test_all_of_it_stays_on_the_card_and_nothing_waits(
 
 def test_a_tensor_left_on_the_host_is_found(on_the_card):
     found = on_the_card("base", attend_varlen, "fp16")
-    norm = found.hubert.encoder_norm
-    found.hubert.encoder_norm = (norm[0].cpu(), norm[1])
+    norm = found.exact.encoder_norm
+    found.exact.encoder_norm = (norm[0].cpu(), norm[1])
     with pytest.raises(RuntimeError, match="device"):
         encode(found, LENGTHS)
 

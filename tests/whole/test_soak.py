@@ -190,10 +190,10 @@ def test_a_manifest_costs_300_mb_a_million_entries_with_four_workers():
 LENGTHS = """
     import random, sys
     import torch
-    from transformers import HubertConfig
     from extract.encoder.encoder import Encoder
     from extract.machine import keep_freed_memory
-    from extract.models.weights import Checkpoint, random_checkpoint
+    from extract.models.families import hubert
+    from extract.models.weights import random_checkpoint
 
     def resident_mb():
         with open("/proc/self/statm") as file:
@@ -201,7 +201,7 @@ LENGTHS = """
 
     torch.set_num_threads(1)
     sizes = dict(hidden_size=64, num_attention_heads=2, intermediate_size=128, conv_dim=(32,) * 7)
-    model = random_checkpoint(HubertConfig(num_hidden_layers=1, **sizes), seed=0)
+    model = random_checkpoint(hubert.architecture({"num_hidden_layers": 1, **sizes}), seed=0)
     encoder = Encoder(model, precision=sys.argv[1])
     keep_freed_memory()
     lengths = random.Random(0).sample(range(400, 24_000, 10), 3 * 200)

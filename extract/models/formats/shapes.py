@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from extract.frames import CONV_LAYERS
+from extract.frames import HUBERT_STACK
 
 FIRST_CONVOLUTION = "feature_extractor.conv_layers.0.conv.weight"
 
@@ -15,7 +15,9 @@ _DIRECTIONS = ("weight_v", "parametrizations.weight.original1", "weight")
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
 _STRIDES = {  # of the convolutions that every published model has, by their kernels
-    tuple(kernel for kernel, _ in CONV_LAYERS): tuple(stride for _, stride in CONV_LAYERS)
+    tuple(kernel for kernel, _ in HUBERT_STACK.layers): [
+        stride for _, stride in HUBERT_STACK.layers
+    ]
 }
 # (width, wide, layers, norm of the convolutions, positional convolutions) of the published models:
 # attention heads, and whether layers begin with their norms.

@@ -1,0 +1,85 @@
+"""The family of a model: what makes an `Architecture` of its settings.
+
+A family is a module of `extract/models/families/`, or of an installed package
+(`extract.choices`). Model types are transformers' own words, as a `config.json` has them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+from torch import Tensor
+
+from extract import choices
+from extract.models.architecture import Architecture
+from extract.models.settings import shown
+from extract.models.weights import Checkpoint
+
+
+class Family(Protocol):
+    """What a module of a family holds."""
+
+    MODEL_TYPES: tuple[str, ...]
+    PREFIX: str  # of weights in the file of a model with a head
+
+    def architecture(self, settings: Mapping[str, Any], /) -> Architecture:
+        """The encoder of a config's settings; ValueError that names one not computed here."""
+        ...
+
+
+class Config(Protocol):
+    """Transformers' PretrainedConfig."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting, also those left as they are."""
+        ...
+
+
+class Pretrained(Protocol):
+    """Transformers' own HubertModel, or another family's."""
+
+    @property
+    def config(self) -> Config:
+        """Its settings."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Weights by transformers' names."""
+        ...
+
+
+Model = Checkpoint | Pretrained
+
+
+def families() -> tuple[Family, ...]:
+    """Every family that is installed."""
+    return tuple(cast(Family, choices.find("families", name)) for name in choices.names("families"))
+
+
+def find_family(model_type: object) -> Family | None:
+    """The family of a model type; None if there is none. This package's own come first."""
+    for name in choices.names("families"):
+        family = cast(Family, choices.find("families", name))
+        if model_type in family.MODEL_TYPES:
+            return family
+    return None
+
+
+def model_types() -> tuple[str, ...]:
+    """Every model type that some family computes."""
+    return tuple(name for family in families() for name in family.MODEL_TYPES)
+
+
+def as_checkpoint(model: Model) -> Checkpoint:
+    """A model as architecture and weights; the weights stay where they are.
+
+    Raises:
+        ValueError: its architecture is not one that is computed here.
+    """
+    if isinstance(model, Checkpoint):
+        return model
+    settings = model.config.to_dict()
+    family = find_family(settings.get("model_type"))
+    if family is None:
+        found, needed = shown(settings.get("model_type")), " or ".join(model_types())
+        raise ValueError(f"model: model_type is {found}; this encoder computes {needed}")
+    return Checkpoint(family.architecture(settings), model.state_dict())
