@@ -6,7 +6,7 @@ fairseq evaluates the text as Python. Here it is parsed, and only lists, `+` and
 import ast
 from typing import Any, NoReturn
 
-from extract.text import shortened
+from extract.models.settings import shown
 
 MAX_CHARACTERS = 1_000
 MAX_LAYERS = 100  # a bound for hostile files; models have 7 or 8
@@ -74,8 +74,7 @@ def _layer(item: Any) -> Layer:
 
 
 def _refuse(written: Any) -> NoReturn:
-    shown = shortened(written if isinstance(written, str) else repr(written)[:MAX_CHARACTERS])
     raise ValueError(
-        f"conv_feature_layers is {shown}; needed is a list of 1 to {MAX_LAYERS} (channels, kernel,"
-        " stride), written with + and *"
+        f"conv_feature_layers is {shown(written)}; needed is a list of 1 to {MAX_LAYERS} (channels,"
+        " kernel, stride), written with + and *"
     ) from None

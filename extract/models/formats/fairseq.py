@@ -23,7 +23,7 @@ from extract.models.formats.found import Found
 from extract.models.formats.names import named, state_of
 from extract.models.formats.pickles import Stub
 from extract.models.formats.shapes import FIRST_CONVOLUTION, complete, seen
-from extract.text import shortened
+from extract.models.settings import shown
 
 _WORDS = {  # fairseq's, and a `config.json`'s
     "activation_fn": "hidden_act",
@@ -40,13 +40,15 @@ _WORDS = {  # fairseq's, and a `config.json`'s
     "num_buckets": "num_buckets",
 }
 _NORMS = {"default": "group", "layer_norm": "layer"}
-_ONLY: dict[str, tuple[Any, ...]] = {  # what no tensor's name shows; the first is fairseq's default
+_ONLY: dict[str, tuple[Any, ...]] = {  # fairseq's settings that no tensor's name shows
     "attn_type": ("", None),
     "layer_type": ("transformer", None),
     "pos_enc_type": ("abs", None),
     "quantize_input": (False, None),
     "sample_rate": (16_000, None),
 }
+# Settings that transformers' data2vec does not have: it always is so.
+_ONLY_OF_DATA2VEC = {"do_stable_layer_norm": (False,), "feat_extract_norm": ("layer",)}
 _ALWAYS = {"feat_extract_activation": "gelu", "hidden_act": "gelu", "layer_norm_eps": 1e-5}
 _OF_TRANSFORMERS = re.compile(r"(?!encoder\.)(?:\w+\.)?feature_projection\.projection\.weight")
 
@@ -59,31 +61,30 @@ def read(path: Path) -> Found:
             known here.
     """
     held = read_tensors(path)
-    state = state_of(held)
-    _require_a_model(state)
+    weights = _weights(path, state_of(held))
+    model, task = _configs(held)
+    said = _said(model)
+    _require({**task, **model}, _ONLY)
+    settings = complete({**_ALWAYS, **said}, seen(weights))
+    settings["model_type"] = _model_type(weights, model)
+    if settings["model_type"] == "data2vec-audio":
+        _require(settings, _ONLY_OF_DATA2VEC)
+    said_by = f"{path.name}'s config" if said else path.name
+    return Found(settings, weights, _input_norm(task), said_by)
+
+
+def _weights(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    if any(isinstance(name, str) and _OF_TRANSFORMERS.fullmatch(name) for name in state):
+        raise ValueError("a file; name the folder that holds it with its config.json")
     weights = named(state)
     if FIRST_CONVOLUTION not in weights:
         first = next(iter(weights), None)
-        what = f"its first tensor is {shortened(first)}" if first else "it holds no tensors by name"
+        what = f"its first tensor is {shown(first)}" if first else "it holds no tensors by name"
         raise ValueError(
             f"{path.name} holds no model that is known here: {what}; needed is a file of fairseq's,"
             " s3prl's or torchaudio's, or a folder"
         )
-    model, task = _configs(held)
-    said = _said(model)
-    _require_known({**task, **model})
-    settings = complete({**_ALWAYS, **said}, seen(weights))
-    return Found(
-        {"model_type": _model_type(weights, model), **settings},
-        weights,
-        _input_norm(task),
-        said_by=f"{path.name}'s config" if said else path.name,
-    )
-
-
-def _require_a_model(state: Mapping[Any, Any]) -> None:
-    if any(isinstance(name, str) and _OF_TRANSFORMERS.fullmatch(name) for name in state):
-        raise ValueError("a file; name the folder that holds it with its config.json")
+    return weights
 
 
 def _configs(held: Mapping[Any, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -99,9 +100,17 @@ def _configs(held: Mapping[Any, Any]) -> tuple[Mapping[str, Any], Mapping[str, A
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
+    """What a namespace or mapping says by name; {} for anything else."""
     if isinstance(value, Stub):
-        return vars(value)
-    return value if isinstance(value, Mapping) else {}
+        value = vars(value)
+    if not isinstance(value, Mapping):
+        return {}
+    return {name: _plain(value) for name, value in value.items() if isinstance(name, str)}
+
+
+def _plain(value: Any) -> Any:
+    """A value that can be compared: a tensor is its type's name, as in a message."""
+    return f"a {type(value).__name__}" if isinstance(value, Tensor) else value
 
 
 def _said(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,13 +127,11 @@ def _said(model: Mapping[str, Any]) -> dict[str, Any]:
     return said
 
 
-def _require_known(said: Mapping[str, Any]) -> None:
-    for name, known in _ONLY.items():
+def _require(said: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> None:
+    for name, known in only.items():
         value = said.get(name)
         if not any(value is choice or value == choice for choice in known):
-            raise ValueError(
-                f"model: {name} is {shortened(str(value))}; this encoder computes {known[0]!r}"
-            )
+            raise ValueError(f"model: {name} is {shown(value)}; this encoder computes {known[0]!r}")
 
 
 def _model_type(weights: Mapping[str, Tensor], model: Mapping[str, Any]) -> str:
@@ -136,8 +143,9 @@ def _model_type(weights: Mapping[str, Tensor], model: Mapping[str, Any]) -> str:
         return "wavlm"
     if "encoder.pos_conv_embed.layers.0.conv.weight" in weights:
         return "data2vec-audio"
-    name = str(model.get("_name") or model.get("arch") or "")
-    is_wav2vec2 = name.startswith("wav2vec") or "quantizer.vars" in weights
+    name = model.get("_name") or model.get("arch")
+    says_so = isinstance(name, str) and name.startswith("wav2vec")
+    is_wav2vec2 = says_so or "quantizer.vars" in weights
     return "wav2vec2" if is_wav2vec2 else "hubert"
 
 
@@ -145,5 +153,5 @@ def _input_norm(task: Mapping[str, Any]) -> bool | None:
     """Whether waveforms were of zero mean and unit variance in training, as `normalize` says."""
     found = task.get("normalize")
     if not (found is None or isinstance(found, bool)):
-        raise ValueError(f"normalize is {shortened(str(found))}; true or false is needed")
+        raise ValueError(f"normalize is {shown(found)}; true or false is needed")
     return found

@@ -74,7 +74,7 @@ def complete(said: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]
     unseen = ("conv_stride", "num_attention_heads", "do_stable_layer_norm")
     if missing := [name for name in unseen if name not in of]:
         raise ValueError(
-            f"it does not say {' and '.join(missing)}, which no shape shows; put it as"
+            f"the file does not say {' and '.join(missing)}, which no shape shows; put it as"
             " pytorch_model.bin into a folder, beside a config.json that does, and name the folder"
         )
     return of

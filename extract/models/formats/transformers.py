@@ -13,6 +13,7 @@ from typing import Any
 from extract.models.formats.files import read_json, read_tensors
 from extract.models.formats.found import Found
 from extract.models.formats.names import named, state_of
+from extract.models.settings import shown
 from extract.text import shortened
 
 CONFIG_FILE = "config.json"
@@ -46,9 +47,10 @@ def read(find: Find, settings: Mapping[str, Any]) -> Found:
         FileNotFoundError: it has no weights, or not all of its shards.
         ValueError: a file cannot be read, is damaged, or holds more than it should.
     """
+    input_norm = _input_norm(find)
     path = _first(find, *WEIGHT_FILES, *INDEX_FILES)
     held = _sharded(find, path) if path.name in INDEX_FILES else state_of(read_tensors(path))
-    return Found(settings, named(held), _input_norm(find))
+    return Found(settings, named(held), input_norm)
 
 
 def _first(find: Find, *names: str) -> Path:
@@ -90,7 +92,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     for shard in weight_map.values():
         if not isinstance(shard, str) or not shard or set("/\\:\0") & set(shard) or shard == "..":
             raise ValueError(
-                f"{index.name} names {shortened(str(shard))!r} as a shard; a file's name is needed"
+                f"{index.name} names {shown(shard)} as a shard; a file's name is needed"
             )
     return weight_map
 
@@ -107,6 +109,5 @@ def _input_norm(find: Find) -> bool | None:
     # Where a file does not say, transformers' Wav2Vec2FeatureExtractor normalises.
     found = settings.get("do_normalize", True) if isinstance(settings, dict) else settings
     if not isinstance(found, bool):
-        shown = shortened(str(found))
-        raise ValueError(f"{path.name}: do_normalize is {shown}; true or false is needed")
+        raise ValueError(f"{path.name}: do_normalize is {shown(found)}; true or false is needed")
     return found

@@ -374,6 +374,11 @@ def test_data2vec_is_read_with_its_several_positional_convolutions(tmp_path: Pat
     assert set(expected) - set(found.weights) == set()
     assert all(torch.equal(found.weights[name], weight) for name, weight in expected.items())
 
+    said["layer_norm_first"] = True  # transformers has no such data2vec
+    torch.save({"cfg": {"model": said, "task": task}, "model": state}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="do_stable_layer_norm is True; this encoder computes Fal"):
+        fairseq.read(tmp_path / "a.pt")
+
 
 def test_wavlm_is_read_with_its_relative_positions(tmp_path: Path) -> None:
     config = WavLMConfig(
@@ -596,3 +601,25 @@ def test_settings_may_be_a_namespace_of_anything(tmp_path: Path) -> None:
     held["args"] = argparse.Namespace(**{**vars(held["args"]), "encoder_layers": [10**6] * 9})
     torch.save(held, tmp_path / "a.pt")
     assert "num_hidden_layers is [1000000, " in refusal(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("name", ["encoder_layers", "layer_type", "conv_feature_layers", "_name"])
+@pytest.mark.parametrize("value", ["tensor", "deep"])
+def test_a_hostile_value_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """A pickle holds what JSON cannot."""
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    held = fairseq_file(small_model("group"))
+    held["cfg"]["model"][name] = {"tensor": torch.zeros(3), "deep": deep}[value]
+    monkeypatch.setattr(fairseq, "read_tensors", lambda path: held)
+    (tmp_path / "a.pt").touch()
+    if name == "_name":
+        assert fairseq.read(tmp_path / "a.pt").settings["model_type"] == "hubert"
+    else:
+        said = refusal(tmp_path / "a.pt")
+        assert {"encoder_layers": "num_hidden_layers"}.get(name, name) + " is " in said
+    while deep:  # Python's own way to free it is recursive
+        [deep] = deep
