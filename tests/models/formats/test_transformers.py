@@ -169,3 +169,31 @@ def test_a_preprocessor_that_says_neither_is_refused(folder: Path, value: Any) -
     path.write_text(json.dumps({"do_normalize": value}))
     words = f"preprocessor_config.json: do_normalize is {value}; true or false is needed"
     assert refusal(folder) == words
+
+
+# --- the hub's cache ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, sharded: Path) -> Path:
+    """The sharded model as the hub's cache holds it."""
+    repository = tmp_path / "models--some--model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    (repository / "snapshots").mkdir()
+    return sharded.rename(repository / "snapshots" / "abc")
+
+
+def test_shards_in_the_hubs_cache_need_no_network(tmp_path: Path, snapshot: Path) -> None:
+    expected = fingerprint(load_model(str(snapshot)))
+    assert fingerprint(load_model("some/model", cache_dir=tmp_path)) == expected
+
+
+def test_a_shard_that_the_cache_does_not_hold_is_asked_of_the_hub(
+    tmp_path: Path, snapshot: Path
+) -> None:
+    shards(snapshot)[1].unlink()
+    with pytest.raises(
+        ValueError, match=r"some/model: no model found; .* `hf download some/model`"
+    ):
+        load_model("some/model", cache_dir=tmp_path)
