@@ -9,7 +9,9 @@ from typing import Any
 from extract.frames import HUBERT_STACK
 from extract.models.architecture import Architecture, Positions
 from extract.models.family import Family, find_family, model_types
-from extract.models.files import CONFIG_FILE, WEIGHT_FILES, file_in, read_settings, read_weights
+from extract.models.formats import fairseq, transformers
+from extract.models.formats.files import file_in
+from extract.models.formats.transformers import CONFIG_FILE, WEIGHT_FILES, ShardMissing
 from extract.models.settings import shown
 from extract.models.weights import Checkpoint, checkpoint, random_checkpoint
 from extract.text import shortened
@@ -42,7 +44,7 @@ def load_model(
     seed: int = 0,
     cache_dir: str | Path | None = None,
 ) -> Checkpoint:
-    """A model's architecture and float32 weights, from a model hub id or a local folder.
+    """A model's architecture and float32 weights, from a hub id, a local folder or a file.
 
     `tiny_random` is drawn on the spot from `seed`: its features mean nothing. Weights come from
     safetensors or a weights-only unpickler; no code of a file is ever run. No module of
@@ -60,7 +62,7 @@ def _pretrained(source: str, revision: str | None, cache_dir: str | Path | None)
     if os.path.isdir(folder := os.path.expanduser(source)):  # noqa: PTH111, PTH112
         return _from_folder(source, folder)
     if os.path.isfile(folder):  # noqa: PTH113
-        raise ValueError(f"{shortened(source)}: a file; name the folder that holds {_FILES}")
+        return _from_file(source, folder)
     where: dict[str, Any] = {"revision": revision or "main", "cache_dir": cache_dir}
     try:
         return _read(source, partial(_cached, source, {**where, "local_files_only": True}))
@@ -82,6 +84,8 @@ def _pretrained(source: str, revision: str | None, cache_dir: str | Path | None)
 def _from_folder(source: str, folder: str) -> Checkpoint:
     try:
         return _read(source, partial(file_in, folder))
+    except ShardMissing as error:
+        raise ValueError(f"{shortened(source)}: {error}") from None
     except FileNotFoundError as error:
         message = f"{shortened(source)}: no model in this folder, {error}; needed {_FILES}"
         raise ValueError(f"{message}. Name the folder that holds them, or {_SHIPPED}") from None
@@ -108,23 +112,26 @@ def _probe_hub(source: str, revision: str) -> None:
 def _read(source: str, find: Callable[[str], Path | None]) -> Checkpoint:
     """The model whose files `find` gives; OSError where one is not there."""
     try:
-        settings = read_settings(_first(find, CONFIG_FILE))
-        family = _family(settings.get("model_type"))
-        architecture = family.architecture(settings)
-        return checkpoint(architecture, read_weights(_first(find, *WEIGHT_FILES)), family.PREFIX)
+        settings = transformers.read_settings(find)
+        family = _family(settings.get("model_type"), CONFIG_FILE)
+        architecture = family.architecture(settings)  # before its weights are downloaded
+        return checkpoint(architecture, transformers.read(find, settings).weights, family.PREFIX)
     except ValueError as error:
         raise ValueError(f"{shortened(source)}: {error}") from None
 
 
-def _family(model_type: object) -> Family:
+def _from_file(source: str, path: str) -> Checkpoint:
+    try:
+        found = fairseq.read(Path(path))
+        family = _family(found.settings.get("model_type"), found.said_by)
+        architecture = family.architecture(found.settings)
+        return checkpoint(architecture, found.weights, family.PREFIX, found.said_by)
+    except ValueError as error:
+        raise ValueError(f"{shortened(source)}: {error}") from None
+
+
+def _family(model_type: object, said_by: str) -> Family:
     if (family := find_family(model_type)) is not None:
         return family
     needed = " or ".join(map(repr, model_types()))
-    raise ValueError(f"{CONFIG_FILE} says model_type {shown(model_type)}; {needed} is needed")
-
-
-def _first(find: Callable[[str], Path | None], *names: str) -> Path:
-    for name in names:
-        if (found := find(name)) is not None:
-            return found
-    raise FileNotFoundError(f"which holds no {' and no '.join(names)}")
+    raise ValueError(f"{said_by} says model_type {shown(model_type)}; {needed} is needed")

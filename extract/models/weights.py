@@ -119,7 +119,9 @@ def feature_settings(of: Architecture) -> dict[str, object]:
     return settings
 
 
-def checkpoint(of: Architecture, found: Mapping[Any, Any], prefix: str) -> Checkpoint:
+def checkpoint(
+    of: Architecture, found: Mapping[Any, Any], prefix: str, said_by: str = "config.json"
+) -> Checkpoint:
     """The weights that a file holds with or without `prefix`, float32, in memory of their own.
 
     Raises ValueError for one that is missing, of another shape than the config's, or no tensor of
@@ -138,7 +140,7 @@ def checkpoint(of: Architecture, found: Mapping[Any, Any], prefix: str) -> Check
         raise ValueError(f"{count(len(missing), 'missing weight')}, first {first}")
     for name, shape in shapes.items():
         if renamed[name].shape != shape:
-            raise ValueError(f"{name} is {tuple(renamed[name].shape)}; config.json says {shape}")
+            raise ValueError(f"{name} is {tuple(renamed[name].shape)}; {said_by} says {shape}")
         if not _is_plain(renamed[name]):
             raise ValueError(f"{name} is a {renamed[name].dtype} tensor without all of its numbers")
     owned = {name: renamed[name].detach().to(torch.float32, copy=True) for name in shapes}

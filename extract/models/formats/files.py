@@ -1,25 +1,20 @@
-"""`config.json` and weights as a folder or the hub's cache holds them, read without trusting them.
+"""A model's files, read without trusting them: JSON, and tensors in whatever container.
 
-Every fault is a ValueError that says what the file is and what helps. No code of a file is run.
+What a file is shows in its first bytes; its name decides nothing. Every fault is a ValueError that
+says what the file is and what helps. No code of a file is run.
 """
 
 import json
-import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from extract.models.formats import pickles
 from extract.text import shortened
 
-CONFIG_FILE = "config.json"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-MAX_CONFIG_BYTES = 1 << 24
+MAX_JSON_BYTES = 1 << 24
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_TORCH_STARTS = (b"PK\x03\x04", b"\x80")  # a zip archive; a pickle, as torch wrote until 1.6
 _AGAIN = "download it again"
 
 
@@ -35,15 +30,15 @@ def file_in(folder: str, name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a `config.json`.
+def read_json(path: Path) -> dict[str, Any]:
+    """The settings in a JSON file such as `config.json`.
 
     Raises:
         ValueError: it cannot be read, or holds no settings.
     """
-    text = _start(path, MAX_CONFIG_BYTES + 1)
-    if len(text) > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path.name} has more than {MAX_CONFIG_BYTES:,} bytes; {_AGAIN}")
+    text = start_of(path, MAX_JSON_BYTES + 1)
+    if len(text) > MAX_JSON_BYTES:
+        raise ValueError(f"{path.name} has more than {MAX_JSON_BYTES:,} bytes; {_AGAIN}")
     try:
         settings = json.loads(text)
     except RecursionError:
@@ -57,29 +52,24 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def read_weights(path: Path) -> Mapping[Any, Any]:
-    """The tensors of a weight file by their names, among whatever else it holds.
+def read_tensors(path: Path) -> Mapping[Any, Any]:
+    """The tensors of a file by their names, among whatever else it holds.
+
+    They may be a view of the file.
 
     Raises:
         ValueError: it cannot be read, is damaged, or holds more than tensors.
     """
     from safetensors.torch import load_file
 
-    start = _start(path, 1024)
-    if path.suffix != ".safetensors" and not start.startswith(_TORCH_STARTS):
+    start = start_of(path, 1024)
+    is_safetensors = _is_safetensors(start)
+    if not is_safetensors and not start.startswith((pickles.ZIP, pickles.PICKLE)):
         raise ValueError(f"{path.name} is no file of weights: it starts {start[:16]!r}; {_AGAIN}")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():  # torch's, of a sparse tensor: it is refused by name later
-            warnings.filterwarnings("ignore", "(?i).*sparse")
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path.name} is a pickle with more in it than tensors, or a damaged one, and running"
-            f" a file's code is refused; {_AGAIN}, or convert it to safetensors where it can be"
-            " trusted"
-        ) from None
+        found = load_file(path) if is_safetensors else pickles.load(path, start)
+    except pickles.Refused:
+        raise
     except Exception as error:  # whatever damage makes of the readers' own assumptions
         problem = shortened(str(error).strip().partition("\n")[0])
         raise ValueError(
@@ -91,7 +81,12 @@ def read_weights(path: Path) -> Mapping[Any, Any]:
     return found
 
 
-def _start(path: Path, num_bytes: int) -> bytes:
+def _is_safetensors(start: bytes) -> bool:
+    """Whether a file starts with the length of a header, 8 bytes, and the header, JSON."""
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32
+
+
+def start_of(path: Path, num_bytes: int) -> bytes:
     """The first bytes of a file; ValueError if it cannot be read or stands for the file meant."""
     try:
         with path.open("rb") as file:

@@ -1,0 +1,136 @@
+"""Files of `torch.save`, read without running any code that they name.
+
+torch's weights-only unpickler makes tensors and plain containers. The two classes of fairseq below
+are read as `Stub`s: attributes and nothing else. Every other class or function is refused.
+"""
+
+import pickle
+import pickletools
+import warnings
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from extract.text import shortened
+
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"  # how torch's files start: since 1.6, and before
+
+_STUBBED = ("fairseq.data.dictionary.Dictionary", "argparse.Namespace")
+_ALLOWED_MODULES = ("torch", "torch._tensor", "torch._utils", "torch.storage")
+_ALLOWED = (
+    *_STUBBED,
+    "_codecs.encode",
+    "builtins.bytearray",
+    "builtins.complex",
+    "builtins.set",
+    "collections.Counter",
+    "collections.OrderedDict",
+    "torch.nn.parameter.Parameter",
+    "torch.serialization._get_layout",
+)
+_SHOWN_NAMES = 5
+_LEGACY_PICKLES = 5  # magic number, protocol, byte order, what was saved, storages' keys
+_STRINGS = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE")
+
+
+class Refused(ValueError):
+    """A file names more than tensors are made of."""
+
+
+class Stub:
+    """Stands for an object of a class that is not imported; `vars` gives its attributes."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+
+def load(path: Path, start: bytes) -> Any:
+    """What `torch.save` wrote, its tensors mapped to the file where it is a zip archive.
+
+    Pages of a mapped tensor are read when they are used: an optimizer's state costs no memory.
+
+    Args:
+        path: the file.
+        start: its first bytes.
+
+    Raises:
+        Refused: it names classes or functions that are not of tensors.
+        Exception: whatever damage makes of torch's own assumptions.
+    """
+    stubs: list[Any] = [(Stub, name) for name in _STUBBED]
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(stubs):
+            # torch's, of a sparse tensor or a newer pickle: both are refused by name
+            warnings.simplefilter("ignore", UserWarning)
+            is_zip = start.startswith(ZIP)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError:
+        named = foreign_names(path, start)
+    if not named:
+        raise Refused(
+            f"{path.name} is a pickle with more in it than tensors, or a damaged one, and running"
+            " a file's code is refused; download it again, or convert it to safetensors where it"
+            " can be trusted"
+        )
+    shown = ", ".join(map(shortened, named[:_SHOWN_NAMES]))
+    more = f" and {len(named) - _SHOWN_NAMES:,} more" if len(named) > _SHOWN_NAMES else ""
+    raise Refused(
+        f"{path.name} is a pickle with more in it than tensors: it names {shown}{more}, and running"
+        " a file's code is refused; convert it to safetensors where it can be trusted"
+    )
+
+
+def foreign_names(path: Path, start: bytes) -> list[str]:
+    """Classes and functions that a file's pickle names beyond those of tensors, sorted.
+
+    The pickle's operations are listed, none is run. As many as there are before the first damage.
+    """
+    found: set[str] = set()
+    try:
+        if start.startswith(ZIP):
+            with zipfile.ZipFile(path) as archive:
+                for member in archive.namelist():
+                    if member.endswith("/data.pkl"):
+                        with archive.open(member) as file:
+                            found.update(_named(file))
+        else:
+            with path.open("rb") as file:
+                for _ in range(_LEGACY_PICKLES):
+                    found.update(_named(file))
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        pass
+    return sorted(name for name in found if not _is_allowed(name))
+
+
+def _is_allowed(name: str) -> bool:
+    return name in _ALLOWED or name.rpartition(".")[0] in _ALLOWED_MODULES
+
+
+def _named(file: Any) -> Iterator[str]:
+    """What one pickle names, `module.name`, as it comes."""
+    texts = ["?", "?"]  # on top of the stack, about
+    memo: dict[int, str] = {}
+    for operation, argument, _position in pickletools.genops(file):
+        name, value = operation.name, str(argument)
+        if name in ("GLOBAL", "INST"):
+            yield _in_python_3(*value.split(" ", 1))
+        elif name == "STACK_GLOBAL":
+            yield ".".join(texts[-2:])
+        elif name in _STRINGS:
+            texts.append(value)
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            texts.append(memo.get(int(value), "?"))
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            memo[int(value)] = texts[-1]
+        elif name == "MEMOIZE":
+            memo[len(memo)] = texts[-1]
+
+
+def _in_python_3(module: str, name: str) -> str:
+    """`module.name` of a pickle, whose protocols before 3 have Python 2's names."""
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    return f"{module}.{name}"
