@@ -5,7 +5,7 @@ OLDEST ?= 3.11
 NEWEST ?= 3.13
 TESTS ?=
 
-.PHONY: help venv demo test test-oldest test-newest pytest lint types docs bench bench-gpu clean
+.PHONY: help venv demo test test-oldest test-newest test-pre pytest lint types docs bench bench-gpu clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -18,7 +18,7 @@ $(VENV)/installed: $(BIN)/python pyproject.toml
 	touch $@
 
 $(VENV)/installed-dev: $(BIN)/python pyproject.toml $(CONSTRAINTS)
-	$(BIN)/python -m pip install --quiet -e '.[dev,docs]' $(addprefix --constraint ,$(CONSTRAINTS))
+	$(BIN)/python -m pip install --quiet $(PRE) -e '.[dev,docs]' $(addprefix --constraint ,$(CONSTRAINTS))
 	touch $@ $(VENV)/installed
 
 venv: $(VENV)/installed-dev  ## a virtual environment with everything for development
@@ -34,6 +34,9 @@ test-oldest:  ## the tests on the oldest Python, with the oldest version of ever
 test-newest:  ## the tests on the newest Python, with the newest version of every dependency
 	$(MAKE) pytest VENV=$(VENV)-newest PYTHON="$$(./.ci/python $(NEWEST))"
 
+test-pre:  ## as test-newest, with pre-releases too, of what pyproject.toml admits
+	$(MAKE) pytest VENV=$(VENV)-pre PYTHON="$$(./.ci/python $(NEWEST))" PRE=--pre
+
 pytest: venv
 	$(BIN)/python -m pytest $(TESTS)
 
@@ -42,8 +45,10 @@ lint: venv  ## ruff: rules and format; import-linter: which module may import wh
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-types: venv  ## mypy, strict
+types: venv  ## mypy, strict; for Windows and macOS too: no call there that only Linux has
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 
 docs: venv  ## the pages of docs/ as a site in site/; a warning is an error
 	$(BIN)/zensical build --strict
@@ -55,4 +60,4 @@ bench-gpu: venv  ## checks and speed on a GPU
 	$(BIN)/python benchmarks/gpu.py
 
 clean:  ## all that was made here but outputs/
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist site .cache *.egg-info .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest $(VENV)-pre build dist site .cache *.egg-info .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis

@@ -21,6 +21,8 @@ import numpy as np
 import soundfile
 import torch
 
+from extract import __version__
+
 SHM = Path("/dev/shm")
 CACHE = Path(tempfile.gettempdir()) / "extract-benchmarks"  # the random model, kept between runs
 
@@ -81,7 +83,8 @@ def head() -> dict[str, str]:
         "load": "{:.1f} {:.1f} {:.1f} (1, 5, 15 minutes, at the start)".format(*os.getloadavg()),
         "date": date.today().isoformat(),
         "versions": f"Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in ("extract", "torch", "transformers")),
+        f"extract {__version__}, "
+        + ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers")),
         "command": " ".join(["python", *_command()]),
     }
     if torch.cuda.is_available():

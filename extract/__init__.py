@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from extract.shard import Shard
     from extract.values import AudioSettings, Failure, Features, Utterance
 
+__version__ = "0.1.0"  # pyproject.toml reads it here
+
 __all__ = [
     "AudioDataset",
     "AudioSettings",

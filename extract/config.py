@@ -34,7 +34,7 @@ class Precision(Enum):
 
 
 class StartMethod(Enum):
-    """How workers start. `auto`: fork on a CPU run, forkserver once CUDA may be in use."""
+    """How workers start. `auto`: on Linux fork, or forkserver beside a GPU; elsewhere spawn."""
 
     auto = "auto"
     fork = "fork"

@@ -12,11 +12,12 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from extract.systems import InUseError, open_no_link, replace, unlink
 from extract.text import printable
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,9 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL}
 MAX_READ = 16 << 20  # bytes of a file that is read whole: metadata and notes take a few hundred
 
-_BINARY, _NO_FOLLOW = getattr(os, "O_BINARY", 0), getattr(os, "O_NOFOLLOW", 0)
-NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
-APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_FOLLOW | _BINARY
-_READ = os.O_RDONLY | _NO_FOLLOW | _BINARY | getattr(os, "O_NONBLOCK", 0)  # a FIFO would wait
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a FIFO would wait
 
 
 class StoreUnusable(Exception):
@@ -141,7 +141,7 @@ def replace_whole(path: Path, parts: bytes | Iterable[bytes], *, fsync: bool = T
             file.flush()
             if fsync:
                 os.fsync(file.fileno())
-        temporary.replace(path)
+        replace(temporary, path)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -160,7 +160,7 @@ def replace_cache(path: Path, data: bytes) -> None:
     """
     try:
         replace_whole(path, data, fsync=False)
-    except (IsADirectoryError, FileExistsError) as error:  # a folder that holds something
+    except (IsADirectoryError, FileExistsError, InUseError) as error:  # a folder that holds files
         log.warning("%s: %s: each run makes it anew", printable(str(path)), error.strerror)
 
 
@@ -205,21 +205,20 @@ class Temporary:
         """Gives the file its name, in the place of an older one or of a symbolic link."""
         os.close(self.descriptor)
         self.descriptor = -1
-        os.replace(self.path, self.final)  # noqa: PTH105
+        replace(self.path, self.final)
         self.path = ""
 
     def __exit__(self, *_: object) -> None:
         if self.descriptor >= 0:
             os.close(self.descriptor)
         if self.path:
-            os.unlink(self.path)  # noqa: PTH108
+            unlink(self.path)
 
 
 def _write(descriptor: int, parts: list[memoryview]) -> int:
     """Writes as much as the disk takes at once; returns how many bytes."""
-    if hasattr(os, "writev"):
-        return os.writev(descriptor, parts)
-    return os.write(descriptor, parts[0])  # Windows
+    writev: Callable[[int, list[memoryview]], int] | None = getattr(os, "writev", None)
+    return writev(descriptor, parts) if writev else os.write(descriptor, parts[0])
 
 
 def make_way(path: Path) -> None:
@@ -251,7 +250,7 @@ def open_regular(path: Path | str) -> BinaryIO:
     Raises:
         OSError: there is none, or a link, a folder, a pipe or a device stands there.
     """
-    descriptor = os.open(path, _READ)
+    descriptor = open_no_link(path, _READ)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "Not a regular file", str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import sys
 
 KEPT_BYTES = 1 << 30  # of freed memory, at most: more than a batch's activations take
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
@@ -18,6 +19,24 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def start_methods() -> list[str]:
+    """The ways in which this system can start a worker."""
+    import multiprocessing  # not for `--help`
+
+    return multiprocessing.get_all_start_methods()
+
+
+def best_start_method(*, uses_cuda: bool) -> str:
+    """How workers start unless a user says otherwise.
+
+    On Linux by fork, which copies nothing; a process that has used CUDA is not forked, so its
+    workers come from a forkserver. Elsewhere by spawn: Windows has nothing else, and on macOS the
+    system's libraries start threads, whose locks a forked child would find locked for ever.
+    """
+    wanted = "forkserver" if uses_cuda else "fork"
+    return wanted if sys.platform == "linux" and wanted in start_methods() else "spawn"
 
 
 def keep_freed_memory() -> None:

@@ -12,8 +12,9 @@ from operator import attrgetter
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from extract import choices
-from extract.config import DOCKS, ORDERED, Config
+from extract.config import DOCKS, ORDERED, Config, StartMethod
 from extract.fields import MISSING, Range
+from extract.machine import start_methods
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ def check(config: Config) -> None:
     for name, option in options_of(config).items():
         if is_number(option):
             _check_number(name, option, attrgetter(name)(config))
+    _check_start_method(config.loader.start_method)
     for smaller, in_order, larger, needed in ORDERED:
         values = attrgetter(smaller, larger)(config)
         if not in_order(*values):
@@ -171,6 +173,13 @@ def _check_choice(group: str, key: str, values: Any) -> None:
     if not needed <= vars(values).keys():
         found = f"{group}.{key}: {choice!r} with the options of another choice"
         raise ValueError(f"{found}; needed {group}={choice}")
+
+
+def _check_start_method(method: StartMethod) -> None:
+    there = [StartMethod.auto.name, *start_methods()]
+    if method.name not in there:
+        found = f"loader.start_method: {method.name}, which this system has not"
+        raise ValueError(f"{found}; needed {' or '.join(there)}")
 
 
 def _check_number(name: str, option: Option, value: Any) -> None:

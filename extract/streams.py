@@ -40,10 +40,12 @@ def make_safe() -> None:
     sys.stderr = sys.__stderr__ = _safe(sys.stderr, 2)  # type: ignore[misc]
 
 
-def _safe(stream: Any, descriptor: int) -> io.TextIOWrapper:
+def _safe(stream: Any, descriptor: int) -> Any:
     """A text stream like `stream`; what its encoding lacks is written with backslashes."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         stream.flush()
+        if os.name == "nt" and stream.isatty():
+            return stream  # the console's own, which takes any character; bytes it takes for CP437
     return io.TextIOWrapper(
         io.BufferedWriter(_Unheard(descriptor, "w", closefd=False)),
         encoding=getattr(stream, "encoding", None) or "utf-8",

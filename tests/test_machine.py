@@ -1,10 +1,13 @@
 """What holds for the whole process."""
 
+import multiprocessing
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from extract import machine
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
@@ -59,3 +62,19 @@ collect_garbage_again()
 print(gc.isenabled(), gc.get_freeze_count())
 """
     assert python(code) == ["False", "0"]
+
+
+@pytest.mark.parametrize(
+    ("system", "there", "on_a_cpu", "beside_a_gpu"),
+    [
+        ("linux", ["fork", "spawn", "forkserver"], "fork", "forkserver"),
+        ("linux", ["fork", "spawn"], "fork", "spawn"),
+        ("win32", ["spawn"], "spawn", "spawn"),
+        ("darwin", ["spawn", "fork", "forkserver"], "spawn", "spawn"),
+    ],
+)
+def test_how_workers_start_on_each_system(monkeypatch, system, there, on_a_cpu, beside_a_gpu):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: there)
+    assert machine.best_start_method(uses_cuda=False) == on_a_cpu
+    assert machine.best_start_method(uses_cuda=True) == beside_a_gpu

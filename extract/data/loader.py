@@ -12,6 +12,7 @@ import logging
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 MAX_STRIKES = 2  # deaths on one item, the second one alone in its batch
 MAX_DEATHS_IN_A_ROW = 8  # with nothing delivered between them: the machine's fault, not an item's
+
+MACOS_OPEN_FILES = 10_240  # OPEN_MAX: macOS takes no higher limit, though it says "unlimited"
 
 T = TypeVar("T", covariant=True)
 
@@ -146,9 +149,12 @@ class ResilientLoader(Generic[T]):
 
 def raise_open_file_limit() -> None:
     """Lifts the soft limit on open files to the hard one: tensors in flight hold descriptors."""
-    if sys.platform == "win32":
+    if sys.platform == "win32":  # it has no such limit
         return
     import resource
 
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    for limit in (hard, MACOS_OPEN_FILES):
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            return

@@ -6,18 +6,17 @@ torch has none of that name.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import multiprocessing
 import multiprocessing.util
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -27,6 +26,7 @@ from torch.utils.data import DataLoader
 from extract.data.plan import Indices
 from extract.data.transport import Packed
 from extract.data.watched import IDLE, INDEX, PID, SINCE_S, Items, Watched, prepare_worker
+from extract.machine import best_start_method
 
 POLL_S = 1.0  # how long a wait for data goes on before workers and signals are looked at
 PRELOAD = ("extract.data.batch", "torch.utils.data")  # what a forkserver imports before it forks
@@ -39,7 +39,7 @@ class Options:
     num_workers: int  # 0 loads in this process, where nothing can be survived
     prefetch: int = 2
     timeout_s: float = 300.0
-    start_method: str = "fork"
+    start_method: str = field(default_factory=partial(best_start_method, uses_cuda=False))
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Workers:
                 "prefetch_factor": options.prefetch,
                 "timeout": POLL_S,
                 "multiprocessing_context": _context(options.start_method),
-                "worker_init_fn": functools.partial(
+                "worker_init_fn": partial(
                     prepare_worker,
                     os.getpid() if options.start_method == "fork" else None,
                     self.current,
@@ -102,7 +102,7 @@ class Workers:
         if options.num_workers:
             self.processes = _processes(self.iterator, children)
         in_main = threading.current_thread() is threading.main_thread()
-        if self.processes and in_main and sys.platform != "win32":
+        if self.processes and in_main and hasattr(signal, "SIGCHLD"):  # Windows has none
             # torch's own handler raises wherever the main process happens to be, in the middle of
             # a save if need be. Ours raises only inside `next`.
             signal.signal(signal.SIGCHLD, self._on_child)
@@ -160,13 +160,9 @@ class Workers:
 
     def _death(self, worker: int) -> Death:
         process = self.processes[worker]
-        code = process.exitcode
-        cause = f"exit code {code}"
-        if code is not None and code < 0:
-            cause = f"killed by {signal.Signals(-code).name}"
         its = self.current[self.current[:, PID] == process.pid, INDEX].tolist()
         index = int(its[0]) if its else IDLE  # none: it died before it was prepared
-        return Death(index, cause, code == -signal.SIGKILL)
+        return Death(index, *_cause(process.exitcode))
 
     def _raise_if_hung(self) -> None:
         now = time.monotonic()
@@ -176,6 +172,17 @@ class Workers:
             cause = f"hung for {self.options.timeout_s:g} s (loader.timeout_s)"
             indices = self.current[hung, INDEX].tolist()
             raise WorkersDied([Death(int(index), cause, killed=False) for index in indices])
+
+
+def _cause(exit_code: int) -> tuple[str, bool]:
+    """How a process ended, in words, and whether SIGKILL ended it."""
+    if exit_code >= 0:  # Windows's own for a crash, 0xC0000005, are known in hexadecimal
+        return f"exit code {exit_code if exit_code < 1 << 31 else hex(exit_code)}", False
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:  # a real-time signal
+        name = f"signal {-exit_code}"
+    return f"killed by {name}", name == "SIGKILL"
 
 
 def _context(start_method: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -40,7 +41,11 @@ def clash_message(source: str, clashes: Sequence[Clash]) -> str:
 
 
 def find_clashes(
-    ids: PackedStrings, paths: PackedStrings, cuts: Cuts | None, suffixes: Sequence[str]
+    ids: PackedStrings,
+    paths: PackedStrings,
+    cuts: Cuts | None,
+    suffixes: Sequence[str],
+    folds_case: bool = False,
 ) -> tuple[list[int], list[Clash]]:
     """Indices of entries that repeat an earlier one, and the pairs that would write the same file.
 
@@ -52,33 +57,51 @@ def find_clashes(
         paths: of their files.
         cuts: of the entries; None where none is a cut.
         suffixes: what the store's layout adds to an id.
+        folds_case: whether `A` and `a` are one file in the store.
     """
-    hashes = np.fromiter(map(hash, ids.iter_bytes()), np.int64, len(ids))
-    repeats, clashes = _same_id(ids, paths, cuts, hashes)
-    return repeats, clashes + _file_as_folder(ids, paths, hashes, suffixes)
+    names = PackedStrings.from_iterable(map(_folded, ids)) if folds_case else ids
+    hashes = np.fromiter(map(hash, names.iter_bytes()), np.int64, len(ids))
+    repeats, clashes = _same_id(ids, names, paths, cuts, hashes)
+    endings = [_folded(suffix) if folds_case else suffix for suffix in suffixes]
+    return repeats, clashes + _file_as_folder(ids, names, paths, hashes, endings)
+
+
+def _folded(text: str) -> str:
+    """The same for names that differ in case or in how an accent is written.
+
+    Alike for a few more than NTFS or APFS takes for one: refusing those loses no recording.
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 def _same_id(
-    ids: PackedStrings, paths: PackedStrings, cuts: Cuts | None, hashes: npt.NDArray[np.int64]
+    ids: PackedStrings,
+    names: PackedStrings,
+    paths: PackedStrings,
+    cuts: Cuts | None,
+    hashes: npt.NDArray[np.int64],
 ) -> tuple[list[int], list[Clash]]:
     repeats: list[int] = []
     clashes: list[Clash] = []
     earlier: dict[str, int] = {}
     for index in _indices_of_repeated(hashes):
-        first = earlier.setdefault(ids[index], index)
+        first = earlier.setdefault(names[index], index)
         if first == index:
             continue
         pair = (paths[first], paths[index])
         same_cut = cuts is None or cuts[first] == cuts[index]
-        if same_cut and (
-            pair[0] == pair[1] or os.path.realpath(pair[0]) == os.path.realpath(pair[1])
-        ):
+        if same_cut and _is_same_file(*pair):
             repeats.append(index)
         else:
             if cuts is not None:
                 pair = (pair[0] + said(*cuts[first]), pair[1] + said(*cuts[index]))
-            clashes.append(Clash((ids[index], ids[index]), pair))
+            clashes.append(Clash((ids[first], ids[index]), pair))
     return repeats, clashes
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    """Whether two paths lead to one file, links and all; equal paths that lead nowhere do."""
+    return one == other or os.path.realpath(one) == os.path.realpath(other)
 
 
 def _indices_of_repeated(hashes: npt.NDArray[np.int64]) -> list[int]:
@@ -93,17 +116,18 @@ def _indices_of_repeated(hashes: npt.NDArray[np.int64]) -> list[int]:
 
 def _file_as_folder(
     ids: PackedStrings,
+    names: PackedStrings,
     paths: PackedStrings,
     hashes: npt.NDArray[np.int64],
     suffixes: Sequence[str],
 ) -> list[Clash]:
     """Ids one of whose files ("a" or "a.pt") is a folder for another id ("a/b", "a.pt/b")."""
     encoded = tuple(suffix.encode() for suffix in suffixes)
-    folder_hashes = array("q", (hash(folder) for _, folder in _folders(ids, encoded)))
+    folder_hashes = array("q", (hash(folder) for _, folder in _folders(names, encoded)))
     suspects = np.flatnonzero(np.isin(hashes, np.unique(np.asarray(folder_hashes, np.int64))))
-    files = {ids[index].encode(): index for index in suspects.tolist()}
+    files = {names[index].encode(): index for index in suspects.tolist()}
     clashes = {}
-    for index, folder in _folders(ids, encoded) if files else ():
+    for index, folder in _folders(names, encoded) if files else ():
         if (other := files.get(folder)) is not None:
             clashes[other] = Clash((ids[other], ids[index]), (paths[other], paths[index]))
     return list(clashes.values())

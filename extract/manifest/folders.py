@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from extract.shard import LEDGER_NAME
+from extract.systems import real_path
 from extract.text import printable
 from extract.values import Failure
 
@@ -23,7 +24,7 @@ PRIVATE = ".extract"  # for locks and indices
 
 MAX_METADATA_BYTES = 1 << 16  # ours is smaller; somebody's own metadata.json may be gigabytes
 
-Inode = tuple[int, int]
+Inode = tuple[int, int | str]
 
 
 class Walk:
@@ -101,7 +102,8 @@ class Walk:
 
 def _inode(path: str) -> Inode:
     status = Path(path).stat()
-    return status.st_dev, status.st_ino
+    # Some of Windows's file systems number no files.
+    return status.st_dev, status.st_ino or real_path(path)
 
 
 class Listing(NamedTuple):

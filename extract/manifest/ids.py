@@ -7,6 +7,7 @@ is put in. (`extract.manifest.clashes`: no two may meet there.)
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 
@@ -20,6 +21,14 @@ MAX_ID_BYTES = 4000  # Linux allows 4096 for a path; the store's own folder need
 
 _UNUSUAL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]|(?:\A|/)(?:[./]|\Z)")
 _UNSAFE_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
+
+# What no file can be called on Windows: `a:b` would be written into a hidden stream of `a`.
+_NOT_ON_WINDOWS = re.compile(
+    r"""[<>:"|?*] | [ .](?=/|\Z)
+    | (?:\A|(?<=/)) (?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[1-9\u00b9\u00b2\u00b3])
+      (?=[ ./]|\Z)""",
+    re.VERBOSE | re.IGNORECASE,
+)
 
 
 def max_part_bytes(suffixes: Iterable[str]) -> int:
@@ -37,6 +46,13 @@ def check_id(text: str, part_bytes: int = MAX_PART_BYTES) -> str | None:
         text: the id.
         part_bytes: that one part may have: `max_part_bytes` of the layout's suffixes.
     """
+    problem = _check_anywhere(text, part_bytes)
+    if problem is None and os.name == "nt" and (found := _NOT_ON_WINDOWS.search(text)):
+        return f"Windows calls no file so: {found[0]!r} is not possible there"
+    return problem
+
+
+def _check_anywhere(text: str, part_bytes: int) -> str | None:
     most_bytes = len(text) if text.isascii() else 4 * len(text)
     if most_bytes <= part_bytes and not _UNUSUAL.search(text):
         return None  # nearly every id, at a third of the time

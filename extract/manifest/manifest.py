@@ -49,6 +49,7 @@ class Manifest(Sequence[Entry]):
         entries: Iterable[Entry | Failure],
         source: str = "",
         suffixes: Sequence[str] = SUFFIXES,
+        folds_case: bool = False,
     ) -> Manifest:
         """Collect `entries`, one at a time; one listed twice is kept once, a bad id is a failure.
 
@@ -56,6 +57,7 @@ class Manifest(Sequence[Entry]):
             entries: of a source, with a failure for what is none.
             source: the one name of what is read.
             suffixes: what the store's layout adds to an id.
+            folds_case: whether `A` and `a` are one file in the store.
 
         Raises:
             ValueError: two recordings would write the same file; names both paths of each pair.
@@ -63,7 +65,8 @@ class Manifest(Sequence[Entry]):
         collector = Collector(tuple(suffixes))
         collector.extend(entries)
         ids, paths, cuts = collector.finish()
-        return cls(ids, paths, source, tuple(collector.failures), cuts)._checked(suffixes)
+        whole = cls(ids, paths, source, tuple(collector.failures), cuts)
+        return whole._checked(suffixes, folds_case)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -103,9 +106,9 @@ class Manifest(Sequence[Entry]):
             return replace(self, ids=ids, paths=ids.with_prefix(self.paths.prefix))
         return replace(self, ids=ids, paths=change(self.paths))
 
-    def _checked(self, suffixes: Sequence[str]) -> Manifest:
+    def _checked(self, suffixes: Sequence[str], folds_case: bool) -> Manifest:
         """Itself, repeated entries taken out; ValueError if two recordings share a file."""
-        repeats, clashes = find_clashes(self.ids, self.paths, self.cuts, suffixes)
+        repeats, clashes = find_clashes(self.ids, self.paths, self.cuts, suffixes, folds_case)
         if clashes:
             raise ValueError(clash_message(printable(self.source) or "manifest", clashes))
         if not repeats:

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from extract.systems import StrPath as StrPath
+from extract.systems import real_path
 from extract.text import printable
-
-StrPath = str | os.PathLike[str]
 
 
 def canonical(path: StrPath) -> str:
-    """The one name of a folder or file, however `path` spells it: absolute, no links, no `..`."""
-    return os.path.realpath(os.path.expanduser(path))  # noqa: PTH111 (pathlib's may raise)
+    """The one name of a folder or file, however `path` spells it: absolute, no links, no `..`.
+
+    On Windows too with "/" between folders, so that an id can follow.
+    """
+    return real_path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's may raise)
 
 
 def same_place(stored: Any, source: Any) -> bool:
@@ -23,7 +26,7 @@ def same_place(stored: Any, source: Any) -> bool:
     Stores made by earlier versions hold the path as the user spelled it, only made absolute.
     """
     try:
-        return bool(stored == source or printable(os.path.realpath(stored)) == source)
+        return bool(stored == source or printable(real_path(stored)) == source)
     except (TypeError, ValueError, OSError):  # no text, or one that is no path
         return False
 

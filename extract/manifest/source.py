@@ -42,6 +42,7 @@ class Output:
     store: str | None = None  # the store's folder, which need not exist; None: none is written
     folders: tuple[str, ...] = WRITTEN  # in which its layout keeps files
     suffixes: tuple[str, ...] = SUFFIXES  # what its layout adds to an id
+    folds_case: bool = False  # whether `A` and `a` are one file there
 
 
 class Source(Protocol):
@@ -81,6 +82,7 @@ def read_source(options: SourceOptions, output: Output) -> Manifest:
     module: Any = choices.find("sources", options.kind)
     source: Source = module
     name = source.source(options)
-    manifest = Manifest.from_entries(source.read(options, output), name, output.suffixes)
+    entries = source.read(options, output)
+    manifest = Manifest.from_entries(entries, name, output.suffixes, output.folds_case)
     opener = getattr(module, "opener", None)
     return replace(manifest, opener=opener(options)) if opener else manifest

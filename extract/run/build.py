@@ -15,13 +15,14 @@ from extract.data.loader import ResilientLoader
 from extract.data.plan import Indices
 from extract.data.workers import Options
 from extract.encoder.encoder import Encoder
-from extract.machine import cores
+from extract.machine import best_start_method, cores
 from extract.manifest.manifest import Manifest
 from extract.manifest.source import Output, read_source
 from extract.models.load import load_model
 from extract.models.weights import fingerprint
 from extract.run.auto import LoaderPlan
 from extract.store.layout import Layout
+from extract.systems import folds_case
 from extract.values import Failure
 
 
@@ -31,7 +32,8 @@ def read_manifest(config: Config, layout: Layout) -> Manifest:
     Raises:
         ValueError: no such folder or list, nothing in it, or two recordings with one name.
     """
-    output = Output(config.store.dir, layout.folders, layout.suffixes)
+    folds = folds_case(config.store.dir)
+    output = Output(config.store.dir, layout.folders, layout.suffixes, folds)
     return read_source(config.dataset, output)
 
 
@@ -91,8 +93,8 @@ def scan_headers(
 
 
 def start_method(config: Config, device: torch.device) -> str:
-    """How workers start: a process that has used CUDA is not forked."""
+    """How workers start: as the config says, else as is best on this system."""
     method = config.loader.start_method
     if method is not StartMethod.auto:
         return method.name
-    return "forkserver" if device.type == "cuda" else "fork"
+    return best_start_method(uses_cuda=device.type == "cuda")

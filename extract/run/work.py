@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from extract import __version__
 from extract.config import Config
 from extract.data.durations import durations
 from extract.data.plan import Indices, padding_share, plan_batches, unfinished
@@ -117,8 +118,9 @@ def _opening(job: Job, weights: str) -> Opening:
         source=job.manifest.source,
         layout=job.store.layout_name,
     )
-    packages = ("extract", "torch", "transformers", "soxr", "av")
-    made_with = {"model": config.model.path} | {name: version(name) for name in packages}
+    packages = ("torch", "transformers", "soxr", "av")
+    made_with = {"model": config.model.path, "extract": __version__}
+    made_with |= {name: version(name) for name in packages}
     return Opening(
         identity,
         made_with,

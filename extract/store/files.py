@@ -30,6 +30,7 @@ from extract.files import (
     open_regular,
 )
 from extract.store.layout import KeptFile
+from extract.systems import InUseError, real_path, slashed, unlink
 
 _TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r".+-\d+(?:-[0-9a-f]{8})?-(?:\d+|probe)")
 
@@ -109,7 +110,7 @@ class StoreFiles:
                 for file in files:
                     file.publish()
         except OSError as error:
-            if error.errno in _OF_ONE_FILE:
+            if error.errno in _OF_ONE_FILE or isinstance(error, InUseError):
                 raise WriteFailed(f"{id}: {error.strerror}: {error.filename}") from None
             needed = sum(map(num_bytes, contents.values()))
             raise StoreUnusable(self.explain(error, needed)) from None
@@ -133,8 +134,8 @@ class StoreFiles:
         if not self._is_own_folder(path):
             return
         try:
-            os.unlink(path)  # noqa: PTH108 - a million of these: no Path objects
-        except FileNotFoundError:
+            unlink(path)
+        except (FileNotFoundError, InUseError):
             pass
         except OSError as error:
             if error.errno not in _OF_ONE_FILE | {errno.EPERM}:
@@ -190,7 +191,7 @@ class StoreFiles:
         """The files in a folder and below, by their names from there; not the unfinished ones."""
         top = self.path(folder)
         for root, _folders, names in os.walk(top):
-            prefix = f"{root}/"[len(top) + 1 :]
+            prefix = slashed(f"{root}/"[len(top) + 1 :])
             for name in names:
                 if not name.startswith(TEMPORARY_PREFIX):
                     yield prefix + name
@@ -223,7 +224,7 @@ class StoreFiles:
         if folder in self._own_folders:
             return True
         below = folder[len(str(self.directory)) :]
-        own = os.path.realpath(folder) == os.path.realpath(self.directory) + below
+        own = real_path(folder) == real_path(self.directory) + below
         if own and os.path.isdir(folder):  # noqa: PTH112
             self._own_folders.add(folder)
         return own

@@ -26,6 +26,7 @@ from extract.files import APPEND, open_regular, replace_whole
 from extract.manifest.ids import check_id
 from extract.shard import LEDGER_NAME
 from extract.store.layout import KeptFile, is_kept_file
+from extract.systems import open_no_link
 from extract.values import OF_A_SOURCE, SAVED, STATUS_OF, Reason, Status
 
 SYNC_EVERY_S = 5.0  # lines older than this survive a power cut
@@ -170,7 +171,7 @@ class Ledger:
     def __init__(self, path: Path, *, fsync: bool = True) -> None:
         self.path, self.fsync = path, fsync
         self._lock = threading.Lock()
-        self._descriptor = os.open(path, APPEND, 0o644)
+        self._descriptor = open_no_link(path, APPEND, 0o644)
         self._synced = time.monotonic()
 
     def append(self, record: Record) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from extract.opener import MISSING
 from extract.shard import Shard, index_of
 from extract.store import ledger
 from extract.store.store import Store
+from extract.systems import unlink
 from extract.values import FAILED, OF_A_SOURCE, REJECTED, SAVED, AudioSettings
 
 
@@ -165,7 +165,7 @@ def _sort(store: Store, index_named: Mapping[str, int]) -> None:
         if lines[index] or path.exists():
             ledger.rewrite(path, lines[index].values())
     for path in strangers:
-        os.unlink(path)  # noqa: PTH108
+        unlink(path)
 
 
 def _is_better(record: Mapping[str, Any], other: bytes | None, store: Store) -> bool:

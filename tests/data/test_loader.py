@@ -321,6 +321,35 @@ def test_a_preload_that_does_not_exist_is_an_error(monkeypatch):
         load(Items(5), start_method="forkserver")
 
 
+@pytest.mark.parametrize(
+    ("code", "said", "killed"),
+    [
+        (3, "exit code 3", False),
+        (0xC0000005, "exit code 0xc0000005", False),  # Windows's access violation
+        (-signal.SIGKILL, "killed by SIGKILL", True),
+        (-signal.SIGTERM, "killed by SIGTERM", False),
+        (-40, "killed by signal 40", False),  # a real-time signal
+    ],
+)
+def test_how_a_worker_ended_is_said(code, said, killed):
+    assert workers._cause(code) == (said, killed)
+
+
+def test_a_system_that_takes_no_unlimited_files_gives_as_many_as_it_has(monkeypatch):
+    """macOS: the hard limit says "unlimited", and `setrlimit` refuses that."""
+    taken = []
+
+    def set_limit(_which: int, limits: tuple[int, int]) -> None:
+        if limits[0] == resource.RLIM_INFINITY:
+            raise ValueError("current limit exceeds maximum limit")
+        taken.append(limits)
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", set_limit)
+    module.raise_open_file_limit()
+    assert taken == [(10_240, resource.RLIM_INFINITY)]
+
+
 def test_a_run_may_open_as_many_files_as_the_system_lets_it(extract_folder, recordings):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))

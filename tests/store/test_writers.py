@@ -1,15 +1,20 @@
 """Writers: each utterance's outcome is saved and told once; a slow or full disk holds them up."""
 
 import dataclasses
+import errno
+import os
 import sys
 import threading
 import time
+import unittest.mock
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
+from extract import systems
+from extract.files import replace_cache
 from extract.store.formats import _surroundings
 from extract.store.layout import Kept
 from extract.store.ledger import Ledger, read
@@ -375,3 +380,54 @@ def wait_until(condition, timeout_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.002)
+
+
+def in_use(path: str) -> PermissionError:
+    error = PermissionError(errno.EACCES, "Access is denied", path)
+    error.winerror = 32  # Windows: ERROR_SHARING_VIOLATION
+    return error
+
+
+def test_a_file_that_another_program_has_open_costs_only_itself(parts, monkeypatch):
+    parts.writers.put(encoded("a.wav"))
+    parts.writers.put(encoded("b.wav"))
+    parts.writers.close()
+    before = torch.load(parts.store.directory / "4-cnhubert/a.wav.pt", weights_only=True)
+    replace, unlink = os.replace, os.unlink
+
+    def denied(call):
+        def change(path, *more):
+            target = (more or (path,))[0]
+            if str(target).endswith("a.wav.pt"):
+                raise in_use(target)
+            call(path, *more)
+
+        return change
+
+    monkeypatch.setattr(systems, "PAUSES_S", (0.0,))
+    monkeypatch.setattr(os, "replace", denied(replace))
+    monkeypatch.setattr(os, "unlink", denied(unlink))
+    writers = Writers(parts.store, parts.ledger)
+    for name in ("a.wav", "c.wav"):
+        writers.put(encoded(name))
+    writers.close()
+    last = {record["id"]: record for record in read(parts.store.directory)}
+    assert last["a.wav"]["reason"] == "write_failed"
+    assert "another program has it open" in last["a.wav"]["detail"]
+    assert last["a.wav"]["detail"].endswith("4-cnhubert/a.wav.pt")
+    assert last["c.wav"]["status"] == "saved"
+    after = torch.load(parts.store.directory / "4-cnhubert/a.wav.pt", weights_only=True)
+    assert torch.equal(after, before)
+    assert not list(parts.store.directory.rglob(".tmp-*"))
+
+
+def test_a_cache_that_another_program_has_open_is_said_and_left(tmp_path, monkeypatch, caplog):
+    (tmp_path / "plan").write_bytes(b"old")
+    monkeypatch.setattr(systems, "PAUSES_S", ())
+    monkeypatch.setattr(
+        os, "replace", lambda _source, target: (_ for _ in ()).throw(in_use(target))
+    )
+    replace_cache(tmp_path / "plan", b"new")
+    assert "another program has it open" in caplog.text
+    assert (tmp_path / "plan").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["plan"]

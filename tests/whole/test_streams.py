@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from extract import streams
 from support.recordings import write_wav
 from support.stores import audit
 
@@ -88,3 +90,14 @@ def test_no_file_of_a_run_gets_a_closed_streams_number(tmp_path):
     )
     assert run([*REDIRECTED["stdin closed too"], sys.executable, "-c", code]).returncode == 0
     assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_the_console_of_windows_gets_characters_and_no_bytes(monkeypatch):
+    console = SimpleNamespace(flush=lambda: None, isatty=lambda: True)
+    monkeypatch.setattr(streams, "os", SimpleNamespace(name="nt"))
+    assert streams._safe(console, 1) is console
+    console.isatty = lambda: False  # a pipe or a file
+    assert streams._safe(console, 1) is not console
+    console.isatty = lambda: True
+    monkeypatch.setattr(streams, "os", SimpleNamespace(name="posix"))
+    assert streams._safe(console, 1) is not console

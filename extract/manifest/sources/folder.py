@@ -62,7 +62,7 @@ def source(options: Options) -> str:
 
 def read(options: Options, output: Output) -> Iterator[Entry | Failure]:
     """The recordings below the folder: `read_folder`."""
-    root = source(options).rstrip(os.sep) + "/"
+    root = source(options).rstrip("/") + "/"
     own_store = None if output.store is None else canonical(output.store)
     _refuse_outputs(root, own_store, output.folders)
     walk = Walk(root, own_store, output.folders)

@@ -14,6 +14,7 @@ from extract.manifest.ids import MAX_PATH_BYTES, check_id, max_part_bytes
 from extract.manifest.lists import MAX_PIECE, read_lines
 from extract.manifest.paths import StrPath, canonical, existing_folder, existing_list
 from extract.manifest.source import Output, SourceOptions, read_source
+from extract.systems import slashed
 from extract.text import count, printable, shortened
 from extract.values import Entry, Failure, Reason
 
@@ -66,7 +67,7 @@ def _places(options: Options) -> _Places:
     if options.audio_dir:
         return _Places([canonical(existing_folder(options.audio_dir))], names_only=True)
     beside_the_list = canonical(str(Path(existing_list(options.path)).parent))
-    return _Places([str(Path.cwd()), beside_the_list], names_only=False)
+    return _Places([canonical(Path.cwd()), beside_the_list], names_only=False)
 
 
 def clean_path(text: str) -> str:
@@ -123,6 +124,7 @@ def _bounded(path: str) -> str:
 
 def _locate(written: str, cleaned: str, where: _Places) -> str:
     """Where a recording is: by its path as `written` if that exists, else by the cleaned one."""
+    written = slashed(written)  # on Windows a backslash is no part of a name
     if where.names_only:
         written, cleaned = written.rpartition("/")[2], cleaned.rpartition("/")[2]
     elif _DRIVE.match(cleaned):

@@ -67,6 +67,9 @@ def load(path: Path, start: bytes) -> Any:
             # torch's, of a sparse tensor or a newer pickle: both are refused by name
             warnings.simplefilter("ignore", UserWarning)
             is_zip = start.startswith(ZIP)
+            if path.suffix == ".safetensors":  # torch 2.14 believes the name, so it sees none
+                with path.open("rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError:
         named = foreign_names(path, start)

@@ -1,0 +1,120 @@
+"""A Python on Linux that looks to the modules of `extract` as one on Windows does; only to them.
+
+`disguise()` is for the start of a process, before anything of `extract` is imported. What Windows
+lacks is missing in the `os`, `signal` and `multiprocessing` that they import, and modules such as
+`fcntl` cannot be imported. The standard library and the tests see the system as it is, and so does
+torch, but for SIGCHLD.
+"""
+
+import builtins
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from enum import IntEnum
+from importlib.machinery import PathFinder, SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+PACKAGE = "extract"
+NO_MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+_OF_OS = """
+F_OK R_OK W_OK X_OK O_APPEND O_CREAT O_EXCL O_RDONLY O_RDWR O_TRUNC O_WRONLY P_NOWAIT P_NOWAITO
+P_WAIT SEEK_CUR SEEK_END SEEK_SET EX_OK TMP_MAX DirEntry PathLike abc abort access
+add_dll_directory altsep chdir chmod close closerange cpu_count curdir defpath device_encoding
+devnull dup dup2 environ environb error execl execle execlp execlpe execv execve execvp execvpe
+extsep fchmod fdopen fsdecode fsencode fspath fstat fsync ftruncate get_blocking get_exec_path
+get_inheritable get_terminal_size getcwd getcwdb getenv getlogin getpid getppid isatty kill
+lchmod linesep link listdir lseek lstat makedirs mkdir name open pardir path pathsep pipe popen
+process_cpu_count putenv read readlink remove removedirs rename renames replace rmdir scandir
+sep set_blocking set_inheritable spawnl spawnle spawnv spawnve stat stat_result strerror
+supports_bytes_environ supports_dir_fd supports_effective_ids supports_fd
+supports_follow_symlinks symlink system terminal_size times times_result truncate umask unlink
+unsetenv urandom utime waitpid waitstatus_to_exitcode walk write
+"""  # os.__all__ on Windows, less what Linux has not
+OF_OS = set(_OF_OS.split())
+SIGNALS = ("SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM")
+OF_SIGNAL = {*SIGNALS, "Handlers", "SIG_DFL", "SIG_IGN", "default_int_handler", "getsignal"}
+OF_SIGNAL |= {"raise_signal", "set_wakeup_fd", "signal", "strsignal", "valid_signals"}
+
+
+class Seen(ModuleType):
+    """A module as it is seen: some names are others, and all but those of `there` are missing."""
+
+    def __init__(self, real: ModuleType, there: set[str] | None = None, **others: object) -> None:
+        super().__init__(real.__name__)
+        self.__dict__.update(others)
+        self._real, self._there = real, there
+
+    def __getattr__(self, name: str) -> object:
+        if self._there is not None and name not in self._there and not name.startswith("_"):
+            raise AttributeError(f"{self.__name__}.{name}: not on Windows")
+        return getattr(self._real, name)
+
+
+def _context(method: str | None = None) -> object:
+    if method not in (None, "spawn"):
+        raise ValueError(f"cannot find context for {method!r}")
+    return multiprocessing.get_context("spawn")
+
+
+def _library(name: str | None, *rest: object) -> ctypes.CDLL:
+    if name is None:
+        raise TypeError("CDLL(None): not on Windows")
+    return ctypes.CDLL(name, *rest)
+
+
+_SIGNALS = IntEnum("Signals", {name: int(getattr(signal, name)) for name in SIGNALS})
+SEEN = {
+    "os": Seen(os, OF_OS, name="nt", sep="\\", altsep="/", O_BINARY=0),
+    "sys": Seen(sys, platform="win32"),
+    "signal": Seen(signal, OF_SIGNAL, Signals=_SIGNALS),
+    "ctypes": Seen(ctypes, CDLL=_library),
+    "multiprocessing": Seen(
+        multiprocessing, get_all_start_methods=lambda: ["spawn"], get_context=_context
+    ),
+}
+
+
+def _import(name: str, *rest: object) -> ModuleType:
+    if name.partition(".")[0] in NO_MODULES:
+        raise ModuleNotFoundError(f"No module named {name!r}: not on Windows", name=name)
+    module = builtins.__import__(name, *rest)
+    return SEEN.get(module.__name__, module)
+
+
+class _Loader(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        module.__dict__["__builtins__"] = {**vars(builtins), "__import__": _import}
+        super().exec_module(module)
+        if module.__name__ == "extract.data.workers":  # torch hears SIGCHLD everywhere else
+            from torch.utils.data._utils import signal_handling
+
+            signal_handling.IS_WINDOWS = True
+
+
+class _Finder:
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> object:
+        if name.partition(".")[0] != PACKAGE:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+def disguise() -> None:
+    """From now on, modules of `extract` are imported as they would be on Windows."""
+    assert PACKAGE not in sys.modules
+    sys.meta_path.insert(0, _Finder)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a process that is disguised, and so are those that it starts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text("from support.windows import disguise\ndisguise()\n")
+    tests = Path(__file__).parents[1]
+    paths = [folder, tests, tests.parent, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
