@@ -23,7 +23,7 @@ from benchmarks.encoder import CLIPS, RATE_HZ, batches, clip_lengths, noise, rel
 from benchmarks.padding import lengths_s
 from extract.data.plan import SMALL_BATCH_SECONDS, plan_batches
 from extract.encoder.encoder import Encoder
-from extract.frames import CONV_LAYERS, num_frames
+from extract.frames import HUBERT_STACK, num_frames
 from extract.machine import keep_freed_memory
 
 NUM_CLIPS, ROUNDS = 1000, 3  # clips of the corpus whose plan some of the batches are
@@ -57,7 +57,7 @@ class Rival:
     @torch.inference_mode()
     def encode(self, waveforms: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         """(frames, width) of each utterance; `waveforms` (batch, time) are zero-padded."""
-        kernel, stride = CONV_LAYERS[0]
+        kernel, stride = HUBERT_STACK.layers[0]
         self.norm.frames = [(length - kernel) // stride + 1 for length in lengths]
         mask = (torch.arange(waveforms.shape[1]) < torch.tensor(lengths)[:, None]).long()
         found = self.model(waveforms.to(self.dtype), attention_mask=mask).last_hidden_state
