@@ -42,7 +42,7 @@ class AnyEncoder(Protocol):
         ...
 
 
-class Encoding:
+class BatchEncoder:
     """Turns batches into encoded utterances and failures.
 
     Args:
