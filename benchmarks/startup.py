@@ -21,7 +21,7 @@ from extract.data.batch import collate
 from extract.data.dataset import AudioDataset
 from extract.data.durations import Headers, Scanned, durations
 from extract.data.loader import ResilientLoader
-from extract.data.plan import Indices, fingerprint, plan_batches, unfinished
+from extract.data.plan import Indices, plan_batches, plan_fingerprint, unfinished
 from extract.data.workers import Options
 from extract.machine import cores
 from extract.manifest.manifest import Manifest
@@ -116,7 +116,7 @@ def start_up(recordings: Path, store: Store) -> tuple[Laps, Manifest, int]:
     known = durations(manifest, private / "lengths", scan, lambda _num: None)
     lap("lengths")
     batches = plan_batches(known, BATCH_SECONDS)
-    fingerprint(batches, manifest.ids)
+    plan_fingerprint(batches, manifest.ids)
     batches = unfinished(batches, rest.todo, np.zeros_like(rest.unseen))
     lap("plan")
     items = AudioDataset(manifest, AudioSettings())
