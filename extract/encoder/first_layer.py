@@ -178,12 +178,10 @@ def choose_activations(layer: FirstLayer, kernel: Activations) -> Activations:
         found, expected = kernel(*arguments), layer.in_steps(*arguments)
         worst = float(((found - expected) / (1 + expected.abs())).abs().max())
     except Exception as failure:  # no Triton, no compiler, a card it does not know
-        log.warning("first layer: the Triton kernel fails, using torch's operations: %s", failure)
+        log.warning("the first layer's kernel fails here, using torch's operations: %s", failure)
         return layer.in_steps
     if not worst <= 2e-2:  # NaN included
-        log.warning(
-            "first layer: the Triton kernel is off by %.1e, using torch's operations", worst
-        )
+        log.warning("the first layer's kernel is off by %.1e, using torch's operations", worst)
         return layer.in_steps
     return kernel
 
