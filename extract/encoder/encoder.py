@@ -190,7 +190,8 @@ def check_batch(waveforms: Tensor, lengths: Sequence[int], stack: ConvStack) -> 
         found = f"{tuple(waveforms.shape)} {waveforms.dtype}"
         raise ValueError(f"waveforms: {found}; (batch, time) float32 is needed")
     if len(lengths) != len(waveforms):
-        raise ValueError(f"lengths: {len(lengths)}; {len(waveforms)} are needed, one a waveform")
+        found = f"{len(lengths)} for {len(waveforms)} waveforms"
+        raise ValueError(f"lengths: {found}; one for each is needed")
     least = stack.min_samples()
     if lengths and (min(lengths) < least or max(lengths) > waveforms.shape[1]):
         raise ValueError(
