@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from extract.config import Config
 from extract.data.durations import durations
-from extract.data.plan import Indices, padding_share, plan_batches, unfinished
-from extract.data.plan import fingerprint as plan_fingerprint
+from extract.data.plan import Indices, padding_share, plan_batches, plan_fingerprint, unfinished
 from extract.encoder.encoder import Encoder
 from extract.files import explained, read_whole, replace_cache
 from extract.internal import InternalErrors
