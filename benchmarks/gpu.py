@@ -47,7 +47,7 @@ from extract.audio.prepare import Prepared, prepare
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset
 from extract.data.plan import plan_batches
-from extract.encoder.batches import Encoding
+from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
 from extract.frames import num_frames
 from extract.manifest.sources.folder import read_folder
@@ -339,7 +339,7 @@ def faults(bench: Bench) -> list[Row]:
     assert sound.finite
     del ruined, sound
     after_nan = bench.allocated_mb()
-    list(Encoding(_Fails(encoder, 1.5), 1e9)([_as_batch(waveforms, lengths)]))
+    list(BatchEncoder(_Fails(encoder, 1.5), 1e9)([_as_batch(waveforms, lengths)]))
     after_oom = bench.allocated_mb()
     kept = max(after_nan, after_oom) - base
     what = "device memory kept after a NaN and after running out of memory"
@@ -384,7 +384,7 @@ def out_of_memory(bench: Bench) -> list[Row]:
         ledger = Ledger(store.directory / "ledger.jsonl")
         writers = Writers(store, ledger)
         with _scarce_memory(bench, fits_s) as encoder:
-            encoding = Encoding(encoder, 10 * wanted_s)
+            encoding = BatchEncoder(encoder, 10 * wanted_s)
             run(batches, encoding, writers, torch.ones(len(manifest)).bool().numpy(), Clock())
         writers.close()
         ledger.close()

@@ -24,7 +24,7 @@ from benchmarks.run import environment
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset
 from extract.data.plan import plan_batches
-from extract.encoder.batches import Encoding
+from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
 from extract.machine import keep_freed_memory
 from extract.manifest.sources.folder import read_folder
@@ -77,7 +77,7 @@ def pipeline_peaks() -> dict[str, float]:
         store.create()
         ledger = Ledger(store.directory / "ledger.jsonl")
         writers = Writers(store, ledger)
-        encoding = Encoding(Encoder(load_model("tiny_random")), 1e9)
+        encoding = BatchEncoder(Encoder(load_model("tiny_random")), 1e9)
         run(batches(), encoding, writers, torch.ones(len(manifest)).bool().numpy(), Clock())
         writers.close()
         ledger.close()

@@ -19,9 +19,9 @@ from benchmarks.common import Row, run_alone, seconds, work_dir, write_clips
 from benchmarks.run import environment
 from extract.data.batch import collate
 from extract.data.dataset import AudioDataset
-from extract.data.durations import Durations, Scanned, durations
+from extract.data.durations import HeaderDurations, Scanned, durations
 from extract.data.loader import ResilientLoader
-from extract.data.plan import Indices, fingerprint, plan_batches, unfinished
+from extract.data.plan import Indices, plan_batches, plan_fingerprint, unfinished
 from extract.data.workers import Options
 from extract.machine import cores
 from extract.manifest.manifest import Manifest
@@ -31,7 +31,7 @@ from extract.shard import Shard
 from extract.store.layouts.gpt_sovits import names
 from extract.store.ledger import Record
 from extract.store.lock import PRIVATE
-from extract.store.resume import Trust, remaining
+from extract.store.resume import ResumePolicy, remaining
 from extract.store.store import Store
 from extract.values import SAVED, AudioSettings
 
@@ -84,7 +84,7 @@ def finish(recordings: Path, store: Store) -> None:
             ledger.write(record.line())
 
 
-def scan(items: Durations, chunks: list[Indices]) -> Iterator[Scanned]:
+def scan(items: HeaderDurations, chunks: list[Indices]) -> Iterator[Scanned]:
     """Headers by as many workers as there are cores, as `extract.run.job` has it."""
     workers = min(cores(), len(chunks))
     return iter(ResilientLoader(items, chunks, list, _nothing, Options(workers)))
@@ -111,12 +111,12 @@ def start_up(recordings: Path, store: Store) -> tuple[Laps, Manifest, int]:
     lap("list")
     store.layout.sweep()
     lap("sweep")
-    rest = remaining(manifest, store, store.directory / "ledger.jsonl", Trust())
+    rest = remaining(manifest, store, store.directory / "ledger.jsonl", ResumePolicy())
     lap("ledger")
-    known = durations(manifest, private / "lengths", scan, lambda _num: None)
-    lap("lengths")
+    known = durations(manifest, private / "durations", scan, lambda _num: None)
+    lap("durations")
     batches = plan_batches(known, BATCH_SECONDS)
-    fingerprint(batches, manifest.ids)
+    plan_fingerprint(batches, manifest.ids)
     batches = unfinished(batches, rest.todo, np.zeros_like(rest.unseen))
     lap("plan")
     items = AudioDataset(manifest, AudioSettings())

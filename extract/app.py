@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
@@ -13,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import hydra
-from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -24,10 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from extract import exits
-from extract.choices import names
-from extract.config import DOCKS, SCHEMAS, Config
+from extract.config import Config
 from extract.exits import Exit
-from extract.options import ChoiceError, check, expand_home, run_name, schema_of
+from extract.hydra_setup import VERSION_BASE, conf_dir, register
+from extract.options import ChoiceError, check, expand_home
 from extract.words import is_sweep, prepared, quoted
 
 if TYPE_CHECKING:  # what `--help` does not wait for
@@ -35,10 +33,6 @@ if TYPE_CHECKING:  # what `--help` does not wait for
 
     from extract.run.summary import Summary
 
-PACKAGE = Path(__file__).resolve().parent
-# Hydra 1.4 and its OmegaConf 2.4 warn of arguments and names that 1.3 and 2.3 need.
-HYDRA_1_3 = hydra.__version__.startswith("1.3.")
-BASE = {"version_base": "1.3"} if HYDRA_1_3 else {}
 # Of Linux's loader, of torch's allocator, of the system, of oneDNN, of Python's threads.
 OUT_OF_MEMORY = (
     "failed to map segment",
@@ -57,71 +51,12 @@ class Ended:
     summaries: Sequence[Summary] = ()  # its shards'; none where no work began
 
 
-def conf_dir() -> str:
-    """Where the options are: inside the installed package, or beside it in a checkout."""
-    installed = PACKAGE / "conf"
-    return str(installed if installed.is_dir() else PACKAGE.parent / "conf")
-
-
-def choices_of(group: str) -> str:
-    """What a group offers: files of `conf/`, then modules, of other packages too."""
-    files = sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml"))
-    return ", ".join(dict.fromkeys([*files, *names(DOCKS[group].modules)]))
-
-
-def stem(path: str) -> str:
-    """What a folder or a file is called; a file without its ending, a `v1.0` with all of it."""
-    found = Path(os.path.expanduser(str(path))).resolve()  # noqa: PTH111 - pathlib's may raise
-    return found.name if found.is_dir() else found.stem
-
-
-class _Choice(ConfigNode):
-    """A choice whose module is imported when Hydra reads it; its options are the module's."""
-
-    def __init__(self, group: str, choice: str) -> None:
-        self.name, self.group = choice, group
-        self.package, self.provider = None, "extract"
-
-    @functools.cached_property
-    def node(self) -> DictConfig:  # type: ignore[override]
-        assert self.group is not None
-        schema = OmegaConf.structured(schema_of(self.group, self.name))
-        if (key := DOCKS[self.group].key) in schema.keys():  # noqa: SIM118 - `in` means a value
-            schema[key] = self.name
-        return cast(DictConfig, schema)
-
-
-@functools.cache  # Hydra 1.4 warns of a name that is stored twice
-def register() -> None:
-    """Tells Hydra the schemas and the names that `conf/` makes use of; once is enough.
-
-    A module's choice needs no file. A file of its name in `conf/` is built on `/schema/GROUP`.
-    """
-    store = ConfigStore.instance()
-    for name, schema in SCHEMAS.items():
-        store.store(name, schema, group="schema")
-    for group, dock in DOCKS.items():
-        for choice in names(dock.modules):
-            has_file = Path(conf_dir(), group, f"{choice}.yaml").is_file()
-            configs = (store.repo["schema"] if has_file else store.repo).setdefault(group, {})
-            configs[f"{choice}.yaml"] = _Choice(group, choice)
-    resolvers: dict[str, Any] = {
-        "stem": stem,
-        "demo_dir": lambda: str(PACKAGE / "demo"),
-        "run_name": lambda *, _root_: run_name(_root_, OmegaConf.get_type),
-        "choices_of": choices_of,
-    }
-    add: Any = OmegaConf.register_new_resolver if HYDRA_1_3 else OmegaConf.register_resolver
-    for name, resolver in resolvers.items():
-        add(name, resolver, replace=True)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code (docs/faults.md, `Exit codes`)."""
     register()
     jobs: list[tuple[Sequence[str], Ended]] = []
 
-    @hydra.main(config_path=conf_dir(), config_name="config", **BASE)
+    @hydra.main(config_path=conf_dir(), config_name="config", **VERSION_BASE)
     def job(config: DictConfig) -> None:
         overrides = HydraConfig.get().overrides.task
         jobs.append((overrides, Ended(exits.CRASHED)))  # until it is known better

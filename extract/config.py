@@ -98,17 +98,17 @@ SCHEMAS: dict[str, Any] = {
 }
 
 
-class Dock(NamedTuple):
+class ModuleGroup(NamedTuple):
     """A group whose choices are modules, each with a schema of its own, `Options`."""
 
     modules: Group
     key: str  # the option that holds the choice's name
 
 
-DOCKS = {
-    "dataset": Dock("sources", "kind"),
-    "store": Dock("layouts", "layout"),
-    "engine": Dock("engines", "kind"),
+MODULE_GROUPS = {
+    "dataset": ModuleGroup("sources", "kind"),
+    "store": ModuleGroup("layouts", "layout"),
+    "engine": ModuleGroup("engines", "kind"),
 }
 
 # Options that bound each other, and how the message says it.

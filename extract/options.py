@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from extract import choices
-from extract.config import DOCKS, ORDERED, Config
+from extract.config import MODULE_GROUPS, ORDERED, Config
 from extract.fields import MISSING, Range
 
 
@@ -38,7 +38,7 @@ def schema_of(group: str, choice: str) -> type:
         ChoiceError: there is no such choice, or it has no such class.
     """
     try:
-        module = choices.find(DOCKS[group].modules, choice)
+        module = choices.find(MODULE_GROUPS[group].modules, choice)
     except ValueError as error:
         raise ChoiceError(str(error)) from error
     schema = getattr(module, "Options", None)
@@ -56,7 +56,8 @@ def options() -> dict[str, Option]:
     found: dict[str, Option] = {}
     for option in fields_of(Config):
         found |= _options(option.type, f"{option.name}.") or {option.name: option}
-        for choice in choices.own(DOCKS[option.name].modules) if option.name in DOCKS else ():
+        group = MODULE_GROUPS.get(option.name)
+        for choice in choices.own(group.modules) if group else ():
             found = _options(schema_of(option.name, choice), f"{option.name}.") | found
     return found
 
@@ -85,9 +86,9 @@ def option_named(name: str, chosen: Iterable[tuple[str, str]] = ()) -> Option | 
         ChoiceError: a module that was chosen cannot be used.
     """
     group = name.partition(".")[0]
-    if group not in DOCKS:
+    if group not in MODULE_GROUPS:
         return options().get(name)
-    modules = DOCKS[group].modules
+    modules = MODULE_GROUPS[group].modules
     there = choices.names(modules)
     asked = [choice for of, choice in chosen if of == group and choice in there]
     for choice in asked or (*choices.own(modules), *there):
@@ -104,7 +105,7 @@ def option_named(name: str, chosen: Iterable[tuple[str, str]] = ()) -> Option | 
 
 def is_of_a_choice(name: str) -> bool:
     """Whether the choices of the option's group need not all have that option."""
-    return name.partition(".")[0] in DOCKS and name not in _options(Config, "")
+    return name.partition(".")[0] in MODULE_GROUPS and name not in _options(Config, "")
 
 
 @functools.cache
@@ -148,8 +149,8 @@ def check(config: Config) -> None:
     Raises:
         ValueError: names the option, its value, and the range.
     """
-    for group, dock in DOCKS.items():
-        _check_choice(group, dock.key, getattr(config, group, None))
+    for group, (_modules, key) in MODULE_GROUPS.items():
+        _check_choice(group, key, getattr(config, group, None))
     for name, option in options_of(config).items():
         if is_number(option):
             _check_number(name, option, attrgetter(name)(config))

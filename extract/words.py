@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from extract.config import DOCKS
+from extract.config import MODULE_GROUPS
 from extract.options import is_of_a_choice, is_text, option_named
 
 # Hydra's options that take the next word.
@@ -72,7 +72,7 @@ def _chosen(overrides: Iterable[str]) -> list[tuple[str, str]]:
     return [
         (override["name"], choice.strip())
         for override in found
-        if override and override["name"] in DOCKS
+        if override and override["name"] in MODULE_GROUPS
         for choice in override["value"].split(",")
     ]
 

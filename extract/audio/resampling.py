@@ -25,7 +25,7 @@ class UnmixableError(Exception):
     """Channels that FFmpeg cannot mix to one; `str()` names them."""
 
 
-class Resampler:
+class FFmpegResampler:
     """FFmpeg's swresample, to 32 kHz mono float32, as the ffmpeg program sets it up."""
 
     def __init__(self, graph: Graph, sample_format: str, layout: str, rate_hz: int) -> None:
@@ -53,10 +53,10 @@ class Resampler:
 
 
 @contextmanager
-def resampler(sample_format: str, layout: str, rate_hz: int) -> Iterator[Resampler]:
-    """A `Resampler` whose memory is freed at the end; raises UnmixableError."""
+def resampler(sample_format: str, layout: str, rate_hz: int) -> Iterator[FFmpegResampler]:
+    """A `FFmpegResampler` whose memory is freed at the end; raises UnmixableError."""
     with _graph() as graph:
-        yield Resampler(graph, sample_format, layout, rate_hz)
+        yield FFmpegResampler(graph, sample_format, layout, rate_hz)
 
 
 def resample(

@@ -61,7 +61,7 @@ def padding_share(duration_s: Durations, batches: Sequence[Indices]) -> float:
     return 1 - valid / padded if padded else 0.0
 
 
-def fingerprint(batches: Sequence[Indices], ids: Sequence[str]) -> str:
+def plan_fingerprint(batches: Sequence[Indices], ids: Sequence[str]) -> str:
     """Hash of a plan: equal where the same ids share the same batches."""
     digest = hashlib.sha256()
     for batch in batches:

@@ -26,7 +26,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "ALLOC_FAILED", "CUDA error: out of me
 T = TypeVar("T")
 
 
-class Pending(Protocol):
+class AnyPending(Protocol):
     """Features on their way."""
 
     def result(self) -> list[Features]:
@@ -37,12 +37,12 @@ class Pending(Protocol):
 class AnyEncoder(Protocol):
     """What the pipeline needs of an encoder."""
 
-    def submit(self, waveforms: Tensor, lengths: list[int]) -> Pending:
+    def submit(self, waveforms: Tensor, lengths: list[int]) -> AnyPending:
         """Starts on (B, time) waveforms of `lengths` samples."""
         ...
 
 
-class Encoding:
+class BatchEncoder:
     """Turns batches into encoded utterances and failures.
 
     Args:
@@ -68,7 +68,7 @@ class Encoding:
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[Encoded | Failure]:
         """Every utterance and failure of every batch, once, in order."""
-        in_flight: deque[tuple[Batch, Pending]] = deque()
+        in_flight: deque[tuple[Batch, AnyPending]] = deque()
         for batch in batches:
             yield from batch.failures
             for part in batch.split(self.batch_seconds, self.quadratic_s):
@@ -85,7 +85,7 @@ class Encoding:
         while in_flight:
             yield from self._finish(*in_flight.popleft())
 
-    def _finish(self, batch: Batch, pending: Pending) -> Iterator[Encoded | Failure]:
+    def _finish(self, batch: Batch, pending: AnyPending) -> Iterator[Encoded | Failure]:
         features = _unless_out_of_memory(pending.result)
         del pending
         if features is None:
@@ -93,7 +93,7 @@ class Encoding:
         else:
             yield from _encoded(batch, features)
 
-    def _submit(self, batch: Batch) -> Pending | None:
+    def _submit(self, batch: Batch) -> AnyPending | None:
         return _unless_out_of_memory(
             lambda: self.encoder.submit(batch.waveforms, batch.lengths.tolist())
         )

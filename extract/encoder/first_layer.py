@@ -109,7 +109,7 @@ class FirstLayer:
         costs no digits.
         """
         gamma, beta = self.norm
-        ends = Packing(lengths, self.device).send(np.array(lengths))[:, None]
+        ends = Packing(lengths, self.device).to_device(np.array(lengths))[:, None]
         past = torch.arange(waveforms.shape[1], device=self.device) >= ends
         offset = waveforms.masked_fill(past, 0).sum(1, True, dtype=torch.float64) / ends
         centred = (waveforms - offset.float()).masked_fill_(past, 0)

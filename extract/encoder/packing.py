@@ -54,7 +54,7 @@ class Packing:
         """Every utterance's rows."""
         return [slice(*ends) for ends in pairwise(self.offsets)]
 
-    def send(self, array: NDArray[np.generic]) -> Tensor:
+    def to_device(self, array: NDArray[np.generic]) -> Tensor:
         """A small array on the device, without waiting for it."""
         tensor = torch.from_numpy(array)
         if self.device.type == "cpu":
@@ -64,7 +64,7 @@ class Packing:
     @cached_property
     def cumulative(self) -> Tensor:
         """(B + 1,) where each utterance starts, and the end."""
-        return self.send(np.array(self.offsets, np.int32))
+        return self.to_device(np.array(self.offsets, np.int32))
 
     @property
     def equal(self) -> bool:
@@ -79,12 +79,12 @@ class Packing:
     @cached_property
     def mask(self) -> Tensor | None:
         """(B, 1, 1, T), True where there is a frame to attend to; None where all lengths agree."""
-        return None if self.equal else self.send(self._valid)[:, None, None, :]
+        return None if self.equal else self.to_device(self._valid)[:, None, None, :]
 
     @cached_property
     def index(self) -> Tensor:
         """(N,) rows of the packed frames among the B T padded ones."""
-        return self.send(np.flatnonzero(self._valid))
+        return self.to_device(np.flatnonzero(self._valid))
 
     def pad(self, packed: Tensor) -> Tensor:
         """(N, ...) -> (B, T, ...), zeros past each utterance's end."""

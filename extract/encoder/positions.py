@@ -76,7 +76,7 @@ class PositionalConvolution:
 
     def __call__(self, hidden: Tensor, packing: Packing) -> Tensor:
         """Packed (N, D) -> (N, D), in the same dtype; `hidden` stays as it is."""
-        sources, rows = (packing.send(index) for index in self._blocks(packing))
+        sources, rows = (packing.to_device(index) for index in self._blocks(packing))
         padded = F.pad(hidden, (0, 0, 0, 1))  # row N: the zeros around an utterance
         out = hidden.new_empty(len(sources), self.step, hidden.shape[1])
         at_once = CPU_BLOCKS if hidden.is_cpu else CUDA_BLOCKS

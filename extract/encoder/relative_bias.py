@@ -54,7 +54,7 @@ class RelativeBias:
     def values(self, packing: Packing) -> Tensor:
         """(H, 2 T - 1) biases of the distances 1 - T to T - 1, for the longest utterance's T."""
         distances = np.arange(1 - packing.longest, packing.longest)
-        return self.table[:, packing.send(bucket_of(distances, self.buckets, self.distance))]
+        return self.table[:, packing.to_device(bucket_of(distances, self.buckets, self.distance))]
 
 
 def bucket_of(distances: NDArray[np.int64], buckets: int, farthest: int) -> NDArray[np.int64]:

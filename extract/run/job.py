@@ -11,9 +11,8 @@ from extract.config import Config
 from extract.data.batch import Batch
 from extract.data.dataset import AudioDataset
 from extract.data.loader import ResilientLoader, raise_open_file_limit
-from extract.encoder.batches import Encoding
+from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
-from extract.files import explained
 from extract.machine import collect_garbage_again, keep_freed_memory
 from extract.options import check
 from extract.run.build import load_batches, load_encoder, read_manifest
@@ -40,6 +39,7 @@ from extract.store.store import Store, StoreUnusable
 from extract.store.writers import Writers, failure_record
 from extract.text import count
 from extract.values import FAILED
+from extract.write_errors import explained
 
 SLACK = 1.1  # a header's duration may be off by a little; a batch is not split for that
 _UNWATCHED, _NEVER = Silent(), Stop()
@@ -154,7 +154,7 @@ def _pinned(batches: ResilientLoader[Batch]) -> Iterator[Batch]:
         yield batch.pin_memory()
 
 
-def _encoding(job: Job, batch_seconds: float) -> Encoding:
+def _encoding(job: Job, batch_seconds: float) -> BatchEncoder:
     """The stage that encodes; on a GPU with the same encoder on the CPU to fall back on."""
     encoder = job.encoder
     model, layer = encoder.model, encoder.layer
@@ -164,7 +164,7 @@ def _encoding(job: Job, batch_seconds: float) -> Encoding:
             lambda: Encoder(model, device="cpu", precision="fp32", layer=layer)
         )
     quadratic_s = encoder.architecture.quadratic_s
-    return Encoding(encoder, SLACK * batch_seconds, fallback, quadratic_s=quadratic_s)
+    return BatchEncoder(encoder, SLACK * batch_seconds, fallback, quadratic_s=quadratic_s)
 
 
 def _finished(job: Job, tally: Tally, summary: Summary) -> Summary:

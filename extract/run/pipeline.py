@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.data.batch import Batch
-from extract.encoder.batches import Encoding
+from extract.encoder.batches import BatchEncoder
 from extract.internal import INTERNAL_ERROR, InternalErrors
 from extract.run.clock import Clock
 from extract.store.writers import Writers
@@ -17,7 +17,7 @@ from extract.store.writers import Writers
 
 def run(
     batches: Iterable[Batch],
-    encoding: Encoding,
+    encoding: BatchEncoder,
     writers: Writers,
     todo: NDArray[np.bool_],
     clock: Clock,

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from extract.config import Config
 from extract.data.durations import durations
-from extract.data.plan import Indices, padding_share, plan_batches, unfinished
-from extract.data.plan import fingerprint as plan_fingerprint
+from extract.data.plan import Indices, padding_share, plan_batches, plan_fingerprint, unfinished
 from extract.encoder.encoder import Encoder
-from extract.files import explained, read_whole, replace_cache
+from extract.files import read_whole, replace_cache
 from extract.internal import InternalErrors
 from extract.manifest.manifest import Manifest
 from extract.run.auto import LoaderPlan, choose
@@ -32,10 +31,11 @@ from extract.store.layout import Verify
 from extract.store.ledger import dtype_name
 from extract.store.lock import PRIVATE, locked
 from extract.store.opening import Opening, open_store
-from extract.store.resume import Remaining, Trust, remaining
+from extract.store.resume import Remaining, ResumePolicy, remaining
 from extract.store.store import Store
 from extract.text import count
 from extract.values import Failure
+from extract.write_errors import explained
 
 log = logging.getLogger(__name__)
 
@@ -148,9 +148,9 @@ def choose_loading(job: Job) -> LoaderPlan:
 
 def find_rest(job: Job) -> Remaining:
     """What the store lacks; drops from the ledger what does not hold."""
-    trust = Trust(job.config.retry_failed, job.config.store.verify is Verify.checksum)
+    policy = ResumePolicy(job.config.retry_failed, job.config.store.verify is Verify.checksum)
     with explained(job.store.directory):
-        return remaining(job.manifest, job.store, job.ledger_path, trust)
+        return remaining(job.manifest, job.store, job.ledger_path, policy)
 
 
 def read_durations(job: Job) -> NDArray[np.float64]:
@@ -164,7 +164,7 @@ def read_durations(job: Job) -> NDArray[np.float64]:
 
     job.watch.reading(0, total)
     scan = partial(scan_headers, job.config, job.stop)
-    return durations(job.manifest, job.cache_path("lengths"), scan, progress, job.internal)
+    return durations(job.manifest, job.cache_path("durations"), scan, progress, job.internal)
 
 
 def plan_rest(

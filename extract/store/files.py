@@ -22,14 +22,12 @@ from zlib_ng import zlib_ng  # its CRC is 15 times as fast as zlib's
 from extract.files import (
     TEMPORARY_PREFIX,
     Buffer,
-    StoreUnusable,
     Temporary,
-    cannot_be_made,
-    explain,
     make_folder,
     open_regular,
 )
 from extract.store.layout import KeptFile
+from extract.write_errors import StoreUnusable, cannot_be_made, explain
 
 _TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r".+-\d+(?:-[0-9a-f]{8})?-(?:\d+|probe)")
 
@@ -118,7 +116,7 @@ class StoreFiles:
     def temporary(self, name: str) -> Temporary:
         """A file that has its name once it is published: for files of many utterances.
 
-        Its methods raise OSError; `extract.files.explained` makes `StoreUnusable` of that.
+        Its methods raise OSError; `extract.write_errors.explained` makes `StoreUnusable` of that.
         """
         unfinished = f"{TEMPORARY_PREFIX}{self.run_id}-{next(self._counter)}"
         return Temporary(self.path(name), unfinished, root=self.directory, fsync=self.fsync)

@@ -33,9 +33,10 @@ from pathlib import Path
 
 from filelock import FileLock, LeaseCompromise, MarkerSoftFileLock, SoftFileLease, Timeout
 
-from extract.files import explained, make_folder, make_way
+from extract.files import make_folder, make_way
 from extract.manifest import folders
 from extract.text import printable
+from extract.write_errors import explained
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ import logging
 import re
 import stat
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -30,7 +31,7 @@ MAX_SHOWN = 5  # ids that a message names
 
 _OWN_TEMPORARY = re.compile(  # of `replace_whole`; without the eight digits, of 0.1.0
     r"\.tmp-(?:metadata\.json|ledger(?:\.\d+-of-\d+)?\.jsonl"
-    r"|(?:plan|lengths|owner|unfinished)-\d+-of-\d+(?:\.json)?)-\d+(?:-[0-9a-f]{8})?"
+    r"|(?:plan|durations|lengths|owner|unfinished)-\d+-of-\d+(?:\.json)?)-\d+(?:-[0-9a-f]{8})?"
 )
 
 
@@ -139,10 +140,13 @@ def _is_file(path: Path) -> bool:
 
 
 def _sweep_own(directory: Path) -> None:
-    """Removes what killed runs left of metadata, ledgers and notes under temporary names."""
+    """Removes temporary files of metadata, ledgers, notes and caches that killed runs left."""
     for path in [*directory.iterdir(), *(directory / PRIVATE).iterdir()]:
         if _OWN_TEMPORARY.fullmatch(path.name) and not path.is_dir():
             path.unlink(missing_ok=True)
+    for path in (directory / PRIVATE).glob("lengths-*-of-*"):  # the durations' cache, as of 0.1.0
+        with suppress(OSError):
+            path.replace(path.with_name(path.name.replace("lengths", "durations")))
 
 
 def _replace(store: Store, comparison: Comparison, gates: AudioSettings) -> None:

@@ -23,7 +23,7 @@ from extract.values import FAILED, OF_A_SOURCE, REJECTED, SAVED, AudioSettings
 
 
 @dataclass(frozen=True)
-class Trust:
+class ResumePolicy:
     """What of an earlier run's word is taken."""
 
     retry_failed: bool = True
@@ -41,7 +41,7 @@ class Remaining:
     kept_clipped: int = 0  # of them, utterances with samples held at full scale
 
 
-def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Remaining:
+def remaining(manifest: Manifest, store: Store, path: Path, policy: ResumePolicy) -> Remaining:
     """Reads a ledger, keeps the lines that hold and drops the others from the file.
 
     A line holds when the recording has neither another size nor another time than it had, and the
@@ -53,7 +53,7 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
         manifest: what this process is to have done in the end.
         store: where the files are.
         path: this process's ledger.
-        trust: what is taken from it.
+        policy: what is taken from it.
     """
     index_of = {id_: index for index, id_ in enumerate(manifest.ids)}
     todo = np.ones(len(manifest), dtype=bool)
@@ -67,7 +67,7 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
         index = index_of.get(record["id"])
         if index is not None:
             unseen[index] = False
-            if not todo[index] or not _holds(index, record, manifest, store, trust):
+            if not todo[index] or not _holds(index, record, manifest, store, policy):
                 continue
             todo[index] = False
             kept[record["status"], record.get("reason") or ""] += 1
@@ -86,16 +86,16 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
 
 
 def _holds(
-    index: int, record: Mapping[str, Any], manifest: Manifest, store: Store, trust: Trust
+    index: int, record: Mapping[str, Any], manifest: Manifest, store: Store, policy: ResumePolicy
 ) -> bool:
     status = record.get("status")
-    if status == FAILED and trust.retry_failed:
+    if status == FAILED and policy.retry_failed:
         return False
     now = stamp(manifest[index], manifest.opener)
     then = record.get("source_size"), record.get("source_mtime_ns")
     if now != then and not (status == SAVED and now == MISSING):
         return False
-    return status != SAVED or store.intact(record, checksum=trust.checksum)
+    return status != SAVED or store.intact(record, checksum=policy.checksum)
 
 
 def judge_again(store: Store, gates: AudioSettings) -> None:

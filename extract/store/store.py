@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from extract.choices import find
-from extract.files import StoreUnusable
 from extract.store import ledger
 from extract.store.files import StoreFiles, WriteFailed
 from extract.store.layout import Layout, LayoutOptions
+from extract.write_errors import StoreUnusable
 
 __all__ = ["Store", "StoreUnusable", "WriteFailed"]
 
@@ -66,5 +66,5 @@ class Store:
         return ((line, one) for line, one in ledger.read_lines(path) if self.is_possible(one))
 
     def explain(self, error: OSError, needed: int = 0) -> str:
-        """What stopped a write into this store, for the user: `extract.files.explain`."""
+        """What stopped a write into this store, for the user: `extract.write_errors.explain`."""
         return self.files.explain(error, needed)

@@ -22,11 +22,11 @@ CARD = torch.device("cuda", 0)
 def fake_card(attention: Attention) -> Iterator[None]:
     """Everything made inside is fake, and whatever would wait for the card raises."""
 
-    def send(_: Packing, array: np.ndarray) -> Tensor:
+    def to_device(_: Packing, array: np.ndarray) -> Tensor:
         return torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=CARD)
 
     stand_ins = [
-        patch.object(Packing, "send", send),
+        patch.object(Packing, "to_device", to_device),
         patch.object(encoder, "_usable_device", lambda device: CARD),
         patch.object(encoder, "_Copies", lambda device: None),  # streams want a driver
         patch.object(first_layer, "choose_activations", lambda layer, kernel: layer.in_steps),

@@ -17,9 +17,9 @@ from threading import Lock
 
 import torch
 
-from extract.files import StoreUnusable, explained
 from extract.store.files import crc32
 from extract.store.layout import Kept, Layout, LayoutOptions
+from extract.write_errors import StoreUnusable, explained
 
 FOLDER = "fives"
 SIZE = 5
