@@ -33,7 +33,8 @@ if TYPE_CHECKING:  # what `--help` does not wait for
 
     from extract.run.summary import Summary
 
-# Of Linux's loader, of torch's allocator, of the system, of oneDNN, of Python's threads.
+# What an error says when memory runs out: from Linux's loader, torch's allocator, the C library,
+# oneDNN and Python's threads.
 OUT_OF_MEMORY = (
     "failed to map segment",
     "can't allocate memory",
@@ -45,10 +46,10 @@ OUT_OF_MEMORY = (
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of one job of the command line."""
+    """How one job of the command line ended."""
 
     exit: Exit
-    summaries: Sequence[Summary] = ()  # its shards'; none where no work began
+    summaries: Sequence[Summary] = ()  # one for each shard; none if no work began
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     @hydra.main(config_path=conf_dir(), config_name="config", **VERSION_BASE)
     def job(config: DictConfig) -> None:
         overrides = HydraConfig.get().overrides.task
-        jobs.append((overrides, Ended(exits.CRASHED)))  # until it is known better
+        jobs.append((overrides, Ended(exits.CRASHED)))  # stays if the job raises
         jobs[-1] = overrides, _within_memory(config)
         if jobs[-1][1].exit in (exits.INTERRUPTED, exits.TERMINATED):
             raise KeyboardInterrupt  # or Hydra would go on with the next job of a sweep
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         return _usage(said).code
     if {"--help", "-h"} & set(words) and not any(word.startswith("dataset=") for word in words):
         words.append("dataset=demo")  # help shows a config, and a config needs a dataset
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print, and we say it
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors; `_failed` prints them
     without_a_job = exits.DONE
     try:
         with _sweep_folder(prepared(words)) as sys.argv[1:]:
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _failed(error: Exception, *, composed: bool) -> Exit:
-    """Says what ended the command line; returns its exit, should no job have one."""
+    """Prints the error that ended the command line; returns the exit to use if no job has one."""
     if isinstance(error, HydraException | OmegaConfBaseException | ChoiceError) and not composed:
         return _usage(_message(error))
     traceback.print_exception(error)
@@ -106,10 +107,11 @@ def _has_working_folder() -> bool:
 
 @contextmanager
 def _sweep_folder(words: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The words, and for a sweep a temporary folder in which Hydra leaves its `multirun.yaml`.
+    """Yields the words; a sweep's with a temporary folder as `hydra.sweep.dir`.
 
-    A store's own metadata holds its settings, and the working folder need not be writable. Other
-    launchers and sweepers than Hydra's own keep files there, so they get the folder of `conf/`.
+    Hydra's own launcher writes only `multirun.yaml` there. Each store's metadata holds the same
+    settings, and the working folder need not be writable. Other launchers and sweepers keep files
+    of their own there, so they get the folder that `conf/config.yaml` names.
     """
     its_own = ("hydra.sweep.dir=", "hydra/launcher=", "hydra/sweeper=")
     if not is_sweep(words) or any(word.lstrip("+").startswith(its_own) for word in words):
@@ -120,9 +122,9 @@ def _sweep_folder(words: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _within_memory(config: DictConfig) -> Ended:
-    """What became of the job; a sentence, not a traceback, where this process has no memory left.
+    """Runs the job; if allocating memory fails, prints a sentence instead of a traceback.
 
-    A limit does that: ulimit -v, a batch system's, sometimes a container's.
+    It fails under a limit: ulimit -v, a batch system's, some containers'.
     """
     try:
         return _job(config)
@@ -168,7 +170,7 @@ def _log_to(console: Console) -> None:
 
 
 def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
-    """Has the engine run its shards, watched on the terminal, until a signal asks to stop."""
+    """Runs the engine's shards, shown on the terminal, until a signal asks them to stop."""
     from extract.run.job import run_shard  # torch: after the options are known to be right
     from extract.run.signals import stop_on_signals
     from extract.run.terminal import Terminal
@@ -188,7 +190,7 @@ def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
 
 
 def _message(error: Exception) -> str:
-    """What an error of Hydra's says, and what OmegaConf had against the value."""
+    """The message of an error of Hydra's, with the error of OmegaConf's that caused it."""
     cause = error.__cause__
     return f"{error}\n{cause}" if isinstance(cause, OmegaConfBaseException) else str(error)
 

@@ -75,7 +75,7 @@ class EngineOptions:
 
 @dataclass
 class Config:
-    """Everything. `conf/config.yaml` is its table of contents."""
+    """All options. `conf/config.yaml` is its table of contents."""
 
     dataset: SourceOptions = field(default_factory=SourceOptions)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -111,7 +111,7 @@ MODULE_GROUPS = {
     "engine": ModuleGroup("engines", "kind"),
 }
 
-# Options that bound each other, and how the message says it.
+# Pairs of options in an order: the smaller, the test, the larger, and the rule in words.
 ORDERED: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
     ("shard.index", operator.lt, "shard.count", "0 <= index < count"),
     ("audio.min_duration_s", operator.le, "audio.max_duration_s", "min <= max"),

@@ -22,14 +22,15 @@ log = logging.getLogger(__name__)
 
 Buffer = bytes | bytearray | memoryview
 
-TEMPORARY_PREFIX = ".tmp-"  # of the name of a file that is not finished
+TEMPORARY_PREFIX = ".tmp-"  # begins the name of an unfinished file
 
 MAX_READ = 16 << 20  # bytes of a file that is read whole: metadata and notes take a few hundred
 
 _BINARY, _NO_FOLLOW = getattr(os, "O_BINARY", 0), getattr(os, "O_NOFOLLOW", 0)
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_FOLLOW | _BINARY
-_READ = os.O_RDONLY | _NO_FOLLOW | _BINARY | getattr(os, "O_NONBLOCK", 0)  # a FIFO would wait
+# O_NONBLOCK: without it, opening a FIFO waits for a writer.
+_READ = os.O_RDONLY | _NO_FOLLOW | _BINARY | getattr(os, "O_NONBLOCK", 0)
 
 
 def make_folder(path: Path) -> None:
@@ -79,7 +80,9 @@ def replace_whole(path: Path, parts: bytes | Iterable[bytes], *, fsync: bool = T
 
 
 def replace_cache(path: Path, data: bytes) -> None:
-    """Replaces a file that only saves a later run time; one that cannot be is said and left.
+    """Replaces a file whose loss costs a later run only time.
+
+    If a folder that holds something has its name, logs that and leaves it.
 
     Raises:
         OSError: the disk is full, read-only or gone.
@@ -87,16 +90,17 @@ def replace_cache(path: Path, data: bytes) -> None:
     try:
         replace_whole(path, data, fsync=False)
     except (IsADirectoryError, FileExistsError) as error:  # a folder that holds something
-        log.warning("%s: %s: each run makes it anew", printable(str(path)), error.strerror)
+        log.warning("%s: %s: each run computes it again", printable(str(path)), error.strerror)
 
 
 class Temporary:
-    """A file under a temporary name in its target's folder, gone on exit unless published.
+    """A file under a temporary name in its target's folder, removed on exit unless published.
 
     Args:
         final: the target's path.
         name: the temporary one.
-        root: the folder that is never made again if it is gone; those between are made.
+        root: the store. If it is gone, entering raises FileNotFoundError; missing folders below it
+            are made.
         fsync: whether its bytes reach the disk before its name does.
     """
 
@@ -158,7 +162,7 @@ def make_way(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Brings a folder's names to the disk, where the system can."""
+    """Fsyncs a folder: names in it survive a power cut. No effect where the system cannot."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Tells Hydra what there is to compose: the folder `conf/`, the schemas, the choices, resolvers."""
+"""What Hydra composes configs of: the folder `conf/`, schemas, modules' options, resolvers."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ VERSION_BASE = {"version_base": "1.3"} if HYDRA_1_3 else {}
 
 
 def conf_dir() -> str:
-    """Where the options are: inside the installed package, or beside it in a checkout."""
+    """The folder `conf/`: inside the installed package, or beside the package in a checkout."""
     installed = PACKAGE / "conf"
     return str(installed if installed.is_dir() else PACKAGE.parent / "conf")
 
 
 def choices_of(group: str) -> str:
-    """What a group offers: files of `conf/`, then modules, of other packages too."""
+    """A group's choices, as `--help` lists them: files of `conf/`, then modules of any package."""
     files = sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml"))
     return ", ".join(dict.fromkeys([*files, *names(MODULE_GROUPS[group].modules)]))
 
 
 def stem(path: str) -> str:
-    """What a folder or a file is called; a file without its ending, a `v1.0` with all of it."""
+    """The name of a folder, whole (`v1.0`), or of a file without its extension."""
     found = Path(os.path.expanduser(str(path))).resolve()  # noqa: PTH111 - pathlib's may raise
     return found.name if found.is_dir() else found.stem
 
 
 class _Choice(ConfigNode):
-    """A choice whose module is imported when Hydra reads it; its options are the module's."""
+    """A choice that is a module; reading `node` imports it and makes a config of its `Options`."""
 
     def __init__(self, group: str, choice: str) -> None:
         self.name, self.group = choice, group
@@ -58,9 +58,10 @@ class _Choice(ConfigNode):
 
 @functools.cache  # Hydra 1.4 warns of a name that is stored twice
 def register() -> None:
-    """Tells Hydra the schemas and the names that `conf/` makes use of; once is enough.
+    """Registers schemas, choices that are modules, and resolvers with Hydra, once a process.
 
-    A module's choice needs no file. A file of its name in `conf/` is built on `/schema/GROUP`.
+    A choice that is a module needs no YAML. If `conf/GROUP/` has a YAML of the same name, the
+    module's options are registered as `schema/GROUP` instead, on which the YAML is built.
     """
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():

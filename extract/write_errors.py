@@ -23,7 +23,7 @@ class StoreUnusable(Exception):
 def explained(directory: Path) -> Iterator[None]:
     """Turns an OSError of the block, which writes below `directory`, into `StoreUnusable`.
 
-    One for want of memory passes: it is not the store's.
+    ENOMEM is raised as it is: this process lacks memory, and the store is usable.
     """
     try:
         yield
