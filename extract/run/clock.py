@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-HINT_SHARE = 0.3  # of the time: a stage that is waited for this much is worth a word
-HINT_AFTER_S = 20.0  # before that the start of the workers is most of the waiting
+HINT_SHARE = 0.3  # of the loop's time: waiting longer for a stage is worth a hint
+HINT_AFTER_S = 20.0  # before that, most of the waiting is for workers to start
 
 HINTS = {
     "data": "waiting for recordings: more loader.num_workers would help",

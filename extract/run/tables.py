@@ -30,7 +30,7 @@ def report(console: Console, summary: Summary) -> None:
 
 
 def report_ending(console: Console, summary: Summary) -> None:
-    """Prints what ended the work early, or what of it is this program's fault, and what to do."""
+    """Prints what ended the work early, or how many faults of this program it met, and a remedy."""
     if summary.stopped:
         message = f"stopped: {summary.stopped}"
         console.print(message, style="bold red", soft_wrap=True, markup=False)

@@ -48,7 +48,7 @@ class Tally:
 
     @property
     def times_real_time(self) -> float:
-        """Seconds of audio saved for every second spent."""
+        """Seconds of audio saved per second of the run."""
         return self.saved_s / max(1e-9, self.elapsed_s)
 
     @property
