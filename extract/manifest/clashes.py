@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from extract.manifest.cuts import Cuts, said
+from extract.manifest.cuts import Cuts, describe_cut
 from extract.manifest.ids import MAX_SHOWN
 from extract.manifest.strings import PackedStrings
 from extract.text import count, printable
@@ -44,8 +44,8 @@ def find_clashes(
 ) -> tuple[list[int], list[Clash]]:
     """Indices of entries that repeat an earlier one, and the pairs that would write the same file.
 
-    Works on 8-byte hashes, so that a million ids need a few arrays; equal hashes are then compared
-    for what they stand for.
+    Works on 8-byte hashes, so that a million ids need a few arrays. Where hashes are equal, the ids
+    themselves are compared.
 
     Args:
         ids: of the entries.
@@ -76,7 +76,10 @@ def _same_id(
             repeats.append(index)
         else:
             if cuts is not None:
-                pair = (pair[0] + said(*cuts[first]), pair[1] + said(*cuts[index]))
+                pair = (
+                    pair[0] + describe_cut(*cuts[first]),
+                    pair[1] + describe_cut(*cuts[index]),
+                )
             clashes.append(Clash((ids[index], ids[index]), pair))
     return repeats, clashes
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 class Cuts:
     """Offset and duration, in seconds, of each entry; the duration is None up to the file's end.
 
-    As `PackedStrings`: workers read flat arrays and write to neither.
+    Flat arrays as in `PackedStrings`: reading them copies no page in a forked worker.
 
     Args:
         offsets_s: `(num_entries,)` float64.
@@ -46,7 +46,7 @@ class Cuts:
         return Cuts(self.offsets_s[indices], self.durations_s[indices])
 
     def share(self) -> Cuts:
-        """The same in shared memory, for workers that are not forked: `PackedStrings.share`."""
+        """The same in shared memory, for workers that are not forked: see `PackedStrings.share`."""
         shared = RawArray(c_double, len(self) or 1), RawArray(c_double, len(self) or 1)
         twin = Cuts(*_as_arrays(shared, len(self)))
         twin.offsets_s[:] = self.offsets_s
@@ -66,14 +66,14 @@ class Cuts:
 
 
 class CutCollector:
-    """Collects the cuts of entries one by one, after `num_whole` entries that are none."""
+    """Collects the cuts of entries one by one, after `num_whole` entries that are whole."""
 
     def __init__(self, num_whole: int) -> None:
         self._offsets_s = array("d", [0.0]) * num_whole
         self._durations_s = array("d", [nan]) * num_whole
 
     def append(self, offset_s: float, duration_s: float | None) -> None:
-        """Add that of the next entry; 0 and None where it is whole."""
+        """Add the cut of the next entry; 0 and None if the entry is whole."""
         self._offsets_s.append(offset_s)
         self._durations_s.append(nan if duration_s is None else duration_s)
 
@@ -92,10 +92,10 @@ def check_cut(offset_s: float, duration_s: float | None) -> str | None:
     if 0 <= offset_s < inf and (duration_s is None or 0 < duration_s < inf):
         return None
     needed = "needed a start of at least 0 s and a duration above 0 s"
-    return f"a cut{said(offset_s, duration_s)}; {needed}"
+    return f"a cut{describe_cut(offset_s, duration_s)}; {needed}"
 
 
-def said(offset_s: float, duration_s: float | None) -> str:
+def describe_cut(offset_s: float, duration_s: float | None) -> str:
     """A cut in words, to stand behind a path: ` from 1.5 s for 2 s`."""
     length = "" if duration_s is None else f" for {duration_s:.10g} s"
     return f" from {offset_s:.10g} s{length}"
