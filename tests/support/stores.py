@@ -1,4 +1,4 @@
-"""Stores, read from nothing but their files."""
+"""Reads and checks stores by their files alone, without the package's readers."""
 
 import json
 from collections import Counter
