@@ -60,5 +60,6 @@ class InternalErrors:
         if in_vain and not self.give_up:
             self.give_up = True
             log.error(
-                "%d such faults, and not one recording was read: stopping", self._num_of_stage
+                "%d faults of this program, and not one recording was read: stopping",
+                self._num_of_stage,
             )

@@ -1,4 +1,4 @@
-"""How a recording's bytes are reached: `LocalFiles` by default, or whatever an `Opener` opens.
+"""Opens recordings: `LocalFiles` by default, or the `Opener` that a source brings.
 
 A manifest carries its opener to all who read its recordings: the dataset, the durations, resuming.
 """
@@ -39,7 +39,7 @@ class Opener(Protocol):
 
 
 class NotAFileError(OSError):
-    """What stands at a path is no regular file; `strerror` says what it is."""
+    """A path leads to no regular file; `strerror` says to what: a directory, a pipe."""
 
 
 @dataclass(frozen=True)

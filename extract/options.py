@@ -1,4 +1,4 @@
-"""What the schema says of each option by its name on the command line, `audio.alpha`."""
+"""Looks up options by their names on the command line, `audio.alpha`, and checks their values."""
 
 from __future__ import annotations
 

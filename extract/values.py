@@ -1,4 +1,4 @@
-"""What travels from stage to stage, on one page.
+"""The values that pass from stage to stage, on one page.
 
     source      -> Entry      a recording's id and path, as a list or folder names it
     AudioDataset -> Utterance  its samples, ready for the encoder and for the disk
@@ -71,7 +71,7 @@ NO_INDEX = -1  # of a line, folder or name in a source that is no entry of the m
 
 
 class Resampler(Enum):
-    """What turns 32 kHz into 16 kHz: `soxr` is librosa's default and the reference."""
+    """Resampler from 32 kHz to 16 kHz: `soxr` is librosa's default and the reference's."""
 
     soxr = "soxr"
     torchaudio = "torchaudio"
@@ -79,7 +79,7 @@ class Resampler(Enum):
 
 @dataclass
 class AudioSettings:
-    """What happens to a waveform before the encoder.
+    """How a waveform is prepared for the encoder: gates, gain, resampling.
 
     These numbers and nothing else decide the result. The schema of the group `audio`.
     """

@@ -34,7 +34,7 @@ def explained(directory: Path) -> Iterator[None]:
 
 
 def explain(directory: Path, error: OSError, needed: int = 0) -> str:
-    """What stopped a write below `directory`, in one printable line.
+    """Why a write below `directory` failed, in one printable line.
 
     Args:
         directory: the store.

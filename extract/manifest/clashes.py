@@ -1,4 +1,4 @@
-"""Which recordings would write the same file: found before any work."""
+"""Finds recordings that would write the same file, before any work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Clash(NamedTuple):
 
 
 def clash_message(source: str, clashes: Sequence[Clash]) -> str:
-    """What to tell the user about `clashes`: the first ten of them, how many more, the remedy."""
+    """The message about `clashes`: the first ten of them, how many more there are, the remedy."""
     pairs = count(len(clashes), "pair")
     lines = [f"{source}: recordings that would write the same file, {pairs}:"]
     lines += (f"  {clash}" for clash in clashes[:MAX_SHOWN])
@@ -85,7 +85,7 @@ def _same_id(
 
 
 def _indices_of_repeated(hashes: npt.NDArray[np.int64]) -> list[int]:
-    """Where the values are that occur more than once, ascending."""
+    """Indices of the values that occur more than once, ascending."""
     order = np.argsort(hashes, kind="stable")
     equals_next = hashes[order[1:]] == hashes[order[:-1]]
     repeated = np.zeros(len(hashes), bool)

@@ -1,4 +1,4 @@
-"""Which part of its file each entry of a manifest is."""
+"""The part of its file that each entry of a manifest is: an offset and a duration."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Cuts:
         return map(self.__getitem__, range(len(self)))
 
     def take(self, indices: npt.NDArray[np.int64]) -> Cuts:
-        """Those of the entries at `indices`, in that order, as a copy."""
+        """The cuts of the entries at `indices`, in that order, as a copy."""
         return Cuts(self.offsets_s[indices], self.durations_s[indices])
 
     def share(self) -> Cuts:
@@ -78,7 +78,7 @@ class CutCollector:
         self._durations_s.append(nan if duration_s is None else duration_s)
 
     def finish(self) -> Cuts:
-        """What was collected. The collector takes nothing more: its memory is now the cuts'."""
+        """The collected cuts. They use the collector's memory, so it can take no more."""
         return Cuts(*_as_arrays((self._offsets_s, self._durations_s), len(self._offsets_s)))
 
 

@@ -33,7 +33,7 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Output:
-    """What a source is told of the store that this run will write.
+    """The store that this run will write, as far as a source has to know it.
 
     A source that looks for files leaves those of the store out; one that checks ids itself, to say
     where a bad one stands, asks `check_id(id, max_part_bytes(suffixes))`.

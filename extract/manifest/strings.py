@@ -159,7 +159,7 @@ class Packer:
         return twin
 
     def finish(self) -> PackedStrings:
-        """What was collected. The packer takes nothing more: its memory is now the sequence's."""
+        """The collected strings. They use the packer's memory, so it can take no more."""
         return PackedStrings(*_as_arrays(self._data, self._offsets))
 
 

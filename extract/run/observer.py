@@ -1,4 +1,4 @@
-"""What a run tells while it works, and the unit of work that engines place."""
+"""`Observer`, which a run calls while it works, and `Unit`, which engines call for each shard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from extract.store.ledger import Record
 
 
 class Observer(Protocol):
-    """What `run_shard` calls while it works.
+    """Is told by `run_shard` what happens: progress, records, the end of a shard.
 
     In this order: `reading` many times, `planned` once, `recorded` for each record, `ended` once;
     `said` at any time. `ended` alone where the store cannot be used, and none of them where

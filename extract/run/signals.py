@@ -40,7 +40,7 @@ class Stop:
 
 
 def _signals() -> list[int]:
-    """Those of ASKING that this system has."""
+    """The numbers of the signals in `ASKING` that this system has."""
     return [getattr(signal, name) for name in ASKING if hasattr(signal, name)]
 
 

@@ -1,4 +1,4 @@
-"""What became of one shard, as a value."""
+"""The result of one shard's run, as a value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Outcomes = Mapping[tuple[str, str], int]  # (status, reason) -> utterances
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of one shard; picklable, so that an engine can bring it from another process.
+    """The result of one shard's run. Picklable: an engine may bring it from another process.
 
     The last fields say how it ended. At most one of `interrupted` and `stopped` is set.
     """

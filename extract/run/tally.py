@@ -1,4 +1,4 @@
-"""What a run counts: outcomes, hours, and how long the rest will take."""
+"""Counts a run's outcomes and hours, and estimates the time left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one shard's run is made of, and what is left for it to do."""
+"""The parts of one shard's run, `Job`, and the work that is left for it, `Work`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """What one shard's run is made of."""
+    """The parts of one shard's run."""
 
     config: Config
     shard: Shard
@@ -65,7 +65,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Work:
-    """What is left to do, in batches."""
+    """The work that is left for a shard, in batches."""
 
     loading: LoaderPlan
     rest: Remaining

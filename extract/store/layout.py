@@ -60,7 +60,7 @@ class Kept:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Kept | None:
-        """What a line of the ledger says is kept; None where it names no files."""
+        """The files that a line of the ledger names; None if it names none."""
         files = record.get("files")
         if not isinstance(files, list | tuple) or not files or not all(map(is_kept_file, files)):
             return None
@@ -127,14 +127,14 @@ class Layout(Protocol):
         """
 
     def discard(self, id: str) -> None:  # noqa: A002 - the ledger's own word
-        """Removes an utterance, if it is there; nothing outside the store's own folders.
+        """Removes an utterance's files, if they exist; nothing outside the store's own folders.
 
         Raises:
             StoreUnusable: it cannot be removed.
         """
 
     def kept(self, record: Mapping[str, Any]) -> Kept | None:
-        """What a line of the ledger says is kept; None where this layout cannot have written it.
+        """The files that a line of the ledger names; None if this layout cannot have written it.
 
         Where a file's name follows from the id, a line that names another is damaged.
         """

@@ -148,7 +148,7 @@ def _text(raw: bytes) -> str:
 
 
 def read(directory: Path | str) -> Iterator[dict[str, Any]]:
-    """Every record of a store, whatever shards wrote it."""
+    """Every record of a store, of all shards that ever wrote there."""
     for path in ledger_paths(Path(directory)):
         for _line, record in read_lines(path):
             yield record

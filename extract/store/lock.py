@@ -1,4 +1,4 @@
-"""Which processes work in a store: one for each shard, and one way of sharding at a time.
+"""Locks on a store: one process works on each shard, with one way of sharding at a time.
 
 A process that starts holds the start-up lock until it has its shard. Meanwhile it settles what all
 shards share, so that a second process that starts finds it settled.

@@ -149,7 +149,7 @@ def write(
 
 
 def frames(stack: ConvStack) -> dict[str, Any]:
-    """Which samples made which frame: what a reader of features needs to find their times.
+    """Sample rate, hop and convolutions, from which a reader computes the time of each frame.
 
     No part of the identity, since the fingerprint of the weights has the convolutions in it.
     """

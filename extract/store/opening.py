@@ -37,7 +37,7 @@ _OWN_TEMPORARY = re.compile(  # of `replace_whole`; without the eight digits, of
 
 @dataclass(frozen=True)
 class Opening:
-    """What a run brings to a store."""
+    """A run as its store has to know it: identity, gates, ids, shard."""
 
     identity: Identity
     made_with: Mapping[str, str]

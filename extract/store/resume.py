@@ -1,4 +1,4 @@
-"""What is left to do: the manifest against the ledger, and the ledger against the files."""
+"""Finds what is left to do: compares the manifest with the ledger, the ledger with the files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from extract.values import FAILED, OF_A_SOURCE, REJECTED, SAVED, AudioSettings
 
 @dataclass(frozen=True)
 class ResumePolicy:
-    """Which lines of earlier runs stand."""
+    """Which lines of earlier runs are accepted, so that their recordings are not done again."""
 
     retry_failed: bool = True  # a failed recording is tried again
     checksum: bool = False  # a saved one's files are read and compared, not only their sizes
@@ -32,7 +32,7 @@ class ResumePolicy:
 
 @dataclass(frozen=True)
 class Remaining:
-    """What a run has to do."""
+    """Which recordings a run has to do, and counts of those that it keeps."""
 
     todo: NDArray[np.bool_]  # for every entry of the manifest: to be saved by this run
     unseen: NDArray[np.bool_]  # this process's ledger has no record of it
@@ -52,7 +52,7 @@ def remaining(manifest: Manifest, store: Store, path: Path, policy: ResumePolicy
         manifest: this process's recordings.
         store: where the files are.
         path: this process's ledger.
-        policy: which lines stand.
+        policy: which lines are accepted.
     """
     index_of = {id_: index for index, id_ in enumerate(manifest.ids)}
     todo = np.ones(len(manifest), dtype=bool)

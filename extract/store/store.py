@@ -62,7 +62,7 @@ class Store:
         return not record.get("files") or self.layout.kept(record) is not None
 
     def read_lines(self, path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-        """Whole lines of a ledger with their records, less those that no run can have written."""
+        """Whole lines of a ledger with their records, without any that no run can have written."""
         return ((line, one) for line, one in ledger.read_lines(path) if self.is_possible(one))
 
     def explain(self, error: OSError, needed: int = 0) -> str:

@@ -105,7 +105,7 @@ def foreign_class(module: str, name: str) -> Iterator[type]:
 
 
 def fairseq_file(model: HubertModel, *, normalize: bool = False) -> dict[str, Any]:
-    """What ContentVec's `checkpoint_best_legacy_500.pt` holds, but for its dictionary."""
+    """What ContentVec's `checkpoint_best_legacy_500.pt` holds, without its dictionary."""
     return {
         "args": None,
         "cfg": {

@@ -148,7 +148,7 @@ def note(id_):
 
 
 def wait_if_told(moment):
-    """For tests: at the moment that $FIVES_FULL names, the disk is full; at $FIVES_WAIT it waits."""
+    """For tests: at the moment $FIVES_FULL the disk is full; at $FIVES_WAIT it waits for `go`."""
     if os.environ.get("FIVES_FULL") == str(moment):
         raise StoreUnusable("the disk is full")
     if os.environ.get("FIVES_WAIT") == str(moment):

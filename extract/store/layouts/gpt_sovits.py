@@ -78,7 +78,7 @@ class GptSovits(Layout):
             self._files.remove(name)
 
     def kept(self, record: Mapping[str, Any]) -> Kept | None:
-        """What a line says is kept; None where the files that it names are not the id's own."""
+        """The files that a line names; None if they are not the files of its id."""
         kept = Kept.of(record) if record.get("files") else _kept_by_0_1_0(record)
         own = [(name, 0) for name in names(record["id"])]
         return kept if kept and [file[:2] for file in kept.files] == own else None
