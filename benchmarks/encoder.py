@@ -26,8 +26,8 @@ CLIPS, ROUNDS = 16, 7
 def clip_lengths(count: int) -> list[int]:
     """Samples of each clip, descending."""
     generator = torch.Generator().manual_seed(0)
-    lengths_s = torch.randn(count, generator=generator).mul(0.35).add(1.25).exp().clamp(2, 6)
-    return sorted((int(value * RATE_HZ) for value in lengths_s), reverse=True)
+    durations_s = torch.randn(count, generator=generator).mul(0.35).add(1.25).exp().clamp(2, 6)
+    return sorted((int(value * RATE_HZ) for value in durations_s), reverse=True)
 
 
 def batches(lengths: list[int]) -> list[list[int]]:

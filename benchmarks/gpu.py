@@ -40,7 +40,7 @@ from benchmarks.common import (
     write_clips,
 )
 from benchmarks.encoder import flops, noise, relative_error
-from benchmarks.padding import lengths_s
+from benchmarks.padding import clip_durations_s
 from benchmarks.run import count_saved, in_process, ours, reference
 from benchmarks.writer import through_writers
 from extract.audio.prepare import Prepared, prepare
@@ -107,7 +107,7 @@ class Bench:
     @cached_property
     def batches(self) -> list[tuple[Tensor, list[int]]]:
         """The log-normal mix of 1 to 20 s in planned batches, pinned: (B, time), lengths."""
-        durations_s = lengths_s(self.sizes.num_utterances)
+        durations_s = clip_durations_s(self.sizes.num_utterances)
         found = []
         for indices in plan_batches(durations_s, self.sizes.batch_seconds):
             found.append(self.noise([int(s * RATE_HZ) for s in durations_s[indices]]))

@@ -20,10 +20,10 @@ from transformers import HubertConfig, HubertModel
 
 from benchmarks.common import Row, ratio, run_alone
 from benchmarks.encoder import CLIPS, RATE_HZ, batches, clip_lengths, noise, relative_error
-from benchmarks.padding import lengths_s
+from benchmarks.padding import clip_durations_s
 from extract.data.plan import SMALL_BATCH_SECONDS, plan_batches
 from extract.encoder.encoder import Encoder
-from extract.frames import CONV_LAYERS, num_frames
+from extract.frames import HUBERT_STACK, num_frames
 from extract.machine import keep_freed_memory
 
 NUM_CLIPS, ROUNDS = 1000, 3  # clips of the corpus whose plan some of the batches are
@@ -57,7 +57,7 @@ class Rival:
     @torch.inference_mode()
     def encode(self, waveforms: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         """(frames, width) of each utterance; `waveforms` (batch, time) are zero-padded."""
-        kernel, stride = CONV_LAYERS[0]
+        kernel, stride = HUBERT_STACK.layers[0]
         self.norm.frames = [(length - kernel) // stride + 1 for length in lengths]
         mask = (torch.arange(waveforms.shape[1]) < torch.tensor(lengths)[:, None]).long()
         found = self.model(waveforms.to(self.dtype), attention_mask=mask).last_hidden_state
@@ -66,7 +66,7 @@ class Rival:
 
 def planned() -> list[list[int]]:
     """Samples of each clip in two batches of a corpus's plan, one of long clips, one of short."""
-    durations_s = lengths_s(NUM_CLIPS)
+    durations_s = clip_durations_s(NUM_CLIPS)
     plan = plan_batches(durations_s, SMALL_BATCH_SECONDS)
     chosen = [plan[len(plan) * quarter // 4] for quarter in (1, 3)]
     return [[int(value * RATE_HZ) for value in durations_s[indices]] for indices in chosen]

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.common import Row, in_turns, random_hubert, ratio, run_alone, work_dir, write_clips
-from benchmarks.padding import lengths_s
+from benchmarks.padding import clip_durations_s
 
 NUM_CLIPS, NUM_CORES, PAIRS = 60, 2, 3
 GOALS = {"fp32": 1.7, "bf16": 2.8}
@@ -74,7 +74,7 @@ def measure(pairs: int = PAIRS) -> list[Row]:
     model = random_hubert()
     with work_dir() as name:
         recordings = Path(name) / "recordings"
-        durations_s = lengths_s(NUM_CLIPS, 2, 6)
+        durations_s = clip_durations_s(NUM_CLIPS, 2, 6)
         write_clips(recordings, durations_s, [44_100, 32_000])
         outs = {key: Path(name) / key for key in ("loop", *GOALS)}
         works = {

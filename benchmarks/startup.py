@@ -19,7 +19,7 @@ from benchmarks.common import Row, run_alone, seconds, work_dir, write_clips
 from benchmarks.run import environment
 from extract.data.batch import collate
 from extract.data.dataset import AudioDataset
-from extract.data.durations import HeaderDurations, Scanned, durations
+from extract.data.durations import Headers, Scanned, durations
 from extract.data.loader import ResilientLoader
 from extract.data.plan import Indices, plan_batches, plan_fingerprint, unfinished
 from extract.data.workers import Options
@@ -84,7 +84,7 @@ def finish(recordings: Path, store: Store) -> None:
             ledger.write(record.line())
 
 
-def scan(items: HeaderDurations, chunks: list[Indices]) -> Iterator[Scanned]:
+def scan(items: Headers, chunks: list[Indices]) -> Iterator[Scanned]:
     """Headers by as many workers as there are cores, as `extract.run.job` has it."""
     workers = min(cores(), len(chunks))
     return iter(ResilientLoader(items, chunks, list, _nothing, Options(workers)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from extract.data.dataset import AudioDataset
-from extract.data.durations import HeaderDurations, Scanned, durations
+from extract.data.durations import Headers, Scanned, durations
 from extract.data.plan import QUADRATIC_S, Indices, cost_s, plan_batches
 from extract.data.transport import empty
 from extract.frames import ENCODER_RATE_HZ
@@ -136,7 +136,7 @@ def make_loader(
     )
 
 
-def _scan(num_workers: int, items: HeaderDurations, chunks: list[Indices]) -> Iterator[Scanned]:
+def _scan(num_workers: int, items: Headers, chunks: list[Indices]) -> Iterator[Scanned]:
     """Reads headers in DataLoader workers; a single chunk of them in this process."""
     return iter(
         DataLoader(

@@ -29,7 +29,7 @@ CHUNK = 64  # headers a worker reads before it reports
 UNKNOWN_S = 0.0  # what the plan takes for a recording whose header says nothing
 
 Scanned = list[tuple[int, float | str]]  # (index, seconds), or a fault of this program in words
-Scan = Callable[["HeaderDurations", list[Indices]], Iterator[Scanned]]
+Scan = Callable[["Headers", list[Indices]], Iterator[Scanned]]
 
 MAX_INDEX = 1 << 30  # bytes: of ninety million recordings
 
@@ -37,7 +37,7 @@ _ROW = np.dtype([("key", "<u8"), ("duration_s", "<f4")])
 _WANTED = np.dtype([("key", "<u8"), ("offset_s", "<f8"), ("duration_s", "<f8")])  # of an entry
 
 
-class HeaderDurations(Sequence[tuple[int, float | str]]):
+class Headers(Sequence[tuple[int, float | str]]):
     """The headers of a manifest, read one by one; a map-style dataset for the loader's workers."""
 
     def __init__(self, manifest: Manifest) -> None:
@@ -72,7 +72,7 @@ def durations(
     Args:
         manifest: the recordings.
         path: the index's file, or None for none. A row holds for one path and stamp.
-        scan: runs `HeaderDurations` over chunks of indices, in workers.
+        scan: runs `Headers` over chunks of indices, in workers.
         progress: told how many headers were read.
         internal: told of faults of this program. Such a header is read again by the next run.
     """
@@ -83,9 +83,7 @@ def durations(
     missing = np.flatnonzero(asked & ~found)
     if len(missing):
         chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
-        scanned = _noted(
-            scan(HeaderDurations(manifest), chunks), progress, internal or InternalErrors()
-        )
+        scanned = _noted(scan(Headers(manifest), chunks), progress, internal or InternalErrors())
         for index, duration_s in scanned:  # an interrupted scan leaves the rest for the next one
             whole_s[index] = np.float32(duration_s)  # as the index will give it next time
             found[index] = True

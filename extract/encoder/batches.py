@@ -26,7 +26,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "ALLOC_FAILED", "CUDA error: out of me
 T = TypeVar("T")
 
 
-class AnyPending(Protocol):
+class FeaturesFuture(Protocol):
     """Features on their way."""
 
     def result(self) -> list[Features]:
@@ -37,7 +37,7 @@ class AnyPending(Protocol):
 class AnyEncoder(Protocol):
     """What the pipeline needs of an encoder."""
 
-    def submit(self, waveforms: Tensor, lengths: list[int]) -> AnyPending:
+    def submit(self, waveforms: Tensor, lengths: list[int]) -> FeaturesFuture:
         """Starts on (B, time) waveforms of `lengths` samples."""
         ...
 
@@ -68,7 +68,7 @@ class BatchEncoder:
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[Encoded | Failure]:
         """Every utterance and failure of every batch, once, in order."""
-        in_flight: deque[tuple[Batch, AnyPending]] = deque()
+        in_flight: deque[tuple[Batch, FeaturesFuture]] = deque()
         for batch in batches:
             yield from batch.failures
             for part in batch.split(self.batch_seconds, self.quadratic_s):
@@ -85,7 +85,7 @@ class BatchEncoder:
         while in_flight:
             yield from self._finish(*in_flight.popleft())
 
-    def _finish(self, batch: Batch, pending: AnyPending) -> Iterator[Encoded | Failure]:
+    def _finish(self, batch: Batch, pending: FeaturesFuture) -> Iterator[Encoded | Failure]:
         features = _unless_out_of_memory(pending.result)
         del pending
         if features is None:
@@ -93,7 +93,7 @@ class BatchEncoder:
         else:
             yield from _encoded(batch, features)
 
-    def _submit(self, batch: Batch) -> AnyPending | None:
+    def _submit(self, batch: Batch) -> FeaturesFuture | None:
         return _unless_out_of_memory(
             lambda: self.encoder.submit(batch.waveforms, batch.lengths.tolist())
         )

@@ -19,8 +19,8 @@ from torch import Tensor
 from extract.encoder.convolutions import Convolutions
 from extract.encoder.linear import Linear
 from extract.encoder.packing import Packing, block_sizes, choose_attention
-from extract.encoder.positions import Positions
-from extract.encoder.relative_bias import RelativeBias, attend_biased
+from extract.encoder.positions import PositionalEmbedding
+from extract.encoder.relative_bias import GatedBias, attend_biased
 from extract.models.architecture import Architecture
 from extract.models.weights import Checkpoint
 
@@ -93,8 +93,8 @@ class ExactForward:
         self.convolutions = Convolutions(of, weights, self.device, self.dtype)
         self.projection_norm = norm("feature_projection.layer_norm") if of.projection_norm else None
         self.projection = linear("feature_projection.projection")
-        self.positions = Positions(of, weights, self.device)
-        self.bias = None if of.relative_bias is None else RelativeBias(of, weights, self.device)
+        self.positions = PositionalEmbedding(of, weights, self.device)
+        self.bias = None if of.relative_bias is None else GatedBias(of, weights, self.device)
         self.encoder_norm = norm("encoder.layer_norm")
         self.layers = [layer(number) for number in range(self.num_layers)]
         self.final_norm = self.pre_norm and self.num_layers == of.layers

@@ -24,7 +24,7 @@ from extract.models.weights import batch_norm, position_weights
 CPU_BLOCKS, CUDA_BLOCKS = 16, 64  # at a time: 13 and 50 MB for each of the steps between
 
 
-class Positions:
+class PositionalEmbedding:
     """What a model adds to frames so that their order shows: one convolution or several."""
 
     def __init__(

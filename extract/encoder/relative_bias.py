@@ -21,7 +21,7 @@ from extract.models.weights import BIAS_TABLE
 SCORES_AT_ONCE = 4_000_000  # 16 MB; more queries bring nothing, and memory grows with T alone
 
 
-class RelativeBias:
+class GatedBias:
     """Its weights on one device; all of it float32."""
 
     def __init__(
@@ -73,7 +73,7 @@ def bucket_of(distances: NDArray[np.int64], buckets: int, farthest: int) -> NDAr
 
 
 def attend_biased(qkv: Sequence[Tensor], packing: Packing, values: Tensor, gate: Tensor) -> Tensor:
-    """Attention one utterance at a time, with `values` of `RelativeBias` times `gate` (N, H).
+    """Attention one utterance at a time, with `values` of `GatedBias` times `gate` (N, H).
 
     Blocks (M, 3, H, Dh) that hold N rows -> (N, H, Dh); all of it float32.
     """

@@ -10,7 +10,7 @@ import torch
 from extract.config import Config, StartMethod
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset, identify
-from extract.data.durations import UNKNOWN_S, HeaderDurations, Scanned
+from extract.data.durations import UNKNOWN_S, Headers, Scanned
 from extract.data.loader import ResilientLoader
 from extract.data.plan import Indices
 from extract.data.workers import Options
@@ -77,7 +77,7 @@ def load_batches(
 
 
 def scan_headers(
-    config: Config, stop: Callable[[], bool], items: HeaderDurations, chunks: list[Indices]
+    config: Config, stop: Callable[[], bool], items: Headers, chunks: list[Indices]
 ) -> Iterator[Scanned]:
     """Reads headers on all cores; one that kills its worker has the duration `UNKNOWN_S`."""
     method = start_method(config, torch.device("cpu"))

@@ -10,7 +10,7 @@ import torch
 
 from extract.data.batch import collate
 from extract.data.dataset import AudioDataset, identify
-from extract.data.durations import HeaderDurations, durations
+from extract.data.durations import Headers, durations
 from extract.data.loader import ResilientLoader
 from extract.data.workers import Options
 from extract.manifest.manifest import Manifest
@@ -75,7 +75,7 @@ def test_the_opener_stays_with_every_part_of_a_manifest(packed):
 def test_durations_are_read_through_the_opener_and_again_where_its_stamp_changes(tmp_path, packed):
     index, asked = tmp_path / "index", []
 
-    def scan(items: HeaderDurations, chunks):
+    def scan(items: Headers, chunks):
         for chunk in chunks:
             asked.extend(chunk.tolist())
             yield [items[int(number)] for number in chunk]
