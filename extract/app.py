@@ -1,4 +1,4 @@
-"""The command line: the only place that knows Hydra. Config in, exit code out."""
+"""The command line: Hydra composes a config, the engine runs it, and an exit code comes out."""
 
 from __future__ import annotations
 

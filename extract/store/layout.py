@@ -106,9 +106,9 @@ class Layout(Protocol):
         """
 
     def put(self, item: Encoded) -> Iterable[Kept]:
-        """Takes one utterance; returns those that became whole on the disk, of any thread's `put`.
+        """Takes one utterance; returns all that became whole on the disk, of other threads too.
 
-        Mostly the one taken. A layout of archives returns nothing until an archive is full, and
+        Mostly it is the one taken. A layout of archives returns nothing until an archive is full, and
         then all that are in it. Each utterance is returned once, by `put` or by `close`.
 
         Raises:
@@ -160,7 +160,7 @@ class Layout(Protocol):
         """
 
     def ids_of_files(self) -> Iterator[str]:
-        """The ids of all files in its folders, of any program's; an id may come twice."""
+        """The ids of all files in its folders, whichever program made them; an id may come twice."""
 
     def has_files(self, id: str) -> bool:  # noqa: A002
         """Whether anything exists at a path of an utterance's files."""
