@@ -108,8 +108,8 @@ class Layout(Protocol):
     def put(self, item: Encoded) -> Iterable[Kept]:
         """Takes one utterance; returns all that became whole on the disk, of other threads too.
 
-        Mostly it is the one taken. A layout of archives returns nothing until an archive is full, and
-        then all that are in it. Each utterance is returned once, by `put` or by `close`.
+        Mostly it is the one taken. A layout of archives returns nothing until an archive is full,
+        and then all that are in it. Each utterance is returned once, by `put` or by `close`.
 
         Raises:
             WriteFailed: this utterance cannot be written, and is not held either; others can.
@@ -160,7 +160,7 @@ class Layout(Protocol):
         """
 
     def ids_of_files(self) -> Iterator[str]:
-        """The ids of all files in its folders, whichever program made them; an id may come twice."""
+        """The ids of all files in its folders, of any program; an id may come twice."""
 
     def has_files(self, id: str) -> bool:  # noqa: A002
         """Whether anything exists at a path of an utterance's files."""
