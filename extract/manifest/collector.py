@@ -40,9 +40,8 @@ class Collector:
             elif entry.offset_s == 0 and entry.duration_s is None:
                 self._add(entry)
             elif problem := check_cut(entry.offset_s, entry.duration_s):
-                cut = describe_cut(
-                    entry.offset_s, entry.duration_s
-                )  # the id alone may be another entry's
+                # With the cut, since the id alone may be another entry's.
+                cut = describe_cut(entry.offset_s, entry.duration_s)
                 self._fail(f"{printable(entry.id)}:{cut}", entry, "bad_line", problem)
             else:
                 self._cuts = self._cuts or CutCollector(len(self._ids))
