@@ -31,7 +31,7 @@ from extract.shard import Shard
 from extract.store.layouts.gpt_sovits import names
 from extract.store.ledger import Record
 from extract.store.lock import PRIVATE
-from extract.store.resume import Trust, remaining
+from extract.store.resume import ResumePolicy, remaining
 from extract.store.store import Store
 from extract.values import SAVED, AudioSettings
 
@@ -111,7 +111,7 @@ def start_up(recordings: Path, store: Store) -> tuple[Laps, Manifest, int]:
     lap("list")
     store.layout.sweep()
     lap("sweep")
-    rest = remaining(manifest, store, store.directory / "ledger.jsonl", Trust())
+    rest = remaining(manifest, store, store.directory / "ledger.jsonl", ResumePolicy())
     lap("ledger")
     known = durations(manifest, private / "durations", scan, lambda _num: None)
     lap("durations")

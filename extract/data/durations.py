@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from extract.audio.decode import probe_duration_s
 from extract.audio.faults import AudioError, opened
 from extract.data.plan import Indices
-from extract.files import explained, read_whole, replace_cache
+from extract.files import read_whole, replace_cache
 from extract.internal import InternalErrors, last_line
 from extract.manifest.manifest import Manifest
 from extract.opener import Opener
 from extract.text import printable
 from extract.values import Entry
+from extract.write_errors import explained
 
 CHUNK = 64  # headers a worker reads before it reports
 UNKNOWN_S = 0.0  # the plan's duration of a recording whose header cannot be read

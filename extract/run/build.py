@@ -62,9 +62,9 @@ def load_batches(
     device: torch.device,
     stop: Callable[[], bool],
 ) -> ResilientLoader[Batch]:
-    """The dataset's batches, from workers that may die."""
+    """The dataset's batches; a worker that dies costs only the recording that it was reading."""
     method = start_method(config, device)
-    if method != "fork":  # else forked workers share its pages as they are
+    if method != "fork":  # a forked worker shares the parent's pages anyway
         dataset = AudioDataset(dataset.manifest.share(), dataset.settings, dataset.stack)
 
     def crashed(index: int, cause: str) -> Batch:
@@ -79,7 +79,7 @@ def load_batches(
 def scan_headers(
     config: Config, stop: Callable[[], bool], items: Headers, chunks: list[Indices]
 ) -> Iterator[Scanned]:
-    """Reads headers on all cores; one that kills its worker says nothing."""
+    """Reads headers on all cores; one that kills its worker has the duration `UNKNOWN_S`."""
     method = start_method(config, torch.device("cpu"))
     num_workers = min(cores(), len(chunks)) if config.loader.num_workers != 0 else 0
     options = Options(num_workers, timeout_s=config.loader.timeout_s, start_method=method)
@@ -91,7 +91,7 @@ def scan_headers(
 
 
 def start_method(config: Config, device: torch.device) -> str:
-    """How workers start: a process that has used CUDA is not forked."""
+    """How workers start. On a GPU `auto` does not fork: CUDA does not work in a forked child."""
     method = config.loader.start_method
     if method is not StartMethod.auto:
         return method.name

@@ -47,6 +47,7 @@ def run(
 
 
 def _timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
+    """The batches; adds the time spent waiting for each one to the clock."""
     iterator = iter(batches)
     while True:
         before = time.monotonic()
@@ -58,6 +59,7 @@ def _timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
 
 
 def _until_given_up(batches: Iterator[Batch], internal: InternalErrors) -> Iterator[Batch]:
+    """The batches, until `internal` gives up after too many faults of this program."""
     internal.begin()
     while not internal.give_up and (batch := next(batches, None)) is not None:
         faults = [one.detail for one in batch.failures if one.reason == INTERNAL_ERROR]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from extract import choices
-from extract.config import DOCKS, Config
+from extract.config import MODULE_GROUPS, Config
 from extract.options import is_text, options, schema_of
 from extract.run import job
 from extract.words import KEPT, QUOTED, prepared
@@ -109,7 +109,7 @@ def test_any_texts_of_a_sweep_are_what_its_jobs_are_given(texts):
 def config_with_the(option):
     """The schema in which the option's group is the first choice's that has it."""
     config, (group, _, key) = Config(), option.partition(".")
-    for choice in choices.own(DOCKS[group].modules) if group in DOCKS else ():
+    for choice in choices.own(MODULE_GROUPS[group].modules) if group in MODULE_GROUPS else ():
         schema = schema_of(group, choice)
         if key in schema.__dataclass_fields__:
             setattr(config, group, schema())
