@@ -7,7 +7,7 @@ TESTS ?=
 
 .PHONY: help venv demo test test-oldest test-newest test-pre pytest lint types docs bench bench-gpu clean
 
-help:  ## what there is to make
+help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(BIN)/python:
@@ -23,7 +23,7 @@ $(VENV)/installed-dev: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 
 venv: $(VENV)/installed-dev  ## a virtual environment with everything for development
 
-demo: $(VENV)/installed  ## install, and run on the clips that come with it
+demo: $(VENV)/installed  ## install, then extract features of the package's own clips
 	$(BIN)/python -m extract dataset=demo
 
 test: lint types pytest  ## lint, types and the tests
@@ -59,5 +59,5 @@ bench: venv  ## the speed of everything on the CPU, in one table
 bench-gpu: venv  ## checks and speed on a GPU
 	$(BIN)/python benchmarks/gpu.py
 
-clean:  ## all that was made here but outputs/
+clean:  ## remove all that these targets made, except outputs/
 	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest $(VENV)-pre build dist site .cache *.egg-info .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis

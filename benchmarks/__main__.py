@@ -1,4 +1,4 @@
-"""Every CPU benchmark in one table: `python -m benchmarks [--only NAME ...] [--json FILE]`."""
+"""Runs all CPU benchmarks: `python -m benchmarks [--only NAME ...] [--json FILE]`."""
 
 import argparse
 import sys
@@ -22,10 +22,10 @@ BENCHMARKS = {
 
 
 def main() -> None:
-    """Run them in turn, and print the table last."""
+    """Runs the chosen benchmarks and prints one table of their rows."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
-    parser.add_argument("--json", type=Path, help="where to write the same as JSON")
+    parser.add_argument("--json", type=Path, help="write the table as JSON to this file")
     options = parser.parse_args()
     about = head()
     rows: list[Row] = []

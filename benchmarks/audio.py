@@ -1,8 +1,8 @@
-"""How fast recordings are decoded and prepared: `python -m benchmarks.audio`.
+"""Measures decoding and preparing of recordings: `python -m benchmarks.audio`.
 
-One core, no GPU. Numbers are times real time: seconds of audio per second of processor time, the
-best of several runs. *frame by frame* is PyAV's plain loop (frame, resampler, `to_ndarray`, list),
-once keeping arrays and once, as it is often written, a list of samples.
+One core, no GPU. Speeds are times real time: seconds of audio per second of processor time, the
+best of 15 runs. *frame by frame* is PyAV's plain loop (frame, resampler, `to_ndarray`, list); it is
+timed with a list of arrays and, as it is often written, with a list of samples.
 """
 
 import time
@@ -39,7 +39,7 @@ REPEATS = 15
 
 
 def write_recording(path: Path, codec: str, rate_hz: int, layout: str, duration_s: int) -> None:
-    """Noise with the pauses and the falling spectrum of speech."""
+    """Writes noise with speech-like pauses and a falling spectrum."""
     num_samples = rate_hz * duration_s
     noise = np.random.default_rng(0).standard_normal((2, num_samples)).cumsum(axis=1)
     noise -= np.repeat(noise[:, ::rate_hz], rate_hz, axis=1)
@@ -57,13 +57,13 @@ def write_recording(path: Path, codec: str, rate_hz: int, layout: str, duration_
 
 
 def read(path: Path, work: Callable[[BinaryIO, str], T]) -> T:
-    """What `work` makes of a recording, from opening it."""
+    """Opens a recording and returns the result of `work` on it."""
     with LocalFiles().open(str(path)) as file:
         return work(file, str(path))
 
 
 def frame_by_frame(path: Path, as_samples: bool) -> np.ndarray:
-    """The plain way, which `decode` must equal bit for bit."""
+    """Decodes with PyAV's plain loop; `decode` must give the same samples bit for bit."""
     resampler = av.AudioResampler("flt", "mono", 32000)
     kept: list = []
     with av.open(str(path)) as container:
@@ -75,7 +75,7 @@ def frame_by_frame(path: Path, as_samples: bool) -> np.ndarray:
 
 
 def best_times_s(works: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Processor seconds of each work; taken in turns, so that a busy machine is fair to all."""
+    """Least processor seconds of each work; in turns, so that load on the machine slows all."""
     best_s = [float("inf")] * len(works)
     for _ in range(repeats):
         for index, work in enumerate(works):
@@ -86,7 +86,7 @@ def best_times_s(works: list[Callable[[], object]], repeats: int) -> list[float]
 
 
 def measure() -> list[Row]:
-    """An item of the dataset in every format, and decoding what is compressed."""
+    """Rows for a dataset item in every format, and for decoding the compressed formats."""
     rows = []
     with work_dir() as folder:
         for title, (name, codec, rate_hz, layout, duration_s) in FORMATS.items():

@@ -1,4 +1,4 @@
-"""What the benchmarks share: rows of the table, timing in turns, recordings, a random model."""
+"""Shared by all benchmarks: rows of the table, timing in turns, recordings, a random model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Row:
     goal: str
     measured: str
     met: bool | None = None  # None: there is no goal, or nothing was measured
-    value: float | None = None  # the number in `measured` that the goal speaks of
+    value: float | None = None  # the number in `measured` that is compared with the goal
 
     @classmethod
     def at_least(cls, what: str, value: float, goal: float, unit: str, note: str = "") -> Row:
@@ -59,7 +59,7 @@ def _said(value: float, unit: str, note: str) -> str:
 
 
 def guarded(what: str, work: Callable[[], list[Row]]) -> list[Row]:
-    """The rows of `work`, or one that says why there are none: a failure costs itself alone."""
+    """The rows of `work`; if it fails, one row with the error, so that the others still run."""
     try:
         return work()
     except Exception as error:
@@ -76,7 +76,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def head() -> dict[str, str]:
-    """Hardware, date, versions and command: what a number is worth nothing without."""
+    """Hardware, load, date, versions and command, to be printed above the table."""
     found = {
         "processor": f"{_processor()}, {usable_cores()} cores, {torch.get_num_threads()} threads",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB",
@@ -117,7 +117,7 @@ def usable_cores() -> int:
 
 
 def show(rows: Sequence[Row], json_path: Path | None = None, about: dict | None = None) -> None:
-    """Print head and table, and write both as JSON where asked to."""
+    """Prints head and table; writes both as JSON to `json_path` if given."""
     about = about or head()
     print("\n".join(f"{key}: {value}" for key, value in about.items()))
     print("\n" + table(rows))
@@ -128,7 +128,7 @@ def show(rows: Sequence[Row], json_path: Path | None = None, about: dict | None 
 
 
 def run_alone(doc: str | None, measure: Callable[[], list[Row]]) -> None:
-    """The command line of a benchmark that is run by itself."""
+    """The command line of a single benchmark."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -147,7 +147,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def in_turns(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each work, A B A B: a machine that is busy for a while is so for all."""
+    """Seconds of each work, in the order A B A B, so that load on the machine slows all."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
@@ -156,7 +156,7 @@ def in_turns(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
-    """How many times faster: the median over pairs that were measured one after the other."""
+    """Median of slow / fast over pairs that were measured one after the other."""
     return median(a / b for a, b in zip(slow, fast, strict=True))
 
 
@@ -182,7 +182,7 @@ def write_clips(folder: Path, durations_s: Sequence[float], rates_hz: Sequence[i
 
 
 def random_hubert(size: str = "base") -> Path:
-    """A folder with HuBERT's weights drawn at random: `base`, or `small` to try things on."""
+    """A folder with a random HuBERT: `base`, or `small` for a quick check of the script."""
     folder = CACHE / f"hubert-{size}-{version('transformers')}"
     if not (folder / "model.safetensors").exists():
         from transformers import HubertConfig, HubertModel
@@ -197,7 +197,7 @@ def random_hubert(size: str = "base") -> Path:
 
 
 def work_dir(prefer: Path = SHM) -> tempfile.TemporaryDirectory[str]:
-    """A folder that goes with the block; in memory where there is such a place."""
+    """A temporary folder for a `with` block; in memory if /dev/shm exists."""
     return tempfile.TemporaryDirectory(
         prefix="extract-benchmark-", dir=prefer if prefer.is_dir() else None
     )

@@ -1,9 +1,9 @@
-"""What the encoder asks of a card, counted without one: `python -m benchmarks.counted`.
+"""Counts the encoder's memory traffic on a card, without a card: `python -m benchmarks.counted`.
 
 Torch's fake tensors have device, dtype and shape but no numbers, so the forward of a batch on a
-card runs anywhere, in a second. Counted are the bytes that its operations read and write, as if
-nothing stayed in a cache, and the tensors alive at once; what libraries allocate by themselves is
-not. A count says where to look. It is no measurement: those are `benchmarks/gpu.py`'s.
+card runs on any machine, in a second. This counts the bytes that its operations read and write, as
+if there were no cache, and the bytes of tensors alive at once, without what libraries allocate
+internally. Counts show where to optimise; `benchmarks/gpu.py` measures.
 """
 
 import weakref
@@ -30,7 +30,7 @@ BASE = hubert.architecture({})
 
 
 class Count(TorchDispatchMode):
-    """Bytes moved by each operation on the card, and the most that were alive at once."""
+    """Counts bytes moved by each operation on the card, and the peak of bytes alive."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Count(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """One operation."""
+        """Runs one operation and counts it."""
         result = func(*args, **(kwargs or {}))
         made = self._on_card(result)
         for tensor in made:
@@ -51,7 +51,7 @@ class Count(TorchDispatchMode):
         is_view = not changes and all(x.untyped_storage()._cdata in storages for x in made)
         if made and not is_view and name not in {"empty", "prim::device"}:
             if name == "copy_" or any(argument.is_out for argument in arguments):
-                written = {id(tensor) for tensor in made}  # and not read, though among what came
+                written = {id(tensor) for tensor in made}  # also an argument, but not read
                 read = [tensor for tensor in read if id(tensor) not in written]
             self.moved[name] += sum(x.numel() * x.element_size() for x in (*read, *made))
         return result
@@ -75,7 +75,7 @@ class Count(TorchDispatchMode):
 
 
 def count(precision: str, attention: Attention) -> tuple[Count, Count]:
-    """Of a batch of BATCH_S seconds: the whole forward, and the first layer's steps in it."""
+    """Counts of the forward of a batch of BATCH_S seconds, and of its first layer's steps."""
     lengths = [CLIP_S * RATE_HZ] * (BATCH_S // CLIP_S)
     whole, first = Count(), Count()
     in_steps = FirstLayer.in_steps
@@ -93,7 +93,7 @@ def count(precision: str, attention: Attention) -> tuple[Count, Count]:
 
 
 def measure() -> list[Row]:
-    """Bytes moved and memory for each second of audio, and arithmetic beside it."""
+    """Rows for bytes moved, memory and operations for each second of audio."""
     each = partial(Row.plain, unit=" MB")
     rows = []
     for precision, attention in (("fp16", attend_varlen), ("fp32", attend_padded)):
@@ -118,7 +118,7 @@ def measure() -> list[Row]:
 
 
 def _kernel_bytes(precision: str) -> float:
-    """Samples read and activations written, for a second."""
+    """Bytes that the kernel reads and writes for a second of audio."""
     (channels, _kernel, stride), *_later = BASE.conv
     return 4 * RATE_HZ + RATE_HZ / stride * channels * encoder.PRECISIONS[precision].itemsize
 

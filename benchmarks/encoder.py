@@ -1,8 +1,8 @@
-"""The encoder on the CPU: `python -m benchmarks.encoder`.
+"""Measures the encoder on the CPU: `python -m benchmarks.encoder`.
 
 HuBERT-base with random weights; clips of 2 to 6 s (log-normal), longest first, about 60 padded
-seconds a batch. The yardstick is the model's own arithmetic, counted, at the rate of one of its
-matrix products that is timed before and after each round: a busy machine hurts both.
+seconds a batch. The forward's FLOP/s are compared with those of its largest matrix product, which
+is timed before and after each round, so that load on the machine slows both.
 """
 
 from functools import partial
@@ -26,8 +26,8 @@ CLIPS, ROUNDS = 16, 7
 def clip_lengths(count: int) -> list[int]:
     """Samples of each clip, descending."""
     generator = torch.Generator().manual_seed(0)
-    lengths_s = torch.randn(count, generator=generator).mul(0.35).add(1.25).exp().clamp(2, 6)
-    return sorted((int(value * RATE_HZ) for value in lengths_s), reverse=True)
+    durations_s = torch.randn(count, generator=generator).mul(0.35).add(1.25).exp().clamp(2, 6)
+    return sorted((int(value * RATE_HZ) for value in durations_s), reverse=True)
 
 
 def batches(lengths: list[int]) -> list[list[int]]:
@@ -54,7 +54,7 @@ def flops(model: Model, lengths: list[int]) -> int:
 
 
 def product_rate(tries: int = 12) -> float:
-    """FLOP/s of the model's largest product on 1,024 frames, by MKL or oneDNN: the faster."""
+    """FLOP/s of the model's largest product on 1,024 frames, by MKL or oneDNN if that is faster."""
     rows, inner, columns = 1024, 768, 3072
     x, weight = torch.randn(rows, inner), torch.randn(columns, inner)
     out = torch.empty(rows, columns)
@@ -74,7 +74,7 @@ def relative_error(found: list[Tensor], exact: list[Tensor]) -> tuple[float, flo
 
 
 def measure() -> list[Row]:
-    """Against the products' rate, against one utterance at a time, and bf16."""
+    """Rows: fp32 against the products' rate and against one utterance at a time; bf16."""
     keep_freed_memory()  # as a run does
     torch.manual_seed(0)
     model = HubertModel(HubertConfig()).eval().requires_grad_(False)

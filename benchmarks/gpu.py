@@ -1,10 +1,11 @@
-"""Checks and measurements that need a card, in one go: `make bench-gpu`.
+"""All checks and measurements that need a card: `make bench-gpu`.
 
     python -m benchmarks.gpu [--device cuda:0] [--json outputs/bench-gpu.json]
     python -m benchmarks.gpu --device cpu --small     the same code on a CPU, in a minute
 
-Prints a short table last and writes it as JSON. HuBERT-base with random weights. A part that fails
-leaves its error in the table and takes nothing else along. Under ten minutes on a datacentre card.
+Prints a short table at the end and writes it as JSON. HuBERT-base with random weights. If a part
+fails, its row holds the error and the other parts still run. Designed for under ten minutes on a
+datacentre card.
 """
 
 import argparse
@@ -40,14 +41,14 @@ from benchmarks.common import (
     write_clips,
 )
 from benchmarks.encoder import flops, noise, relative_error
-from benchmarks.padding import lengths_s
+from benchmarks.padding import clip_durations_s
 from benchmarks.run import count_saved, in_process, ours, reference
 from benchmarks.writer import through_writers
 from extract.audio.prepare import Prepared, prepare
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset
 from extract.data.plan import plan_batches
-from extract.encoder.batches import Encoding
+from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
 from extract.frames import num_frames
 from extract.manifest.sources.folder import read_folder
@@ -62,22 +63,22 @@ from extract.values import AudioSettings, Features, Recording, Utterance
 
 RATE_HZ = 16_000
 CLIP_S = 5.0
-OFTEN = 20  # times that a thing of microseconds is done for one reading
+OFTEN = 20  # repetitions in one timing of a step that takes microseconds
 DEMO = Path(__file__).resolve().parents[1] / "extract" / "demo"
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything."""
+    """Sizes of model, batches and numbers of clips."""
 
     model: str = "base"
     batch_seconds: float = 600.0
     num_utterances: int = 1500  # of the log-normal mix
-    num_alone: int = 100  # of them, one at a time
+    num_alone: int = 100  # of them encoded one at a time
     many_batches: int = 200
     matrix: int = 8192
-    tight_seconds: float = 100.0  # the budget that fits, where memory is made scarce
-    clips: tuple[int, int] = (2000, 8000)  # whole runs: their difference is free of start-up
+    tight_seconds: float = 100.0  # the batch budget that fits into the limited memory
+    clips: tuple[int, int] = (2000, 8000)  # of two whole runs; their difference has no start-up
     loop_clips: tuple[int, int] = (20, 100)
     written: int = 1000
 
@@ -86,7 +87,7 @@ SMALL = Sizes("small", 10.0, 5, 2, 11, 512, 10.0, (4, 16), (1, 3), 16)
 
 
 class Bench:
-    """What the parts share."""
+    """Device, sizes, model and batches that all parts share."""
 
     def __init__(self, device: str, sizes: Sizes) -> None:
         self.device = torch.device(device)
@@ -97,24 +98,24 @@ class Bench:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """In half precision."""
+        """The encoder in half precision."""
         return self.in_precision(self.half)
 
     def in_precision(self, precision: str) -> Encoder:
-        """On the device."""
+        """An encoder on the device."""
         return Encoder(self.model, device=self.device, precision=precision)
 
     @cached_property
     def batches(self) -> list[tuple[Tensor, list[int]]]:
-        """The log-normal mix of 1 to 20 s in planned batches, pinned: (B, time), lengths."""
-        durations_s = lengths_s(self.sizes.num_utterances)
+        """Planned batches of log-normal clips of 1 to 20 s: pinned (B, time), lengths."""
+        durations_s = clip_durations_s(self.sizes.num_utterances)
         found = []
         for indices in plan_batches(durations_s, self.sizes.batch_seconds):
             found.append(self.noise([int(s * RATE_HZ) for s in durations_s[indices]]))
         return found
 
     def noise(self, lengths: list[int]) -> tuple[Tensor, list[int]]:
-        """Waveforms at about speech's level, zero-padded."""
+        """Noise at about speech's level, (B, time) zero-padded, and its lengths."""
         waveforms = noise(lengths)
         return (waveforms.pin_memory() if self.on_cuda else waveforms), lengths
 
@@ -124,13 +125,13 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def allocated_mb(self) -> float:
-        """Device memory in use, garbage collected first; 0 on a CPU."""
+        """Device memory in use, MB, after a garbage collection; 0 on a CPU."""
         gc.collect()
         self.sync()
         return torch.cuda.memory_allocated(self.device) / 1e6 if self.on_cuda else 0.0
 
     def peak_mb(self, work: Callable[[], object]) -> float:
-        """Most device memory in use during `work`; 0 on a CPU."""
+        """Peak device memory in use during `work`, MB; 0 on a CPU."""
         if not self.on_cuda:
             work()
             return 0.0
@@ -141,7 +142,7 @@ class Bench:
         return torch.cuda.max_memory_allocated(self.device) / 1e6
 
     def median_s(self, work: Callable[[], object], repeats: int = 3) -> float:
-        """Seconds of `work` to the device's last step, after one to warm up."""
+        """Median seconds of `work` until the device is done, after one warm-up."""
 
         def whole() -> None:
             work()
@@ -152,7 +153,7 @@ class Bench:
 
 
 def encode_all(encoder: Encoder, batches: list[tuple[Tensor, list[int]]]) -> list[Features]:
-    """Two batches in flight, as the run has them."""
+    """Encodes all batches with two in flight, as a run does."""
     found: list[Features] = []
     in_flight: deque[Any] = deque()
     for waveforms, lengths in batches:
@@ -165,7 +166,7 @@ def encode_all(encoder: Encoder, batches: list[tuple[Tensor, list[int]]]) -> lis
 
 
 def seconds_of(batches: list[tuple[Tensor, list[int]]]) -> float:
-    """Of audio, without padding."""
+    """Seconds of audio, without padding."""
     return sum(sum(lengths) for _, lengths in batches) / RATE_HZ
 
 
@@ -173,7 +174,7 @@ def seconds_of(batches: list[tuple[Tensor, list[int]]]) -> float:
 
 
 def encoder_speed(bench: Bench) -> list[Row]:
-    """Against the dense matrix rate, and against transformers' own forward."""
+    """Rows: the encoder against the dense matrix rate and against transformers' forward."""
     batches, encoder = bench.batches, bench.encoder
     audio_s = seconds_of(batches)
     taken = bench.median_s(lambda: encode_all(encoder, batches))
@@ -209,7 +210,7 @@ def encoder_speed(bench: Bench) -> list[Row]:
 
 
 def _dense_rate(bench: Bench, dtype: torch.dtype) -> float:
-    """FLOP/s of one large product."""
+    """FLOP/s of one large matrix product."""
     size = bench.sizes.matrix
     left = torch.randn(size, size, device=bench.device).to(dtype)
     right = torch.randn(size, size, device=bench.device).to(dtype)
@@ -222,7 +223,7 @@ def _dense_rate(bench: Bench, dtype: torch.dtype) -> float:
 
 
 def first_layer(bench: Bench) -> list[Row]:
-    """Its kernel against its steps, on one chunk; on a CPU there are only steps."""
+    """A row for the first layer's kernel against its steps; a CPU has steps only."""
     first = bench.encoder.exact.convolutions.first
     waveforms, lengths = bench.noise([int(CLIP_S * RATE_HZ)] * 12)
     frames = num_frames(max(lengths))
@@ -247,13 +248,13 @@ def _often(work: Callable[..., object], arguments: tuple[Tensor, ...]) -> None:
 
 
 def prepared(path: Path, settings: AudioSettings) -> Prepared:
-    """The CPU stage of one recording."""
+    """Decodes and prepares one recording."""
     with path.open("rb") as file:
         return prepare(file, str(path), settings)
 
 
 def accuracy(bench: Bench) -> list[Row]:
-    """Real speech in half precision against fp32, and in a batch against alone."""
+    """Rows for errors on real speech: half precision against fp32, a batch against alone."""
     clips = [torch.from_numpy(prepared(p, AudioSettings()).waveform) for p in _demo_clips()]
     lengths = [len(clip) for clip in clips]
     speech = pad_sequence(clips, batch_first=True)
@@ -290,7 +291,7 @@ def _values(found: list[Features]) -> list[Tensor]:
 
 
 def memory(bench: Bench) -> list[Row]:
-    """Flat over a run, and by padded second."""
+    """Rows for growth of device memory over a run, and for memory of a padded second."""
     batches, many = bench.batches, bench.sizes.many_batches
     few = [batches[index % len(batches)] for index in range(10)]
     after_few = bench.peak_mb(lambda: encode_all(bench.encoder, few))
@@ -316,7 +317,7 @@ def _no_card(bench: Bench) -> str:
 
 
 def _mb_per_second(bench: Bench, precision: str, in_flight: int = 1) -> tuple[float, str]:
-    """MB above the weights for each padded second, from one batch of the budget's size."""
+    """MB above the weights per padded second, from a batch of `batch_seconds`, and a note."""
     total_s = bench.sizes.batch_seconds
     encoder = bench.in_precision(precision)
     batch = bench.noise([int(CLIP_S * RATE_HZ)] * int(total_s / CLIP_S))
@@ -327,7 +328,7 @@ def _mb_per_second(bench: Bench, precision: str, in_flight: int = 1) -> tuple[fl
 
 
 def faults(bench: Bench) -> list[Row]:
-    """Memory in use is back at its base after a NaN and after running out of memory."""
+    """A row for device memory that stays in use after a NaN and after an out-of-memory error."""
     encoder = bench.encoder
     waveforms, lengths = bench.noise([RATE_HZ, 2 * RATE_HZ])
     encoder.encode(waveforms, lengths)
@@ -339,7 +340,7 @@ def faults(bench: Bench) -> list[Row]:
     assert sound.finite
     del ruined, sound
     after_nan = bench.allocated_mb()
-    list(Encoding(_Fails(encoder, 1.5), 1e9)([_as_batch(waveforms, lengths)]))
+    list(BatchEncoder(_Fails(encoder, 1.5), 1e9)([_as_batch(waveforms, lengths)]))
     after_oom = bench.allocated_mb()
     kept = max(after_nan, after_oom) - base
     what = "device memory kept after a NaN and after running out of memory"
@@ -347,13 +348,13 @@ def faults(bench: Bench) -> list[Row]:
 
 
 class _Fails:
-    """An encoder that runs out of memory above so many padded seconds."""
+    """An encoder that raises OutOfMemoryError for more than `most_s` padded seconds."""
 
     def __init__(self, encoder: Encoder, most_s: float) -> None:
         self.encoder, self.most_s = encoder, most_s
 
     def submit(self, waveforms: Tensor, lengths: list[int]) -> Any:
-        pending = self.encoder.submit(waveforms, lengths)  # so that there is something to leak
+        pending = self.encoder.submit(waveforms, lengths)  # so that a leak would show
         if waveforms.numel() > self.most_s * RATE_HZ:
             raise torch.OutOfMemoryError("made up")
         return pending
@@ -368,7 +369,7 @@ def _as_batch(waveforms: Tensor, lengths: list[int]) -> Batch:
 
 
 def out_of_memory(bench: Bench) -> list[Row]:
-    """A budget three times too large, through pipeline and writers."""
+    """A row: share of utterances saved with a batch budget three times too large."""
     fits_s = bench.sizes.tight_seconds
     wanted_s = 3 * fits_s
     per_batch = int(wanted_s / CLIP_S)
@@ -384,7 +385,7 @@ def out_of_memory(bench: Bench) -> list[Row]:
         ledger = Ledger(store.directory / "ledger.jsonl")
         writers = Writers(store, ledger)
         with _scarce_memory(bench, fits_s) as encoder:
-            encoding = Encoding(encoder, 10 * wanted_s)
+            encoding = BatchEncoder(encoder, 10 * wanted_s)
             run(batches, encoding, writers, torch.ones(len(manifest)).bool().numpy(), Clock())
         writers.close()
         ledger.close()
@@ -400,7 +401,7 @@ def out_of_memory(bench: Bench) -> list[Row]:
 
 @contextmanager
 def _scarce_memory(bench: Bench, fits_s: float) -> Iterator[Any]:
-    """An encoder where two batches of about `fits_s` seconds fit; made up on a CPU."""
+    """Limits device memory to two batches of about `fits_s` seconds; simulated on a CPU."""
     if not bench.on_cuda:
         yield _Fails(bench.encoder, fits_s)
         return
@@ -420,7 +421,7 @@ def _scarce_memory(bench: Bench, fits_s: float) -> Iterator[Any]:
 
 
 def link_clips(folder: Path, count: int) -> None:
-    """So many names for a few clips of CLIP_S seconds, 32 kHz mono."""
+    """Makes `count` hard links to 16 clips of CLIP_S seconds, 32 kHz mono."""
     originals = folder.with_name("originals")
     if not originals.exists():
         write_clips(originals, [CLIP_S] * 16, [32_000])
@@ -431,7 +432,7 @@ def link_clips(folder: Path, count: int) -> None:
 
 
 def whole_run(bench: Bench) -> list[Row]:
-    """Processes on a local disk, start-up taken out by two sizes; loop, stages, and all at once."""
+    """Rows: the whole command against the loop, and against its slowest stage alone."""
     model = random_hubert(bench.sizes.model)
     decoder = "ffmpeg" if shutil.which("ffmpeg") else "pyav"
     with tempfile.TemporaryDirectory(prefix="extract-benchmark-") as name:
@@ -464,7 +465,7 @@ def whole_run(bench: Bench) -> list[Row]:
 def _seconds_per_clip(
     place: Path, counts: tuple[int, int], command: Callable[[Path, Path], list[str]]
 ) -> tuple[float, float]:
-    """Seconds that one more clip takes, and of the larger run as a whole."""
+    """Seconds for each additional clip, without start-up, and seconds of the larger run."""
     taken = []
     for count in counts:
         recordings, out = place / f"recordings-{count}", place / "out"
@@ -475,13 +476,13 @@ def _seconds_per_clip(
         shutil.rmtree(out)
         shutil.rmtree(recordings)
     slope = (taken[1] - taken[0]) / (counts[1] - counts[0])
-    if slope <= 0:  # a machine too busy for so few: start-up stays in
+    if slope <= 0:  # noise exceeds the difference: use the larger run, with start-up
         slope = taken[1] / counts[1]
     return slope, taken[1]
 
 
 def _stages(bench: Bench, place: Path) -> dict[str, float]:
-    """Each stage alone, times real time."""
+    """Speed of each stage alone, times real time."""
     link_clips(place / "one", 1)
     clip = place / "one" / "00000.wav"
     settings = AudioSettings()
@@ -515,10 +516,10 @@ PARTS = {
 
 
 def main() -> None:
-    """Every part in turn; the table last."""
+    """Runs every part and prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--small", action="store_true", help="a small model and little of all")
+    parser.add_argument("--small", action="store_true", help="a small model and small sizes")
     parser.add_argument("--json", type=Path, default=Path("outputs/bench-gpu.json"))
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()

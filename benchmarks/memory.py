@@ -1,10 +1,10 @@
-"""What the main process needs of memory: `python -m benchmarks.memory [--longest]`.
+"""Measures the main process's memory: `python -m benchmarks.memory [--longest]`.
 
-Each in a process of its own, lengths that never repeat: peak resident size after 10 batches and
-after 400 with a tiny model (a leak would show), resident size after 10 batches and after 130 in
-HuBERT-base, and what one more clip costs after 15,000 of them. And peak size by padded second in
-HuBERT-base. `--longest` adds 1,000 batches, and one recording of 600 s (`audio.max_duration_s`):
-through one layer, which needs what twelve do and takes a tenth of the time.
+Each measurement runs in a process of its own, on clips whose lengths never repeat: peak resident
+size after 10 and after 400 batches with a tiny model, resident size after 10 and after 130 batches
+with HuBERT-base, time of a clip among the first and the last thousand of 16,000, and MB of a padded
+second with HuBERT-base. `--longest` adds 1,000 batches, and one recording of 600 s
+(`audio.max_duration_s`) through one layer, which needs as much memory as twelve.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from benchmarks.run import environment
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset
 from extract.data.plan import plan_batches
-from extract.encoder.batches import Encoding
+from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
 from extract.machine import keep_freed_memory
 from extract.manifest.sources.folder import read_folder
@@ -47,7 +47,7 @@ RATE_HZ = 16_000
 
 def peak_mb() -> float:
     """Peak resident size of this process so far, MB."""
-    try:  # `ru_maxrss` is at least what the parent had when it started this process
+    try:  # not `ru_maxrss`: it includes the parent's size at the fork
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
     except OSError:
@@ -77,7 +77,7 @@ def pipeline_peaks() -> dict[str, float]:
         store.create()
         ledger = Ledger(store.directory / "ledger.jsonl")
         writers = Writers(store, ledger)
-        encoding = Encoding(Encoder(load_model("tiny_random")), 1e9)
+        encoding = BatchEncoder(Encoder(load_model("tiny_random")), 1e9)
         run(batches(), encoding, writers, torch.ones(len(manifest)).bool().numpy(), Clock())
         writers.close()
         ledger.close()
@@ -91,13 +91,13 @@ def resident_mb() -> float:
 
 
 def encode_lengths(encoder: Encoder, lengths: list[int]) -> None:
-    """One batch of noise."""
+    """Encodes one batch of noise."""
     batch = torch.randn(len(lengths), max(lengths)) * 100
     encoder.encode(batch, lengths)
 
 
 def growth(precision: str, num_batches: int) -> dict[str, float]:
-    """Resident size of HuBERT-base after FEW batches and after more, the longest first."""
+    """Resident size, MB, with HuBERT-base after FEW batches and later; longest clips first."""
     encoder = Encoder(load_model(str(random_hubert())), precision=precision)
     lengths = random.Random(3).sample(range(4_800, 48_000), CLIPS * num_batches)
     lengths.sort(reverse=True)
@@ -110,7 +110,7 @@ def growth(precision: str, num_batches: int) -> dict[str, float]:
 
 
 def clip_times() -> dict[str, float]:
-    """Milliseconds a clip of the first and of the last thousand of many, with a tiny model."""
+    """Milliseconds for a clip of the first and of the last thousand of NUM_CLIPS, tiny model."""
     torch.set_num_threads(1)
     encoder = Encoder(load_model("tiny_random"))
     lengths = random.Random(4).sample(range(4_800, 4_800 + 2 * NUM_CLIPS), NUM_CLIPS)
@@ -127,7 +127,7 @@ def clip_times() -> dict[str, float]:
 def encoder_peaks(
     precision: str, padded_s: list[int], layer: int | None = None
 ) -> dict[str, float]:
-    """Peak after a batch of each size, in growing order; utterances of 5 s, or one of the size."""
+    """Peak MB after a batch of each size, ascending: clips of 5 s, or with `layer` one clip."""
     encoder = Encoder(load_model(str(random_hubert())), precision=precision, layer=layer)
     peaks = {"loaded": peak_mb()}
     for total_s in padded_s:
@@ -153,7 +153,7 @@ CHILDREN = {
 
 
 def in_child(name: str) -> dict[str, float]:
-    """Peaks of one of CHILDREN, measured in a process that has done nothing else."""
+    """Result of one of CHILDREN, run in a new process."""
     command = [sys.executable, "-m", "benchmarks.memory", "--child", name]
     done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=True)
     peaks: dict[str, float] = json.loads(done.stdout)
@@ -161,13 +161,13 @@ def in_child(name: str) -> dict[str, float]:
 
 
 def grown(what: str, few: float, many: float, unit: str) -> Row:
-    """By how much something has grown, in percent: at most 5."""
+    """A row for growth in percent; the goal is at most 5 %."""
     note = f"{few:.4g} {unit} to {many:.4g} {unit}"
     return Row.at_most(what, 100 * (many / few - 1), 5, " %", note)
 
 
 def measure(longest: bool = False) -> list[Row]:
-    """Growth over a run, and the cost of a padded second."""
+    """Rows for growth over a run, and for memory of a padded second."""
     random_hubert()
     peaks = in_child("pipeline")
     what = f"peak memory after {MANY} batches, above that after {FEW}"
@@ -194,7 +194,7 @@ def measure(longest: bool = False) -> list[Row]:
 
 
 def main() -> None:
-    """The table, or one child's peaks."""
+    """Prints the table, or a child's result as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--longest", action="store_true")

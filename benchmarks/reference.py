@@ -1,12 +1,12 @@
-"""What the reference does, as a loop of our own: `python -m benchmarks.reference IN OUT MODEL`.
+"""The reference's way of working as a loop: `python -m benchmarks.reference IN OUT MODEL`.
 
-GPT-SoVITS's feature step (`2-get-hubert-wav32k.py`) one recording after the other: a decoder
-process per file that pipes 32 kHz mono float32, the peak gate, the blend of two levels,
-`librosa.resample` to 16 kHz, one utterance a forward with the autograd graph that nobody asked for,
-the WAV, then the features under a temporary name that is moved. Not its code, and nothing of this
-package: what is compared is the way of working.
+Does for each recording what GPT-SoVITS's feature step (`2-get-hubert-wav32k.py`) does: an ffmpeg
+process that pipes 32 kHz mono float32, the peak gate, the blend of two levels, `librosa.resample`
+to 16 kHz, a forward of this utterance that also builds the autograd graph, the WAV, then the
+features under a temporary name that is renamed. It uses neither GPT-SoVITS's code nor this
+package's.
 
-`--decoder pyav` decodes in this process, frame by frame: for machines without the ffmpeg program.
+`--decoder pyav` decodes in this process, frame by frame, for machines without ffmpeg.
 """
 
 import argparse
@@ -24,7 +24,7 @@ ENCODER_SCALE, INT16_SCALE = 1145.14, 32768
 
 
 def decode_ffmpeg(path: Path) -> np.ndarray:
-    """(samples,) float32 at 32 kHz, from a process of its own."""
+    """(samples,) float32 at 32 kHz, from an ffmpeg process."""
     command = ["ffmpeg", "-nostdin", "-threads", "0", "-i", str(path), "-f", "f32le"]
     command += ["-acodec", "pcm_f32le", "-ac", "1", "-ar", str(RECORDING_RATE_HZ), "-"]
     out = subprocess.run(command, capture_output=True, check=True).stdout
@@ -32,7 +32,7 @@ def decode_ffmpeg(path: Path) -> np.ndarray:
 
 
 def decode_pyav(path: Path) -> np.ndarray:
-    """(samples,) float32 at 32 kHz, PyAV's plain loop."""
+    """(samples,) float32 at 32 kHz, by PyAV's plain loop."""
     import av
 
     resampler = av.AudioResampler("flt", "mono", RECORDING_RATE_HZ)
@@ -48,7 +48,7 @@ DECODERS = {"ffmpeg": decode_ffmpeg, "pyav": decode_pyav}
 def extract_all(
     recordings: Path, out: Path, model_dir: Path, device: str, half: bool, decoder: str
 ) -> int:
-    """Every recording of a folder, in order; returns how many were saved."""
+    """Extracts every recording of a folder, in order; returns how many were saved."""
     import librosa
     import soundfile
     import torch
@@ -73,7 +73,7 @@ def extract_all(
         heard = librosa.resample(heard, orig_sr=RECORDING_RATE_HZ, target_sr=ENCODER_RATE_HZ)
         waveform = torch.from_numpy(heard).to(device)
         waveform = waveform.half() if half else waveform
-        # No `no_grad` here, as there.
+        # GPT-SoVITS has no `no_grad` here either.
         features = model(waveform.unsqueeze(0)).last_hidden_state.transpose(1, 2).cpu()
         if np.isnan(features.detach().numpy()).any():
             continue
@@ -86,7 +86,7 @@ def extract_all(
 
 
 def main() -> None:
-    """Run the loop, and say how many and how long without the imports."""
+    """Runs the loop and prints how many recordings were saved."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("recordings", type=Path)
     parser.add_argument("out", type=Path)

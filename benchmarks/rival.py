@@ -1,11 +1,11 @@
-"""Ours against transformers' own HubertModel made exact in batches: `python -m benchmarks.rival`.
+"""Our forward against transformers' made exact in batches: `python -m benchmarks.rival`.
 
-HubertModel is wrong in a padded batch of a group-norm model for one reason: its first GroupNorm
-takes its statistics over the padding too. With statistics over each utterance's own frames, and
-transformers' attention mask, it is exact. It is what a user of transformers would write first, so
-its time over ours, on the same batches, is what a forward of our own is worth. Both are held
-against transformers one utterance at a time. Times are the processor's, so that what else the
-machine does is in neither; of one thread with OMP_NUM_THREADS=1.
+With an attention mask transformers' HubertModel is still wrong for a padded batch, for one reason:
+its first GroupNorm includes the padding in its statistics. The rival takes them over each
+utterance's own frames, which makes it exact. A user of transformers would write this first, so the
+ratio of its time to ours on the same batches is the gain of our own forward. The errors of both are
+against transformers one utterance at a time. Times are processor time, which other processes do not
+add to; set OMP_NUM_THREADS=1 to time one thread.
 """
 
 import time
@@ -20,13 +20,13 @@ from transformers import HubertConfig, HubertModel
 
 from benchmarks.common import Row, ratio, run_alone
 from benchmarks.encoder import CLIPS, RATE_HZ, batches, clip_lengths, noise, relative_error
-from benchmarks.padding import lengths_s
+from benchmarks.padding import clip_durations_s
 from extract.data.plan import SMALL_BATCH_SECONDS, plan_batches
 from extract.encoder.encoder import Encoder
-from extract.frames import CONV_LAYERS, num_frames
+from extract.frames import HUBERT_STACK, num_frames
 from extract.machine import keep_freed_memory
 
-NUM_CLIPS, ROUNDS = 1000, 3  # clips of the corpus whose plan some of the batches are
+NUM_CLIPS, ROUNDS = 1000, 3  # clips of the planned corpus; rounds of timing
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Encode = Callable[[Tensor, Sequence[int]], Sequence[Tensor]]
 
@@ -40,7 +40,7 @@ class ValidGroupNorm(torch.nn.Module):
         self.frames: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        """In place: of the ways tried, the fastest. Frames of padding stay as they are."""
+        """Norms valid frames in place (the fastest way tried); padding is not changed."""
         for row, frames in zip(x, self.frames, strict=True):
             row[:, :frames] = self.norm(row[None, :, :frames])[0]
         return x
@@ -57,7 +57,7 @@ class Rival:
     @torch.inference_mode()
     def encode(self, waveforms: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         """(frames, width) of each utterance; `waveforms` (batch, time) are zero-padded."""
-        kernel, stride = CONV_LAYERS[0]
+        kernel, stride = HUBERT_STACK.layers[0]
         self.norm.frames = [(length - kernel) // stride + 1 for length in lengths]
         mask = (torch.arange(waveforms.shape[1]) < torch.tensor(lengths)[:, None]).long()
         found = self.model(waveforms.to(self.dtype), attention_mask=mask).last_hidden_state
@@ -65,16 +65,16 @@ class Rival:
 
 
 def planned() -> list[list[int]]:
-    """Samples of each clip in two batches of a corpus's plan, one of long clips, one of short."""
-    durations_s = lengths_s(NUM_CLIPS)
+    """Samples of each clip in two planned batches: one of long clips, one of short ones."""
+    durations_s = clip_durations_s(NUM_CLIPS)
     plan = plan_batches(durations_s, SMALL_BATCH_SECONDS)
     chosen = [plan[len(plan) * quarter // 4] for quarter in (1, 3)]
     return [[int(value * RATE_HZ) for value in durations_s[indices]] for indices in chosen]
 
 
 def measure() -> list[Row]:
-    """On batches of few clips, a quarter of them padding, and on batches of a large corpus."""
-    keep_freed_memory()  # as a run does; the rival gains by it too
+    """Rows for batches of 16 clips with 24 % padding, and for batches of a large corpus."""
+    keep_freed_memory()  # as a run does; it speeds up the rival too
     torch.manual_seed(0)
     model = HubertModel(HubertConfig()).eval().requires_grad_(False)
     few = f"{CLIPS} clips of 2 to 6 s"
@@ -86,7 +86,7 @@ def measure() -> list[Row]:
 
 
 def compared(model: HubertModel, material: str, groups: list[list[int]]) -> list[Row]:
-    """A row for each precision: times and errors over all batches, in turns on each batch."""
+    """A row for each precision, with times and errors over all batches; timed in turns."""
     data = [(noise(group), group) for group in groups]
     encode: dict[str, Encode] = {}
     for name, dtype in PRECISIONS.items():

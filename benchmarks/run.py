@@ -2,7 +2,7 @@
 
 60 clips of 2 to 6 s, 44.1 and 32 kHz in turn; HuBERT-base with random weights on disk; whole
 processes, start-up included, on two cores. `python -m extract` in fp32 and bf16 and
-`benchmarks/reference.py` take turns; each ratio is of runs that follow one another.
+`benchmarks/reference.py` run in turns; each ratio compares consecutive runs.
 """
 
 import os
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.common import Row, in_turns, random_hubert, ratio, run_alone, work_dir, write_clips
-from benchmarks.padding import lengths_s
+from benchmarks.padding import clip_durations_s
 
 NUM_CLIPS, NUM_CORES, PAIRS = 60, 2, 3
 GOALS = {"fp32": 1.7, "bf16": 2.8}
@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def environment(num_cores: int = NUM_CORES) -> dict[str, str]:
-    """For a process on so many cores that asks no network, and keeps what it compiles.
+    """Environment of a process on `num_cores` cores, without network access.
 
-    (A container's PYTHONDONTWRITEBYTECODE costs every start 0.15 s.)
+    PYTHONDONTWRITEBYTECODE, which containers often set, is removed: it costs each start 0.15 s.
     """
     kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     threads = {name: str(num_cores) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -31,7 +31,7 @@ def environment(num_cores: int = NUM_CORES) -> dict[str, str]:
 
 
 def in_process(command: list[str], out: Path, num_cores: int = NUM_CORES) -> None:
-    """Run a command to its end, its output folder removed before."""
+    """Removes `out` and runs a Python command to its end."""
     shutil.rmtree(out, ignore_errors=True)
     limit = ["taskset", "-c", f"0-{num_cores - 1}"] if _must_limit(num_cores) else []
     done = subprocess.run(
@@ -56,17 +56,17 @@ def ours(recordings: Path, out: Path, model: Path, *options: str) -> list[str]:
 
 
 def reference(recordings: Path, out: Path, model: Path, *options: str) -> list[str]:
-    """The loop's command for the same."""
+    """The reference loop's command for a folder and a model on disk."""
     return ["-m", "benchmarks.reference", str(recordings), str(out), str(model), *options]
 
 
 def count_saved(out: Path) -> int:
-    """Feature files of a run."""
+    """Number of feature files of a run."""
     return sum(1 for _ in (out / "4-cnhubert").rglob("*.pt"))
 
 
 def measure(pairs: int = PAIRS) -> list[Row]:
-    """fp32 and bf16 on the CPU; a note where there is no ffmpeg."""
+    """Rows for fp32 and bf16 on the CPU; without ffmpeg they say that nothing was measured."""
     what = f"whole run, {NUM_CLIPS} clips of 2 to 6 s, {NUM_CORES} CPU cores, against the loop, "
     if shutil.which("ffmpeg") is None:
         note = "not measured: ffmpeg is not installed"
@@ -74,7 +74,7 @@ def measure(pairs: int = PAIRS) -> list[Row]:
     model = random_hubert()
     with work_dir() as name:
         recordings = Path(name) / "recordings"
-        durations_s = lengths_s(NUM_CLIPS, 2, 6)
+        durations_s = clip_durations_s(NUM_CLIPS, 2, 6)
         write_clips(recordings, durations_s, [44_100, 32_000])
         outs = {key: Path(name) / key for key in ("loop", *GOALS)}
         works = {

@@ -1,9 +1,9 @@
-"""How long a run takes to its first batch: `python -m benchmarks.startup`.
+"""Measures a run's time to its first batch: `python -m benchmarks.startup`.
 
-100,000 recordings (hard links to a few, in memory): the steps of `extract.run.job` from the list of
-recordings to the first batch, with an empty store. The first run reads every header, the second
-finds them in its index. Then `resume`: the same steps over a store in which everything is finished.
-Imports and the model's load are not in these times; `--help` is measured as a whole process.
+100,000 recordings (hard links to eight files, in memory): the steps of `extract.run.job` from the
+list of recordings to the first batch, with an empty store. The first run reads every header, the
+second finds the durations in the cache. `resume` is the same steps over a store in which every
+utterance is finished. Imports and loading the model are not timed; `--help` is a whole process.
 """
 
 import os
@@ -19,9 +19,9 @@ from benchmarks.common import Row, run_alone, seconds, work_dir, write_clips
 from benchmarks.run import environment
 from extract.data.batch import collate
 from extract.data.dataset import AudioDataset
-from extract.data.durations import Durations, Scanned, durations
+from extract.data.durations import Headers, Scanned, durations
 from extract.data.loader import ResilientLoader
-from extract.data.plan import Indices, fingerprint, plan_batches, unfinished
+from extract.data.plan import Indices, plan_batches, plan_fingerprint, unfinished
 from extract.data.workers import Options
 from extract.machine import cores
 from extract.manifest.manifest import Manifest
@@ -31,7 +31,7 @@ from extract.shard import Shard
 from extract.store.layouts.gpt_sovits import names
 from extract.store.ledger import Record
 from extract.store.lock import PRIVATE
-from extract.store.resume import Trust, remaining
+from extract.store.resume import ResumePolicy, remaining
 from extract.store.store import Store
 from extract.values import SAVED, AudioSettings
 
@@ -44,7 +44,7 @@ Laps = dict[str, float]  # step -> seconds
 
 
 def link_recordings(folder: Path, num_recordings: int) -> None:
-    """So many names for eight short recordings."""
+    """Makes `num_recordings` hard links to eight short recordings."""
     originals = folder.with_name("originals")
     write_clips(originals, [0.2 + 0.1 * index for index in range(8)], [32_000])
     sources = sorted(map(str, originals.iterdir()))
@@ -56,7 +56,7 @@ def link_recordings(folder: Path, num_recordings: int) -> None:
 
 
 def finish(recordings: Path, store: Store) -> None:
-    """A store as a run that has saved every recording leaves it; the files hold nothing of use."""
+    """Makes a store as after a run that saved every recording; its files hold zeros."""
     store.create()
     manifest = read_folder(recordings)
     contents = store.directory / "contents"
@@ -84,8 +84,8 @@ def finish(recordings: Path, store: Store) -> None:
             ledger.write(record.line())
 
 
-def scan(items: Durations, chunks: list[Indices]) -> Iterator[Scanned]:
-    """Headers by as many workers as there are cores, as `extract.run.job` has it."""
+def scan(items: Headers, chunks: list[Indices]) -> Iterator[Scanned]:
+    """Reads headers in one worker for each core, as `extract.run.job` does."""
     workers = min(cores(), len(chunks))
     return iter(ResilientLoader(items, chunks, list, _nothing, Options(workers)))
 
@@ -95,7 +95,7 @@ def _nothing(index: int, _cause: str) -> Scanned:
 
 
 def start_up(recordings: Path, store: Store) -> tuple[Laps, Manifest, int]:
-    """The steps from the list of recordings to the first batch, each with its seconds."""
+    """Runs the steps from the list of recordings to the first batch; seconds of each step."""
     laps: Laps = {}
     last = time.perf_counter()
 
@@ -111,12 +111,12 @@ def start_up(recordings: Path, store: Store) -> tuple[Laps, Manifest, int]:
     lap("list")
     store.layout.sweep()
     lap("sweep")
-    rest = remaining(manifest, store, store.directory / "ledger.jsonl", Trust())
+    rest = remaining(manifest, store, store.directory / "ledger.jsonl", ResumePolicy())
     lap("ledger")
-    known = durations(manifest, private / "lengths", scan, lambda _num: None)
-    lap("lengths")
+    known = durations(manifest, private / "durations", scan, lambda _num: None)
+    lap("durations")
     batches = plan_batches(known, BATCH_SECONDS)
-    fingerprint(batches, manifest.ids)
+    plan_fingerprint(batches, manifest.ids)
     batches = unfinished(batches, rest.todo, np.zeros_like(rest.unseen))
     lap("plan")
     items = AudioDataset(manifest, AudioSettings())
@@ -129,7 +129,7 @@ def start_up(recordings: Path, store: Store) -> tuple[Laps, Manifest, int]:
 
 
 def _none_dies(_index: int, cause: str) -> None:
-    """No worker dies here."""
+    """Fails the benchmark if a worker dies."""
     raise AssertionError(cause)
 
 
@@ -138,7 +138,7 @@ def _steps(laps: Laps) -> str:
 
 
 def help_row() -> Row:
-    """The fastest of three: what is imported, not what else the machine does."""
+    """A row for `--help`, the fastest of three runs."""
     command = [sys.executable, "-m", "extract", "--help"]
     taken = min(
         seconds(lambda: subprocess.run(command, check=True, capture_output=True, env=environment()))
@@ -148,7 +148,7 @@ def help_row() -> Row:
 
 
 def first_batch_rows(num_recordings: int) -> list[Row]:
-    """First run and second run."""
+    """Rows for the first and the second run."""
     with work_dir() as name:
         recordings = Path(name) / "recordings"
         link_recordings(recordings, num_recordings)
@@ -164,7 +164,7 @@ def first_batch_rows(num_recordings: int) -> list[Row]:
 
 
 def resume_rows(num_finished: int) -> list[Row]:
-    """A finished store, told by its ledger and its files' sizes that nothing is left."""
+    """A row for a finished store: ledger and file sizes show that nothing is left."""
     with work_dir() as name:
         recordings = Path(name) / "recordings"
         link_recordings(recordings, num_finished)
@@ -180,7 +180,7 @@ def resume_rows(num_finished: int) -> list[Row]:
 
 
 def measure(num_recordings: int = NUM_RECORDINGS, num_finished: int = NUM_FINISHED) -> list[Row]:
-    """Help, the first batch, and a finished store."""
+    """Rows for `--help`, the first batch, and a finished store."""
     return [help_row(), *first_batch_rows(num_recordings), *resume_rows(num_finished)]
 
 

@@ -1,8 +1,8 @@
-"""How fast finished utterances reach the disk: `python -m benchmarks.writer`.
+"""Measures how fast utterances are saved: `python -m benchmarks.writer`.
 
-`Writers` with its store and ledger alone: 5 s utterances of HuBERT-base, features and training
-audio. Beside it the disk's own rate: the same bytes in as many files, with nothing but `os.open`,
-`os.write` and `os.fsync` where the store has it, by as many threads, in turns.
+`Writers` with store and ledger save features and training audio of HuBERT-base utterances of 5 s.
+In turns with it as many threads write the same bytes to as many files by `os.open`, `os.write` and,
+if the store uses it, `os.fsync`: the disk's own rate.
 """
 
 import os
@@ -27,7 +27,7 @@ from extract.values import Encoded, Features, Recording
 DURATION_S = 5
 HIDDEN_SIZE = 768
 GOAL_PER_S = 3000
-KEPT = 128  # names in use, more than are in flight: files replace each other, memory stays small
+KEPT = 128  # file names, more than are in flight; later files replace earlier ones, to save memory
 
 
 def utterance(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,7 +40,7 @@ def utterance(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
 def through_writers(
     folder: Path, dtype: torch.dtype, num_threads: int, fsync: bool, num_utterances: int
 ) -> None:
-    """Save `num_utterances` and wait for the last."""
+    """Saves `num_utterances` through `Writers` and waits for the last."""
     features, wav32k = utterance(dtype)
     store = Store(folder, fsync=fsync)
     store.create()
@@ -56,7 +56,7 @@ def through_writers(
 def raw(
     folder: Path, dtype: torch.dtype, num_threads: int, fsync: bool, num_utterances: int
 ) -> None:
-    """Write the same bytes to as many files and under no more names."""
+    """Writes the same bytes to as many files, under as many names, by system calls."""
     features, wav32k = utterance(dtype)
     contents = (b"".join(encode_features(features)), b"".join(encode_wav(wav32k)))
     folder.mkdir(exist_ok=True)
@@ -80,11 +80,11 @@ def raw(
 def rows_of(
     title: str, place: Path, dtype: torch.dtype, num_threads: int, fsync: bool, num: int
 ) -> Row:
-    """One kind of utterance on one disk."""
+    """The row of one dtype, disk and number of threads."""
     with tempfile.TemporaryDirectory(prefix="extract-benchmark-", dir=place) as name:
         ours = partial(through_writers, Path(name) / "store", dtype, num_threads, fsync, num)
         own = partial(raw, Path(name) / "raw", dtype, num_threads, fsync, num)
-        ours(), own()  # the first files of a folder cost more
+        ours(), own()  # warm-up: the first files of a folder take longer
         taken = in_turns({"own": own, "ours": ours}, repeats=7)
     features, wav32k = utterance(dtype)
     size = num_bytes(encode_features(features)) + num_bytes(encode_wav(wav32k))
@@ -102,7 +102,7 @@ def rows_of(
 
 
 def measure() -> list[Row]:
-    """Memory and the disk that has the temporary folder, one thread and four."""
+    """Rows for /dev/shm and the temporary folder's disk, float16 and float32, 1 and 4 threads."""
     places = [("local disk, fsync", Path(tempfile.gettempdir()), True, 64)]
     if SHM.is_dir():
         places.insert(0, ("tmpfs", SHM, False, 600))

@@ -69,7 +69,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 
 def __getattr__(name: str) -> Any:
-    """A name of `__all__`, imported from its module now (PEP 562)."""
+    """Imports a name of `__all__` from its module when it is first used (PEP 562)."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"extract.{_MODULE_OF[name]}"), name)

@@ -24,10 +24,10 @@ def command() -> int:
     from extract.machine import put_off_garbage_collection
 
     put_off_garbage_collection()  # until all is imported and loaded
-    from extract.app import main  # Hydra and what it needs: once signals are heard
+    from extract.app import main  # imports Hydra, which takes time: signals are handled by now
 
     code = main()
-    gc.freeze()  # or Python looks through all of torch for garbage once more: half a second
+    gc.freeze()  # else the collection at exit searches all of torch: half a second
     return code
 
 

@@ -1,8 +1,7 @@
-"""The command line: the only place that knows Hydra. Config in, exit code out."""
+"""The command line: Hydra composes a config, the engine runs it, and an exit code comes out."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
@@ -13,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import hydra
-from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -24,10 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from extract import exits
-from extract.choices import names
-from extract.config import DOCKS, SCHEMAS, Config
+from extract.config import Config
 from extract.exits import Exit
-from extract.options import ChoiceError, check, expand_home, run_name, schema_of
+from extract.hydra_setup import VERSION_BASE, conf_dir, register
+from extract.options import ChoiceError, check, expand_home
 from extract.words import is_sweep, prepared, quoted
 
 if TYPE_CHECKING:  # what `--help` does not wait for
@@ -35,11 +33,8 @@ if TYPE_CHECKING:  # what `--help` does not wait for
 
     from extract.run.summary import Summary
 
-PACKAGE = Path(__file__).resolve().parent
-# Hydra 1.4 and its OmegaConf 2.4 warn of arguments and names that 1.3 and 2.3 need.
-HYDRA_1_3 = hydra.__version__.startswith("1.3.")
-BASE = {"version_base": "1.3"} if HYDRA_1_3 else {}
-# Of Linux's loader, of torch's allocator, of the system, of oneDNN, of Python's threads.
+# What an error says when memory runs out: from Linux's loader, torch's allocator, the C library,
+# oneDNN and Python's threads.
 OUT_OF_MEMORY = (
     "failed to map segment",
     "can't allocate memory",
@@ -51,69 +46,10 @@ OUT_OF_MEMORY = (
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of one job of the command line."""
+    """How one job of the command line ended."""
 
     exit: Exit
-    summaries: Sequence[Summary] = ()  # its shards'; none where no work began
-
-
-def conf_dir() -> str:
-    """Where the options are: inside the installed package, or beside it in a checkout."""
-    installed = PACKAGE / "conf"
-    return str(installed if installed.is_dir() else PACKAGE.parent / "conf")
-
-
-def choices_of(group: str) -> str:
-    """What a group offers: files of `conf/`, then modules, of other packages too."""
-    files = sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml"))
-    return ", ".join(dict.fromkeys([*files, *names(DOCKS[group].modules)]))
-
-
-def stem(path: str) -> str:
-    """What a folder or a file is called; a file without its ending, a `v1.0` with all of it."""
-    found = Path(os.path.expanduser(str(path))).resolve()  # noqa: PTH111 - pathlib's may raise
-    return found.name if found.is_dir() else found.stem
-
-
-class _Choice(ConfigNode):
-    """A choice whose module is imported when Hydra reads it; its options are the module's."""
-
-    def __init__(self, group: str, choice: str) -> None:
-        self.name, self.group = choice, group
-        self.package, self.provider = None, "extract"
-
-    @functools.cached_property
-    def node(self) -> DictConfig:  # type: ignore[override]
-        assert self.group is not None
-        schema = OmegaConf.structured(schema_of(self.group, self.name))
-        if (key := DOCKS[self.group].key) in schema.keys():  # noqa: SIM118 - `in` means a value
-            schema[key] = self.name
-        return cast(DictConfig, schema)
-
-
-@functools.cache  # Hydra 1.4 warns of a name that is stored twice
-def register() -> None:
-    """Tells Hydra the schemas and the names that `conf/` makes use of; once is enough.
-
-    A module's choice needs no file. A file of its name in `conf/` is built on `/schema/GROUP`.
-    """
-    store = ConfigStore.instance()
-    for name, schema in SCHEMAS.items():
-        store.store(name, schema, group="schema")
-    for group, dock in DOCKS.items():
-        for choice in names(dock.modules):
-            has_file = Path(conf_dir(), group, f"{choice}.yaml").is_file()
-            configs = (store.repo["schema"] if has_file else store.repo).setdefault(group, {})
-            configs[f"{choice}.yaml"] = _Choice(group, choice)
-    resolvers: dict[str, Any] = {
-        "stem": stem,
-        "demo_dir": lambda: str(PACKAGE / "demo"),
-        "run_name": lambda *, _root_: run_name(_root_, OmegaConf.get_type),
-        "choices_of": choices_of,
-    }
-    add: Any = OmegaConf.register_new_resolver if HYDRA_1_3 else OmegaConf.register_resolver
-    for name, resolver in resolvers.items():
-        add(name, resolver, replace=True)
+    summaries: Sequence[Summary] = ()  # one for each shard; none if no work began
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,10 +57,10 @@ def main(argv: list[str] | None = None) -> int:
     register()
     jobs: list[tuple[Sequence[str], Ended]] = []
 
-    @hydra.main(config_path=conf_dir(), config_name="config", **BASE)
+    @hydra.main(config_path=conf_dir(), config_name="config", **VERSION_BASE)
     def job(config: DictConfig) -> None:
         overrides = HydraConfig.get().overrides.task
-        jobs.append((overrides, Ended(exits.CRASHED)))  # until it is known better
+        jobs.append((overrides, Ended(exits.CRASHED)))  # stays if the job raises
         jobs[-1] = overrides, _within_memory(config)
         if jobs[-1][1].exit in (exits.INTERRUPTED, exits.TERMINATED):
             raise KeyboardInterrupt  # or Hydra would go on with the next job of a sweep
@@ -135,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         return _usage(said).code
     if {"--help", "-h"} & set(words) and not any(word.startswith("dataset=") for word in words):
         words.append("dataset=demo")  # help shows a config, and a config needs a dataset
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print, and we say it
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors; `_failed` prints them
     without_a_job = exits.DONE
     try:
         with _sweep_folder(prepared(words)) as sys.argv[1:]:
@@ -155,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _failed(error: Exception, *, composed: bool) -> Exit:
-    """Says what ended the command line; returns its exit, should no job have one."""
+    """Prints the error that ended the command line; returns the exit to use if no job has one."""
     if isinstance(error, HydraException | OmegaConfBaseException | ChoiceError) and not composed:
         return _usage(_message(error))
     traceback.print_exception(error)
@@ -171,10 +107,11 @@ def _has_working_folder() -> bool:
 
 @contextmanager
 def _sweep_folder(words: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The words, and for a sweep a temporary folder in which Hydra leaves its `multirun.yaml`.
+    """Yields the words; a sweep's with a temporary folder as `hydra.sweep.dir`.
 
-    A store's own metadata holds its settings, and the working folder need not be writable. Other
-    launchers and sweepers than Hydra's own keep files there, so they get the folder of `conf/`.
+    Hydra's own launcher writes only `multirun.yaml` there. Each store's metadata holds the same
+    settings, and the working folder need not be writable. Other launchers and sweepers keep files
+    of their own there, so they get the folder that `conf/config.yaml` names.
     """
     its_own = ("hydra.sweep.dir=", "hydra/launcher=", "hydra/sweeper=")
     if not is_sweep(words) or any(word.lstrip("+").startswith(its_own) for word in words):
@@ -185,9 +122,9 @@ def _sweep_folder(words: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _within_memory(config: DictConfig) -> Ended:
-    """What became of the job; a sentence, not a traceback, where this process has no memory left.
+    """Runs the job; if allocating memory fails, prints a sentence instead of a traceback.
 
-    A limit does that: ulimit -v, a batch system's, sometimes a container's.
+    It fails under a limit: ulimit -v, a batch system's, some containers'.
     """
     try:
         return _job(config)
@@ -233,7 +170,7 @@ def _log_to(console: Console) -> None:
 
 
 def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
-    """Has the engine run its shards, watched on the terminal, until a signal asks to stop."""
+    """Runs the engine's shards, shown on the terminal, until a signal asks them to stop."""
     from extract.run.job import run_shard  # torch: after the options are known to be right
     from extract.run.signals import stop_on_signals
     from extract.run.terminal import Terminal
@@ -253,7 +190,7 @@ def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
 
 
 def _message(error: Exception) -> str:
-    """What an error of Hydra's says, and what OmegaConf had against the value."""
+    """The message of an error of Hydra's, with the error of OmegaConf's that caused it."""
     cause = error.__cause__
     return f"{error}\n{cause}" if isinstance(cause, OmegaConfBaseException) else str(error)
 

@@ -1,8 +1,8 @@
 """Finds a choice by its name: a module of its group's folder, else one of an installed package.
 
 A package offers a choice through an entry point of `extract.sources`, `extract.families`,
-`extract.layouts` or `extract.engines`, which names a module with what the group asks of one:
-docs/contributing.md.
+`extract.layouts` or `extract.engines`, which names a module. docs/contributing.md says what each
+group needs in its modules.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FOLDERS: dict[Group, str] = {
 
 
 def names(group: Group) -> tuple[str, ...]:
-    """What there is to choose from: this package's own, then what other packages add."""
+    """Names of a group's choices: this package's own, then those of installed packages."""
     return (*own(group), *(name for name in _offered(group) if name not in own(group)))
 
 
@@ -52,7 +52,7 @@ def find(group: Group, name: str) -> ModuleType:
 
 @cache
 def own(group: Group) -> tuple[str, ...]:
-    """This package's own choices."""
+    """Names of this package's own choices."""
     spec = find_spec(FOLDERS[group])
     places = spec.submodule_search_locations if spec else None
     return tuple(sorted(module.name for module in pkgutil.iter_modules(places or [])))
@@ -65,5 +65,5 @@ def _offered(group: Group) -> dict[str, EntryPoint]:
 
 @cache
 def _entry_points() -> Any:
-    """Those of all packages: to read them takes as long as to read one group's."""
+    """Entry points of all installed packages; one group's take as long to read as all of them."""
     return entry_points()  # `EntryPoints`, but for mypy before Python 3.12

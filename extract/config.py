@@ -75,7 +75,7 @@ class EngineOptions:
 
 @dataclass
 class Config:
-    """Everything. `conf/config.yaml` is its table of contents."""
+    """All options. `conf/config.yaml` is its table of contents."""
 
     dataset: SourceOptions = field(default_factory=SourceOptions)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -98,20 +98,20 @@ SCHEMAS: dict[str, Any] = {
 }
 
 
-class Dock(NamedTuple):
+class ModuleGroup(NamedTuple):
     """A group whose choices are modules, each with a schema of its own, `Options`."""
 
     modules: Group
     key: str  # the option that holds the choice's name
 
 
-DOCKS = {
-    "dataset": Dock("sources", "kind"),
-    "store": Dock("layouts", "layout"),
-    "engine": Dock("engines", "kind"),
+MODULE_GROUPS = {
+    "dataset": ModuleGroup("sources", "kind"),
+    "store": ModuleGroup("layouts", "layout"),
+    "engine": ModuleGroup("engines", "kind"),
 }
 
-# Options that bound each other, and how the message says it.
+# Pairs of options in an order: the smaller, the test, the larger, and the rule in words.
 ORDERED: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
     ("shard.index", operator.lt, "shard.count", "0 <= index < count"),
     ("audio.min_duration_s", operator.le, "audio.max_duration_s", "min <= max"),

@@ -1,7 +1,7 @@
 """Exit codes of the command line, each with what it means.
 
-A sweep's table shows both; docs/faults.md explains them. Only the command line knows them: a run is
-a `Summary`, of which its exit code is a function.
+A sweep's table shows both; docs/faults.md explains them. Only the command line knows exit codes:
+`run_shard` returns a `Summary`, and `of_run` makes an exit code of summaries.
 """
 
 from __future__ import annotations

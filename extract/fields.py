@@ -10,7 +10,7 @@ MISSING: Any = "???"  # OmegaConf's word for a value that must be given; schemas
 
 @dataclass(frozen=True)
 class Range:
-    """Which numbers a run can mean: finite ones between the bounds that are given."""
+    """The numbers that an option accepts: finite, and within the bounds that are given."""
 
     at_least: float | None = None
     at_most: float | None = None
@@ -39,10 +39,10 @@ def number(
     at_most: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """An option with a range."""
+    """A schema's field for a number, with the range that `extract.options.check` enforces."""
     return field(default=default, metadata={"range": Range(at_least, at_most, above)})
 
 
 def location(default: Any = MISSING) -> Any:
-    """An option that names a file or folder: `~` stands for the home folder."""
+    """A schema's field for the path of a file or folder: `~` stands for the home folder."""
     return field(default=default, metadata={"path": True})

@@ -10,10 +10,9 @@ import errno
 import logging
 import os
 import secrets
-import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,86 +23,14 @@ log = logging.getLogger(__name__)
 
 Buffer = bytes | bytearray | memoryview
 
-TEMPORARY_PREFIX = ".tmp-"  # of the name of a file that is not finished
+TEMPORARY_PREFIX = ".tmp-"  # begins the name of an unfinished file
 
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-_IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL}
 MAX_READ = 16 << 20  # bytes of a file that is read whole: metadata and notes take a few hundred
 
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a FIFO would wait
-
-
-class StoreUnusable(Exception):
-    """The store takes no more files: full, read-only or gone. The run stops; nothing is lost."""
-
-
-@contextmanager
-def explained(directory: Path) -> Iterator[None]:
-    """Turns an OSError of the block, which writes below `directory`, into `StoreUnusable`.
-
-    One for want of memory passes: it is not the store's.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOMEM:
-            raise
-        raise StoreUnusable(explain(directory, error)) from None
-
-
-def explain(directory: Path, error: OSError, needed: int = 0) -> str:
-    """What stopped a write below `directory`, in one printable line.
-
-    Args:
-        directory: the store.
-        error: what the operating system said.
-        needed: bytes that were to be written; 0 where that is not known.
-    """
-    where, file = printable(str(directory)), _file_of(error)
-    if error.errno in NO_SPACE:
-        missing = (
-            f"{needed / 1e6:.1f} MB needed for the next utterance alone"
-            if needed
-            else f"more is needed for {file}: {error.strerror}"
-        )
-        return f"{where}: the disk is full: {_room(directory)}, {missing}"
-    if not os.path.isdir(directory):  # noqa: PTH112 (pathlib's raises without permission)
-        return f"{where}: the folder is gone"
-    if error.errno in _IN_THE_WAY:
-        return f"{where}: {error.strerror}: {file} is in the way: move it away"
-    return f"{where}: {error.strerror or error}: {file}"
-
-
-def cannot_be_made(directory: Path, error: OSError) -> str:
-    """Why a folder cannot be made or written to: what stands in the way, and where."""
-    where = printable(str(directory))
-    if error.errno in NO_SPACE:
-        return explain(directory, error)
-    place = Path(error.filename or directory).absolute()
-    while not os.path.lexists(place):
-        place = place.parent
-    found = printable(str(place))
-    if not os.path.isdir(place):  # noqa: PTH112
-        return f"{where}: cannot be made or written to: {found} is in the way: it is no folder"
-    return f"{where}: cannot be made or written to: {error.strerror or error}: {found}"
-
-
-def _file_of(error: OSError) -> str:
-    return printable(os.fsdecode(error.filename)) if error.filename else "a file of the store"
-
-
-def _room(directory: Path) -> str:
-    try:
-        free = shutil.disk_usage(directory).free
-    except OSError:
-        return "unknown room left"
-    if hasattr(os, "statvfs"):
-        disk = os.statvfs(directory)
-        if disk.f_files and not disk.f_favail:
-            return f"it takes no more files (no inodes left), {free / 1e6:.1f} MB free"
-    return f"{free / 1e6:.1f} MB free"
+# O_NONBLOCK: without it, opening a FIFO waits for a writer.
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 
 
 def make_folder(path: Path) -> None:
@@ -153,7 +80,9 @@ def replace_whole(path: Path, parts: bytes | Iterable[bytes], *, fsync: bool = T
 
 
 def replace_cache(path: Path, data: bytes) -> None:
-    """Replaces a file that only saves a later run time; one that cannot be is said and left.
+    """Replaces a file whose loss costs a later run only time.
+
+    If a folder that holds something has its name, logs that and leaves it.
 
     Raises:
         OSError: the disk is full, read-only or gone.
@@ -161,16 +90,17 @@ def replace_cache(path: Path, data: bytes) -> None:
     try:
         replace_whole(path, data, fsync=False)
     except (IsADirectoryError, FileExistsError, InUseError) as error:  # a folder that holds files
-        log.warning("%s: %s: each run makes it anew", printable(str(path)), error.strerror)
+        log.warning("%s: %s: each run computes it again", printable(str(path)), error.strerror)
 
 
 class Temporary:
-    """A file under a temporary name in its target's folder, gone on exit unless published.
+    """A file under a temporary name in its target's folder, removed on exit unless published.
 
     Args:
         final: the target's path.
         name: the temporary one.
-        root: the folder that is never made again if it is gone; those between are made.
+        root: the store. If it is gone, entering raises FileNotFoundError; missing folders below it
+            are made.
         fsync: whether its bytes reach the disk before its name does.
     """
 
@@ -231,7 +161,7 @@ def make_way(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Brings a folder's names to the disk, where the system can."""
+    """Fsyncs a folder: names in it survive a power cut. No effect where the system cannot."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

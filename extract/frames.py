@@ -25,7 +25,7 @@ class ConvStack:
 
     @property
     def frame_rate(self) -> float:
-        """Frames of a second."""
+        """Frames per second."""
         return self.sample_rate / self.hop
 
     def num_frames(self, num_samples: int) -> int:

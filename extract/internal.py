@@ -1,4 +1,4 @@
-"""Faults of this program, told apart from those of recordings: said once, and a reason to stop."""
+"""Counts faults of this program, apart from damaged recordings: the first is logged, many stop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from extract.text import printable
 log = logging.getLogger(__name__)
 
 INTERNAL_ERROR: Final = "internal_error"  # the ledger's reason
-GIVE_UP_AFTER = 20  # faults, if not one recording came through before them
+GIVE_UP_AFTER = 20  # faults, if a stage began with them and read no recording
 MAX_MESSAGE = 500  # characters of an exception's message that the ledger keeps
 
 _PACKAGE = str(Path(__file__).parent)
@@ -35,15 +35,15 @@ class InternalErrors:
 
     def __init__(self) -> None:
         self.num = 0
-        self.give_up = False  # the first recordings of a stage brought nothing but such faults
+        self.give_up = False  # a stage began with `GIVE_UP_AFTER` faults
         self.begin()
 
     def begin(self) -> None:
-        """Begins a stage: headers are read by other code than samples."""
+        """Begins a stage. Headers and samples are two stages, since different code reads them."""
         self._num_of_stage, self._any_read = 0, False
 
     def note(self, faults: Sequence[str], num_read: int) -> None:
-        """Adds what became of some recordings; logs the first fault, and giving up.
+        """Adds the outcomes of some recordings; logs the first fault, and the decision to give up.
 
         Args:
             faults: one line for each recording that ended in a fault of this program.
@@ -60,5 +60,6 @@ class InternalErrors:
         if in_vain and not self.give_up:
             self.give_up = True
             log.error(
-                "%d such faults, and not one recording was read: stopping", self._num_of_stage
+                "%d faults of this program, and not one recording was read: stopping",
+                self._num_of_stage,
             )

@@ -1,4 +1,4 @@
-"""This machine and this process: cores, freed memory, garbage."""
+"""Resources of this process: cores, glibc's allocator, Python's garbage collector."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import gc
 import os
 import sys
 
-KEPT_BYTES = 1 << 30  # of freed memory, at most: more than a batch's activations take
+KEPT_BYTES = 1 << 30  # of freed memory that glibc keeps, at most; a batch's activations take less
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 MAX_MMAP_THRESHOLD = 32 << 20  # the largest that glibc takes
 
-_is_put_off = False  # the collection of garbage, by this module
+_is_put_off = False  # whether `put_off_garbage_collection` turned the collector off
 
 
 def cores() -> int:
@@ -40,9 +40,10 @@ def best_start_method(*, uses_cuda: bool) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc not to give a layer's memory back only to fetch it, page by page, for the next.
+    """Raises glibc's trim and mmap thresholds: memory freed by one layer is used by the next.
 
-    2 to 5 % of an encoder's time on a CPU. Elsewhere than with glibc it does nothing.
+    At its default thresholds glibc returns that memory to the kernel, and every page of the next
+    layer's is a page fault: 2 to 5 % of an encoder's time on a CPU. No effect without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
@@ -53,8 +54,8 @@ def keep_freed_memory() -> None:
 def put_off_garbage_collection() -> None:
     """Turns Python's garbage collector off until `collect_garbage_again`.
 
-    While modules are imported and weights loaded there is no garbage; the collector would search
-    for it for 0.3 s.
+    Importing modules and loading weights makes no garbage, and the collector would search for it
+    for 0.3 s.
     """
     global _is_put_off
     _is_put_off = True
@@ -62,9 +63,9 @@ def put_off_garbage_collection() -> None:
 
 
 def collect_garbage_again() -> None:
-    """Turns the collector on again, if it was put off; one that a caller turned off stays off.
+    """Turns the collector on again, but only if `put_off_garbage_collection` turned it off.
 
-    What was allocated until now is exempt: a search through all of torch takes 0.13 s.
+    Objects that exist by now are never searched again: a search of all of torch takes 0.13 s.
     """
     global _is_put_off
     if _is_put_off:

@@ -1,4 +1,4 @@
-"""How a recording's bytes are reached: `LocalFiles` by default, or whatever an `Opener` opens.
+"""Opens recordings: `LocalFiles` by default, or the `Opener` that a source brings.
 
 A manifest carries its opener to all who read its recordings: the dataset, the durations, resuming.
 """
@@ -11,34 +11,35 @@ import stat
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
-MISSING = (-1, -1)  # the stamp of what is not there
+MISSING = (-1, -1)  # the stamp of a recording that does not exist
 
 
 class Opener(Protocol):
-    """Opens the recordings of a manifest. Picklable, and holds nothing open: it goes to workers."""
+    """Opens the recordings of a manifest. Workers get a pickled copy, so it holds nothing open."""
 
     def open(self, path: str) -> BinaryIO:
         """The recording's bytes, seekable, in a file object that the caller closes.
 
-        It needs no descriptor. As of a file opened with "rb", `read(n)` returns fewer than `n`
-        bytes only at the end: put an `io.BufferedReader` around what does not.
+        The file object needs no descriptor. Its `read(n)` must return `n` bytes unless the file
+        ends, as that of `open(path, "rb")` does: put an `io.BufferedReader` around a raw stream.
 
         Raises:
-            FileNotFoundError: there is none (`missing`).
-            OSError: any other reason (`undecodable`); its `strerror` goes into the ledger.
+            FileNotFoundError: there is no such recording (`missing`).
+            OSError: it cannot be opened (`undecodable`); its `strerror` goes into the ledger.
         """
         ...
 
     def stamp(self, path: str) -> tuple[int, int]:
-        """Two whole numbers, read without the content. A change makes the ledger's line stale.
+        """Two whole numbers that change when the recording does, found without reading it.
 
-        A file's bytes and its time in nanoseconds; `MISSING` where there is none. Raises nothing.
+        If they differ from the ledger's, its line is stale. For a file they are its size in bytes
+        and its modification time in nanoseconds; `MISSING` if it does not exist. Raises nothing.
         """
         ...
 
 
 class NotAFileError(OSError):
-    """What stands at a path is no regular file; `strerror` says what it is."""
+    """A path leads to no regular file; `strerror` says to what: a directory, a pipe."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class LocalFiles:
     """The files of this machine: a path is the operating system's."""
 
     def open(self, path: str) -> BinaryIO:
-        """A regular file. It looks before it opens, since opening a FIFO waits for ever."""
+        """Opens a regular file. Looks at its kind first: opening a FIFO would wait for a writer."""
         try:
             mode = os.stat(path).st_mode  # noqa: PTH116 - a million of these: no Path objects
         except ValueError as error:  # a name that no file can have
@@ -57,7 +58,7 @@ class LocalFiles:
         return open(path, "rb")
 
     def stamp(self, path: str) -> tuple[int, int]:
-        """The file's bytes and its time in nanoseconds."""
+        """The file's size in bytes and its modification time in nanoseconds."""
         try:
             status = os.stat(path)  # noqa: PTH116
         except (OSError, ValueError):  # missing, or a name that no file can have

@@ -1,4 +1,4 @@
-"""What the schema says of each option by its name on the command line, `audio.alpha`."""
+"""Looks up options by their names on the command line, `audio.alpha`, and checks their values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from extract import choices
-from extract.config import DOCKS, ORDERED, Config, StartMethod
+from extract.config import MODULE_GROUPS, ORDERED, Config, StartMethod
 from extract.fields import MISSING, Range
 from extract.machine import start_methods
 
@@ -39,7 +39,7 @@ def schema_of(group: str, choice: str) -> type:
         ChoiceError: there is no such choice, or it has no such class.
     """
     try:
-        module = choices.find(DOCKS[group].modules, choice)
+        module = choices.find(MODULE_GROUPS[group].modules, choice)
     except ValueError as error:
         raise ChoiceError(str(error)) from error
     schema = getattr(module, "Options", None)
@@ -52,21 +52,23 @@ def schema_of(group: str, choice: str) -> type:
 def options() -> dict[str, Option]:
     """Every option of this package, by its name: `{"dataset.path": Option, ..., "seed": Option}`.
 
-    Those of its own choices are among them: of two with one name the first.
+    The options of its own choices are among them; if two choices have an option of the same name,
+    the first choice's.
     """
     found: dict[str, Option] = {}
     for option in fields_of(Config):
         found |= _options(option.type, f"{option.name}.") or {option.name: option}
-        for choice in choices.own(DOCKS[option.name].modules) if option.name in DOCKS else ():
+        group = MODULE_GROUPS.get(option.name)
+        for choice in choices.own(group.modules) if group else ():
             found = _options(schema_of(option.name, choice), f"{option.name}.") | found
     return found
 
 
 def options_of(config: Any, type_of: Callable[[Any], Any] = type) -> dict[str, Option]:
-    """The options of a config, those of the choices that were made among them.
+    """The options of a config, including those of the choices made in it.
 
     Args:
-        config: a `Config`, or what becomes one.
+        config: a `Config`, or the DictConfig that will become one.
         type_of: returns the schema that a group of `config` is made of.
     """
     found: dict[str, Option] = {}
@@ -77,24 +79,29 @@ def options_of(config: Any, type_of: Callable[[Any], Any] = type) -> dict[str, O
 
 
 def option_named(name: str, chosen: Iterable[tuple[str, str]] = ()) -> Option | None:
-    """The option of that name, and of the choices made: `chosen` holds `("dataset", "folder")`.
+    """The option of that name in the schemas of the choices made; None if they have no such option.
 
-    Where no module was chosen, but a file of `conf/`, any that has such an option stands for it:
-    this package's own before others, which are only loaded if need be.
+    If a file of `conf/` was chosen, its module is not known yet, and the first module of the group
+    that has such an option is taken: this package's modules first. Other packages' modules are
+    imported only if none of those has it.
+
+    Args:
+        name: `dataset.path`.
+        chosen: the choices made, `("dataset", "folder")`.
 
     Raises:
         ChoiceError: a module that was chosen cannot be used.
     """
     group = name.partition(".")[0]
-    if group not in DOCKS:
+    if group not in MODULE_GROUPS:
         return options().get(name)
-    modules = DOCKS[group].modules
+    modules = MODULE_GROUPS[group].modules
     there = choices.names(modules)
     asked = [choice for of, choice in chosen if of == group and choice in there]
     for choice in asked or (*choices.own(modules), *there):
         try:
             schema = schema_of(group, choice)
-        except Exception:  # another package's fault, which costs only those that choose it
+        except Exception:  # another package's module may fail in any way
             if asked:
                 raise
             continue
@@ -104,8 +111,8 @@ def option_named(name: str, chosen: Iterable[tuple[str, str]] = ()) -> Option | 
 
 
 def is_of_a_choice(name: str) -> bool:
-    """Whether the choices of the option's group need not all have that option."""
-    return name.partition(".")[0] in DOCKS and name not in _options(Config, "")
+    """Whether only some choices of the option's group have that option."""
+    return name.partition(".")[0] in MODULE_GROUPS and name not in _options(Config, "")
 
 
 @functools.cache
@@ -144,13 +151,13 @@ def is_number(option: Option) -> bool:
 
 
 def check(config: Config) -> None:
-    """Refuses numbers that no run can mean, and the name of a choice whose options are not there.
+    """Refuses numbers out of range, and a choice's name with the options of another choice.
 
     Raises:
         ValueError: names the option, its value, and the range.
     """
-    for group, dock in DOCKS.items():
-        _check_choice(group, dock.key, getattr(config, group, None))
+    for group, (_modules, key) in MODULE_GROUPS.items():
+        _check_choice(group, key, getattr(config, group, None))
     for name, option in options_of(config).items():
         if is_number(option):
             _check_number(name, option, attrgetter(name)(config))
@@ -211,8 +218,8 @@ def expand_home(config: Config) -> None:
                 setattr(owner, key, os.path.expanduser(value))  # noqa: PTH111 - pathlib's may raise
 
 
-# Options that change no saved number, or that the output folder's name holds already. Every other
-# one is part of a run's name: a new option too.
+# Options that change no saved number, or that the name holds already. All others are part of a
+# run's name, and so is a new option.
 NOT_IN_NAME = (
     *("dataset.", "model.name", "model.path", "loader.", "shard.", "engine.", "device"),
     *("store.dir", "store.num_writers", "store.fsync", "store.verify"),
@@ -222,9 +229,9 @@ ALWAYS_NAMED = ("audio.maxx", "audio.alpha")
 
 
 def run_name(config: Any, type_of: Callable[[Any], Any] = type) -> str:
-    """Name of a run's folder: the model and every setting of its features that is not a default.
+    """Name of a run's folder: the model, and each setting of its features that is not a default.
 
-    `maxx` and `alpha` are always said, since they are what sweeps are about:
+    `maxx` and `alpha` are always in it, since most sweeps vary them:
     `hubert_base-layer9-maxx0.95-alpha0.3`. Settings of different features have different names.
     """
     parts = [config.model.name]

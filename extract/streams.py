@@ -1,4 +1,4 @@
-"""Standard streams that take everything: the work never depends on who listens."""
+"""Makes stdout and stderr unable to fail: a closed pipe or a full disk never stops a run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 from typing import Any
 
 
-class _Unheard(io.FileIO):
-    """A file descriptor to write to, that raises no errors.
+class _DropOnError(io.FileIO):
+    """A file descriptor for writing; bytes that cannot be written are dropped without an error.
 
-    The reader of a pipe may be gone, a log's disk full. What cannot be written is dropped, at the
-    lowest level, so that nothing is left in a buffer to be written again, or to fail at exit.
+    The reader of a pipe may be gone, or the disk of a log full. Python's buffers lie above this
+    class and are told that all was written: otherwise they would try again, and fail at exit.
     """
 
     def write(self, data: Any) -> int:
@@ -26,10 +26,10 @@ class _Unheard(io.FileIO):
 
 
 def make_safe() -> None:
-    """Puts streams that never fail in place of this process's stdout and stderr.
+    """Replaces this process's stdout and stderr by streams that raise no OSError.
 
-    Closed ones lead to the null device: a file of the store would get their number otherwise, and
-    what libraries print would end in it.
+    A closed descriptor is opened on the null device. Otherwise a file of the store would get its
+    number, and what libraries print would be written into that file.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -41,13 +41,13 @@ def make_safe() -> None:
 
 
 def _safe(stream: Any, descriptor: int) -> Any:
-    """A text stream like `stream`; what its encoding lacks is written with backslashes."""
+    """A text stream like `stream`; characters outside its encoding become backslash escapes."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         stream.flush()
         if os.name == "nt" and stream.isatty():
             return stream  # the console's own, which takes any character; bytes it takes for CP437
     return io.TextIOWrapper(
-        io.BufferedWriter(_Unheard(descriptor, "w", closefd=False)),
+        io.BufferedWriter(_DropOnError(descriptor, "w", closefd=False)),
         encoding=getattr(stream, "encoding", None) or "utf-8",
         errors="backslashreplace",
         line_buffering=getattr(stream, "line_buffering", True),

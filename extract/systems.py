@@ -83,7 +83,7 @@ def folds_case(folder: StrPath) -> bool:
     A file system is asked, since any can be mounted anywhere: by a name that is there, or else by
     an empty file that is removed again. Where neither can be done, Windows and macOS do.
     """
-    place = Path(os.path.realpath(folder))
+    place = Path(real_path(folder))
     while not place.is_dir() and place != place.parent:
         place = place.parent
     with suppress(OSError):

@@ -29,7 +29,7 @@ def shown(text: str, most: int) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with whatever cannot be printed or encoded escaped; different texts stay different."""
+    """`text`, its unprintable characters escaped so that different texts stay different."""
     if text.isprintable() and "\\" not in text:
         return text
     return _escaped(text, also="\\")

@@ -1,9 +1,9 @@
-"""What travels from stage to stage, on one page.
+"""The values that pass from stage to stage, on one page.
 
     source      -> Entry      a recording's id and path, as a list or folder names it
     AudioDataset -> Utterance  its samples, ready for the encoder and for the disk
     encoder     -> Encoded    its features, with the training audio
-    any of them -> Failure    why there is nothing of it
+    any of them -> Failure    why a recording gave no features
     store       -> a line of the ledger, which says the `Status` and the `Reason`
 
 No torch at run time: lists, recordings and `extract show` are read without it.
@@ -45,7 +45,8 @@ Reason = Literal[
     "unreadable_folder",
 ]
 
-# Why a recording gave no features. A gate of the config rejects it, a fault fails it.
+# Why a recording gave no features. Rejected: it is outside a limit of the options. Failed: the
+# recording, its list, the machine or this program is at fault.
 STATUS_OF: Final[dict[Reason, Status]] = {
     "peak_above_gate": REJECTED,
     "too_short": REJECTED,
@@ -66,11 +67,11 @@ STATUS_OF: Final[dict[Reason, Status]] = {
 }
 OF_A_SOURCE: Final[frozenset[Reason]] = frozenset({"bad_line", "bad_id", "unreadable_folder"})
 
-NO_INDEX = -1  # of what a source names but a manifest cannot hold
+NO_INDEX = -1  # of a line, folder or name in a source that is no entry of the manifest
 
 
 class Resampler(Enum):
-    """What turns 32 kHz into 16 kHz: `soxr` is librosa's default and the reference."""
+    """Resampler from 32 kHz to 16 kHz: `soxr` is librosa's default and the reference's."""
 
     soxr = "soxr"
     torchaudio = "torchaudio"
@@ -78,7 +79,7 @@ class Resampler(Enum):
 
 @dataclass
 class AudioSettings:
-    """What happens to a waveform before the encoder.
+    """How a waveform is prepared for the encoder: gates, gain, resampling.
 
     These numbers and nothing else decide the result. The schema of the group `audio`.
     """
@@ -117,7 +118,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Recording:
-    """What is known of one recording beside its samples."""
+    """One recording without its samples: where it is, its stamp, and what decoding measured."""
 
     index: int  # position in the manifest, or NO_INDEX
     id: str
@@ -139,9 +140,9 @@ class Failure:
 
     @classmethod
     def of_source(cls, id: str, path: str, reason: Reason, detail: str) -> Failure:  # noqa: A002
-        """What a source names but nothing can be made of: a line, a folder, a name.
+        """The failure of a line, folder or name in a source, of which no `Entry` can be made.
 
-        `id` is printable and stands for this failure alone in its manifest; it names no file.
+        `id` is printable and belongs to this failure alone in its manifest; it names no file.
         """
         return cls(Recording(NO_INDEX, id, path), reason, detail)
 
@@ -160,8 +161,8 @@ class Features:
     """One utterance's features: `values` (num_frames, hidden_size) on the CPU, memory of its own.
 
     They lie in memory as in a file, channel by channel: `values.T` is contiguous. They have the
-    encoder's dtype; float32 where a redo in float32 does not fit into float16. `values` is an
-    ordinary tensor that requires no gradient: a model may be trained on it.
+    encoder's dtype, or float32 if they were computed again in float32 and do not fit into float16.
+    `values` is an ordinary tensor that requires no gradient: a model may be trained on it.
     """
 
     values: Tensor

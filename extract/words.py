@@ -1,4 +1,4 @@
-"""The words of the command line, made ready for Hydra: a path works as the shell gives it.
+"""Quotes the words of the command line for Hydra, so that a path works as the shell gives it.
 
 Hydra reads `key=value` with a grammar of its own, in which `a(1)`, `it's` and `émile` are errors
 and `2024_11_25` is a number. Values of options that take text are quoted before Hydra sees them.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from extract.config import DOCKS
+from extract.config import MODULE_GROUPS
 from extract.options import is_of_a_choice, is_text, option_named
 
 # Hydra's options that take the next word.
@@ -20,7 +20,9 @@ TAKES_A_WORD = {
 # Hydra's prefix (add, force, delete), then a name, then the value: `++model.path=DIR`.
 OVERRIDE = re.compile(r"(?P<head>(?:\+\+?|~)?(?P<name>[^=]*)=)(?P<value>.*)", re.DOTALL)
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
-KEPT = re.compile(rf"{QUOTED}|null", re.DOTALL | re.IGNORECASE)  # has Hydra's meaning
+KEPT = re.compile(
+    rf"{QUOTED}|null", re.DOTALL | re.IGNORECASE
+)  # left to Hydra: quoted already, or `null`
 # A comma in ${...} separates nothing; one may stand in another: ${stem:${dataset.path}}.
 INTERPOLATION = r"\$\{(?:[^{}]|\{[^{}]*\})*\}"
 ONE_OF_A_SWEEP = re.compile(
@@ -58,7 +60,7 @@ def _apart(words: Iterable[str]) -> tuple[list[str], list[str]]:
     """The `key=value` words, and all others, each kind in its order."""
     overrides: list[str] = []
     flags: list[str] = []
-    taken = False  # by the option before it
+    taken = False  # whether the option before this word takes it
     for word in words:
         is_override = word[:1] == "~" or (word[:1] != "-" and "=" in word)
         (overrides if is_override and not taken else flags).append(word)
@@ -67,12 +69,12 @@ def _apart(words: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def _chosen(overrides: Iterable[str]) -> list[tuple[str, str]]:
-    """The choices that are made: `[("dataset", "folder")]`; several of a group in a sweep."""
+    """The choices in the overrides: `[("dataset", "folder")]`; in a sweep several of a group."""
     found = (OVERRIDE.fullmatch(word) for word in overrides)
     return [
         (override["name"], choice.strip())
         for override in found
-        if override and override["name"] in DOCKS
+        if override and override["name"] in MODULE_GROUPS
         for choice in override["value"].split(",")
     ]
 
@@ -87,16 +89,17 @@ def _for_hydra(word: str, sweep: bool, chosen: Sequence[tuple[str, str]]) -> str
     if is_text(option):
         values = _one_by_one(value) if sweep else [value]
         value = ",".join(one if KEPT.fullmatch(one) else quoted(one) for one in values)
-    if sweep and _is_kept_from_hydra(override["name"], value, chosen):
+    if sweep and _needs_choice(override["name"], value, chosen):
         value = f"choice({value})"
     return override["head"] + value
 
 
-def _is_kept_from_hydra(name: str, value: str, chosen: Sequence[tuple[str, str]]) -> bool:
-    """Whether only the jobs of a sweep may see an option, and not what Hydra composes before them.
+def _needs_choice(name: str, value: str, chosen: Sequence[tuple[str, str]]) -> bool:
+    """Whether a sweep's fixed value must be written as `choice(VALUE)`, a sweep over one value.
 
-    In a sweep over choices, `dataset=folder,mydata`, that has the group's default choice, which
-    may lack the option. Hydra leaves out whatever is swept over, even if it is one value.
+    Before the jobs of a sweep, Hydra composes a config without the overrides that are swept over.
+    In a sweep over choices, `dataset=folder,mydata`, that config has the group's default choice,
+    which may lack the option: Hydra would refuse a fixed value for it.
     """
     group = name.partition(".")[0]
     is_swept = sum(of == group for of, _choice in chosen) > 1

@@ -1,1 +1,1 @@
-"""Recordings read, decoded and prepared for the encoder, without torch."""
+"""Reads, decodes and prepares recordings for the encoder, without torch."""

@@ -1,11 +1,10 @@
-"""A recording in, 32 kHz mono samples out: what `ffmpeg -i path -f f32le -ac 1 -ar 32000 -` writes.
+"""Decodes a recording to 32 kHz mono: what `ffmpeg -i path -f f32le -ac 1 -ar 32000 -` writes.
 
-The samples are FFmpeg's to the last bit, for PyAV carries its libraries, at a fraction of its
-cost: a canonical WAV is read as it lies (`wav.py`), and whatever is decoded reaches the resampler
-in blocks that fit the processor's cache instead of codec frames of some 20 ms.
+The samples are FFmpeg's to the last bit, since PyAV brings FFmpeg's libraries. They cost less time
+than an ffmpeg process: a canonical WAV is read without FFmpeg (`wav.py`), and decoded frames of
+about 20 ms are joined into blocks that fit the processor's cache before they are resampled.
 
-A recording is a binary file object, of which only `read` and `seek` are used, and what errors call
-it. `faults.opened` opens one.
+A recording is a seekable binary file object (`faults.opened` opens one) and a name for errors.
 """
 
 import math
@@ -35,13 +34,13 @@ from extract.audio.spans import WHOLE, Samples, Span, taken
 from extract.audio.wav import LAYOUTS, WavHeader, read_blocks, read_header, to_float
 from extract.frames import RECORDING_RATE_HZ
 
-READ_SAMPLES = 262_144  # at once where nothing is resampled: 8 s
-MAX_RATE_HZ = 3_072_000  # a header may claim 2 GHz, for which the filter alone takes gigabytes
+READ_SAMPLES = 262_144  # 8 s: read at once from a WAV that needs no resampling
+MAX_RATE_HZ = 3_072_000  # a header may claim 2 GHz: swresample's filter would take gigabytes
 
 
 @dataclass(frozen=True)
 class _Gate:
-    """Lets a span of a recording through up to `max_duration_s`; `where` names it in errors."""
+    """Rejects a span longer than `max_duration_s`; `where` names the recording in errors."""
 
     where: str
     max_duration_s: float
@@ -49,7 +48,7 @@ class _Gate:
 
     @cached_property
     def limit_s(self) -> float:
-        """The longest recording that is let through."""
+        """Seconds of the longest recording whose span is not too long."""
         return self.span.limit_s(self.max_duration_s)
 
     def check(self, duration_s: float, rate_hz: int, found: str = "decoded") -> None:
@@ -69,18 +68,17 @@ class _Gate:
 def decode(
     file: BinaryIO, where: str, max_duration_s: float = math.inf, span: Span = WHOLE
 ) -> Samples:
-    """Read a recording as 32 kHz mono, or a span of it.
+    """Decode a recording, or a span of it, to 32 kHz mono.
 
-    Stereo is mixed as FFmpeg does, 0.7071 * (left + right), not as the mean. Of several audio
-    streams the default one is taken, or the one with the most channels. Damage is skipped, and what
-    could be decoded is returned.
+    FFmpeg mixes stereo as 0.7071 * (left + right), which is not the mean. `ffmpeg.best_stream`
+    chooses among several audio streams. Damaged packets are skipped.
 
     Args:
         file: any audio or video file; its content alone decides how it is read.
         where: its name in errors.
         max_duration_s: longest span wanted, in seconds. Decoding stops there.
-        span: the samples to return, counted in the whole recording. Decoding begins at the
-            recording's beginning, a 32 kHz mono WAV aside, and ends with the span.
+        span: the samples to return, counted in the whole recording. Decoding runs from the
+            recording's beginning to the span's end; of a 32 kHz mono WAV only the span is read.
 
     Returns:
         (num_samples,) float32 at 32 kHz, full scale 1.0, at least one sample, writable.
@@ -101,9 +99,10 @@ def decode(
 
 
 def probe_duration_s(file: BinaryIO, where: str) -> float:
-    """Seconds of audio by the header, without decoding.
+    """Seconds of audio as the header gives them, without decoding.
 
-    An estimate: exact for PCM and FLAC, to a packet for MP4 and Ogg, by bit rate for a bare MP3.
+    Exact for PCM and FLAC, off by at most a packet for MP4 and Ogg. For an MP3 without a header
+    FFmpeg estimates it from the bit rate.
 
     Raises:
         AudioError: `undecodable` or `empty`.
@@ -118,9 +117,9 @@ def probe_duration_s(file: BinaryIO, where: str) -> float:
 
 
 def channels_cancel(file: BinaryIO, span: Span = WHOLE) -> int:
-    """How many channels hold sound that is gone in their mix to one, as of a silent span.
+    """How many channels cancel in the mix to mono, for a span whose mix is silent.
 
-    0 where the channels are silent themselves, or where none is left to look at.
+    0 if the channels are silent themselves, if there is one channel, or if decoding fails.
     """
     time_s = 0.0
     with suppress(AudioError), faults_of_the_file(""), open_container(file) as container:
@@ -133,7 +132,7 @@ def channels_cancel(file: BinaryIO, span: Span = WHOLE) -> int:
 
 
 def _sounds(frame: av.AudioFrame, time_s: float, span: Span) -> bool:
-    """Whether a frame that begins at `time_s` of the recording holds sound within `span`."""
+    """Whether a frame has a sample other than silence in `span`; `time_s` is the frame's start."""
     first = max(0, math.ceil((span.start_s - time_s) * frame.sample_rate))
     last = max(0, math.floor((span.stop_s - time_s) * frame.sample_rate))
     values, name = frame.to_ndarray(), frame.format.name
@@ -147,8 +146,8 @@ def _wav_header(file: BinaryIO, where: str, *, samples: bool = True) -> WavHeade
     return read_header(file, samples=samples)
 
 
-# Each of the following returns the samples of the gate's span, and how many samples at 32 kHz the
-# recording gave up to the span's end or its own.
+# `_decode_wav`, `_read_wav` and `_decode_any` return the samples of the gate's span, and how many
+# 32 kHz samples of the recording lie before the end of the span or of the recording.
 
 
 def _decode_wav(file: BinaryIO, header: WavHeader, gate: _Gate) -> tuple[Samples, int]:
@@ -180,7 +179,7 @@ def _resampled_wav(file: BinaryIO, header: WavHeader) -> Generator[Samples, None
 
 
 def _decode_any(file: BinaryIO, gate: _Gate) -> tuple[Samples, int]:
-    """Of the first stream, in the order of FFmpeg's choice, that has any samples."""
+    """Decodes by FFmpeg: the best stream, and the next best if that one has no samples."""
     tried: frozenset[int] = frozenset()
     problem: FFmpegError | None = None
     while True:
@@ -203,7 +202,7 @@ def _decode_any(file: BinaryIO, gate: _Gate) -> tuple[Samples, int]:
 def _frames(
     file: BinaryIO, container: InputContainer, stream: av.AudioStream, gate: _Gate
 ) -> Frames:
-    """The frames of one stream, unless its header and what it holds are too long."""
+    """The frames of a stream; raises `too_long` if both its header and its packets say so."""
     counted_s = counted_duration_s(container, stream)
     if counted_s is not None:
         gate.check(0, stream.sample_rate)

@@ -1,4 +1,4 @@
-"""A recording that cannot be used, and what FFmpeg and the operating system raise, as such."""
+"""`AudioError`, and what FFmpeg and the operating system raise, turned into it."""
 
 import errno
 from collections.abc import Iterator
@@ -27,16 +27,17 @@ class AudioError(Exception):
 
 
 def undecodable(where: str, error: Exception) -> AudioError:
-    """The AudioError for what FFmpeg or the operating system said of a recording."""
+    """The `AudioError` for an error of FFmpeg or of the operating system."""
     problem = getattr(error, "strerror", None) or error
     return AudioError("undecodable", f"{where}: {problem}; a file FFmpeg can decode is needed")
 
 
 @contextmanager
 def faults_of_the_file(where: str) -> Iterator[None]:
-    """What FFmpeg and the operating system raise, as `undecodable`; MemoryError where they ran out.
+    """Turns errors of FFmpeg and of the operating system within the block into `AudioError`s.
 
-    All else is a fault of this program, and goes on.
+    Their reason is `undecodable`. An error that says memory ran out becomes a MemoryError. Other
+    exceptions are faults of this program and pass through.
     """
     try:
         yield
@@ -54,7 +55,7 @@ def faults_of_the_file(where: str) -> Iterator[None]:
 
 @contextmanager
 def opened(opener: Opener, path: str, where: str) -> Iterator[BinaryIO]:
-    """The recording at `path`, open for the block; `where` names it in errors.
+    """Opens the recording at `path` for the block; `where` names it in errors.
 
     Raises:
         AudioError: `missing` or `undecodable`.

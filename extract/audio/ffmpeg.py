@@ -1,8 +1,8 @@
-"""FFmpeg through PyAV: containers, their best audio stream and its frames.
+"""FFmpeg through PyAV: opens containers, chooses the best audio stream, decodes its frames.
 
-Like the ffmpeg program, but in this process, and closed to the world: FFmpeg never sees a file's
-name, out of which it would read protocols, patterns and formats, and nothing that a file says can
-make it open another.
+Streams are chosen as the ffmpeg program chooses them. A recording cannot make FFmpeg open anything
+else: FFmpeg never sees a file's name, which it would parse for protocols, patterns and formats, and
+all its protocols are switched off.
 """
 
 import errno
@@ -16,32 +16,32 @@ from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError, PatchWelcomeError
 from av.stream import Disposition
 
-UNKNOWN_BIT_RATE = 128_000  # assumed for a duration where a file names none
+UNKNOWN_BIT_RATE = 128_000  # bit/s, to estimate a duration if the file states no bit rate
 
-# PyAV 19 keeps text that is no UTF-8 by itself and has lost the argument.
+# Up to PyAV 18 metadata that is not UTF-8 raises without this argument. PyAV 19 does not know it.
 METADATA: dict[str, Any] = (
     {"metadata_errors": "replace"} if hasattr(InputContainer, "metadata_errors") else {}
 )
 
-# Containers whose header counts samples. Elsewhere FFmpeg may have guessed a duration from the bit
-# rate (a bare MP3, an Ogg with something behind it) or read it off timestamps that jump (MPEG-TS).
+# Containers whose header counts samples. In others FFmpeg may guess the duration: from the bit rate
+# (an MP3 without a header, an Ogg with something behind it) or from timestamps that jump (MPEG-TS).
 COUNTED_CONTAINERS = frozenset(
     {"aiff", "au", "caf", "flac", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "w64", "wav", "wv"}
 )
 
-# How far FFmpeg looks for packets before the ffmpeg program chooses among streams: its `probesize`
-# and `analyzeduration`.
+# How far the ffmpeg program reads before it chooses a stream: the defaults of its options
+# `probesize` and `analyzeduration`.
 PROBE_BYTES = 5_000_000
 PROBE_S = 5.0
 
-MAX_POSITION = 2**63 - 1  # of a file
+MAX_POSITION = 2**63 - 1  # bytes; a seek past it overflows
 MAX_TAGS = 16  # ID3v2 tags in a row; one is usual
 
 
 class _Unnamed:
     """A file from byte `start` on, without its name, from which FFmpeg would guess a format.
 
-    It has a position of its own, so that several may read one file.
+    Each has a position of its own, so that several containers can read one file.
     """
 
     def __init__(self, file: BinaryIO, start: int) -> None:
@@ -56,7 +56,7 @@ class _Unnamed:
         return content
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """The new position; like a seek of FFmpeg's own, negative where there can be none."""
+        """The new position, or a negative errno as FFmpeg's own seek returns it."""
         origin = {os.SEEK_SET: self.start, os.SEEK_CUR: self.position}.get(whence)
         if origin is None:
             origin = self.file.seek(0, os.SEEK_END)
@@ -65,7 +65,7 @@ class _Unnamed:
             return -errno.EINVAL
         try:
             self.position = self.file.seek(position)
-        except OSError as error:  # more than the file system knows
+        except OSError as error:  # past the file system's largest file
             return -(error.errno or errno.EINVAL)
         return self.tell()
 
@@ -76,8 +76,8 @@ class _Unnamed:
 def open_container(file: BinaryIO) -> InputContainer:
     """Read the headers of an open file; raises FFmpegError or OSError.
 
-    An ID3v2 tag may stand before any format. FFmpeg reads on behind it where such tags are usual
-    (MP3, FLAC); since version 7 it refuses the others, so that they are opened from there.
+    An ID3v2 tag may stand before any format. FFmpeg skips it where such tags are usual (MP3, FLAC).
+    FFmpeg 7 and later refuse other formats behind a tag, so those are opened from the tag's end.
     """
     try:
         return _open_from(file, 0)
@@ -116,10 +116,11 @@ def end_of_tags(file: BinaryIO) -> int:
 def best_stream(
     container: InputContainer, file: BinaryIO, tried: frozenset[int] = frozenset()
 ) -> av.AudioStream | None:
-    """The ffmpeg program's choice: one with packets, the default, the most channels, the first.
+    """The audio stream that the ffmpeg program chooses; None if there is none.
 
-    Of those that FFmpeg has a decoder for. After `tried` ones without a sample, of those that hold
-    a packet anywhere. None if there are none.
+    A stream with packets comes before one without, then the default stream, then the one with the
+    most channels, then the first. Streams without a decoder and those of `tried`, which gave no
+    sample, are left out. Once one was tried, only streams with a packet anywhere in the file count.
     """
     streams = [stream for stream in decodable(container) if stream.index not in tried]
     filled: frozenset[int] = frozenset()
@@ -145,9 +146,9 @@ def decodable(container: InputContainer) -> list[av.AudioStream]:
 
 
 def streams_with_packets(file: BinaryIO, whole: bool = False) -> frozenset[int]:
-    """Indices of the decodable streams with a packet: in all of the file, or where FFmpeg looks.
+    """Indices of the decodable streams that have a packet.
 
-    The ffmpeg program reads to the limits below, or less, before it chooses a stream.
+    Reads the `whole` file, or as far as the ffmpeg program: to PROBE_BYTES or PROBE_S.
     """
     found: set[int] = set()
     num_bytes = 0
@@ -164,7 +165,7 @@ def streams_with_packets(file: BinaryIO, whole: bool = False) -> frozenset[int]:
 
 
 def _time_s(packet: Any) -> float:
-    """Seconds from the stream's start to the packet; 0 where a time is unknown."""
+    """Seconds from the stream's start to the packet; 0 if the packet has no timestamp."""
     if packet.pts is None or not packet.time_base:
         return 0.0
     return float((packet.pts - (packet.stream.start_time or 0)) * packet.time_base)
@@ -173,7 +174,7 @@ def _time_s(packet: Any) -> float:
 def holds_past(file: BinaryIO, index: int, duration_s: float) -> bool:
     """Whether stream `index` has a packet that starts after `duration_s`.
 
-    Asked where a header counts more than is wanted: of a file cut short, what it holds decides.
+    A file that was cut short keeps the duration of the whole in its header; its packets decide.
     """
     with open_container(file) as container, suppress(FFmpegError):
         stream = container.streams[index]
@@ -187,7 +188,7 @@ def holds_past(file: BinaryIO, index: int, duration_s: float) -> bool:
 
 
 def counted_duration_s(container: InputContainer, stream: av.AudioStream) -> float | None:
-    """Seconds of `stream` where its header counts samples, else None: a guess rejects nothing."""
+    """Seconds of `stream` if its header counts samples; None if FFmpeg may have guessed them."""
     if container.format.name not in COUNTED_CONTAINERS:
         return None
     if stream.duration is None or not stream.time_base:
@@ -196,7 +197,7 @@ def counted_duration_s(container: InputContainer, stream: av.AudioStream) -> flo
 
 
 def likely_duration_s(container: InputContainer, stream: av.AudioStream) -> float:
-    """Seconds by the header, or the best guess: of the stream, of the file, by the bit rate."""
+    """Seconds as the stream states them, else the container, else estimated from the bit rate."""
     if stream.duration is not None and stream.time_base:
         return float(stream.duration * stream.time_base)
     if container.duration is not None:
@@ -205,9 +206,9 @@ def likely_duration_s(container: InputContainer, stream: av.AudioStream) -> floa
 
 
 class Frames:
-    """The decodable frames of a stream; like the ffmpeg program, it goes on after an error.
+    """Iterates over the frames of a stream; goes on after a decoding error, as ffmpeg does.
 
-    `problem` is the last error met, or None. Out of memory is no damage: it is raised.
+    `problem` is the last error met, or None. MemoryError is raised: the file is not damaged.
     """
 
     def __init__(self, container: InputContainer, stream: av.AudioStream) -> None:
@@ -220,9 +221,9 @@ class Frames:
             self.stream.codec_context.open(strict=False)
             for packet in self.container.demux(self.stream):
                 yield from self._decoded(packet)
-        except (MemoryError, PatchWelcomeError):  # of a joined Ogg whose parts differ, half is lost
+        except (MemoryError, PatchWelcomeError):  # the second: a joined Ogg would lose its 2nd part
             raise
-        except FFmpegError as error:  # the file ends here; the decoder may still hold something
+        except FFmpegError as error:  # no more packets; the decoder may still hold frames
             self.problem = error
             if self.stream.codec_context.is_open:
                 yield from self._decoded(None)

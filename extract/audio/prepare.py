@@ -1,8 +1,8 @@
-"""From a file to what the encoder hears and what the trainer reads: pure functions.
+"""Prepares a recording: the encoder's waveform at 16 kHz and the training audio at 32 kHz.
 
-The arithmetic is GPT-SoVITS's (`2-get-hubert-wav32k.py`): one gain per recording, which blends the
-recording as it is with the recording whose peak is put at `maxx`, at two scales: 32768 for the
-int16 copy and 1145.14 for the encoder. Nothing here imports torch, so that workers start fast.
+The arithmetic is GPT-SoVITS's (`2-get-hubert-wav32k.py`). Each recording has one gain, a blend of
+1 and of the gain that brings its peak to `maxx`. It is applied at two scales: 32768 for the int16
+training audio and 1145.14 for the encoder. Nothing here imports torch, so that workers start fast.
 """
 
 import math
@@ -28,9 +28,9 @@ __all__ = [
     "to_int16",
 ]
 
-ENCODER_SCALE = 1145.14  # the reference's own; a group-norm HuBERT does not react to it
+ENCODER_SCALE = 1145.14  # GPT-SoVITS's; a model whose first norm is a group norm ignores it
 INT16_SCALE = 32768.0
-SILENT_PEAK = 1e-30  # below this even 1 / peak leaves float32; 24-bit audio ends at 1e-7
+SILENT_PEAK = 1e-30  # 1 / peak must stay within float32; the least step of 24 bits is 1e-7
 
 # resampy's `kaiser_best`, as torchaudio's documentation gives it.
 KAISER_BEST = {
@@ -39,7 +39,7 @@ KAISER_BEST = {
     "resampling_method": "sinc_interp_kaiser",
     "beta": 14.769656459379492,
 }
-BLOCK = 16_384  # samples that are scaled at a time: 64 kB stay in the nearest cache
+BLOCK = 16_384  # samples scaled at a time: 64 kB stay in the L1 or L2 cache
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Prepared:
     wav32k: NDArray[np.int16]  # (num_samples_32k,) 32 kHz, gain applied
     peak: float  # of the samples as decoded, full scale 1.0
     duration_s: float
-    clipped_samples: int  # of `wav32k`, held at full scale instead of wrapping around
+    clipped_samples: int  # samples of `wav32k` held at full scale instead of wrapping around
 
 
 def prepare(
@@ -60,14 +60,16 @@ def prepare(
     span: Span = WHOLE,
     stack: ConvStack = HUBERT_STACK,
 ) -> Prepared:
-    """Decode, gate, scale and resample one recording, or a span of it as if that were one.
+    """Decode, gate, scale and resample one recording, or a span of it.
+
+    Gates, peak and gain are those of the span.
 
     Args:
-        file: the recording, open; `extract.audio.decode.decode` says what of it is used.
+        file: the recording, open; see `extract.audio.decode.decode`.
         where: its name in errors.
         settings: the gates and the gain.
         span: the samples to prepare.
-        stack: the encoder's convolutions, which say how short is too short.
+        stack: the encoder's convolutions; a span that gives no frame is `too_short`.
 
     Raises:
         AudioError: `undecodable`, `empty`, `too_long`, `too_short`, `non_finite_audio`, `silent`
@@ -81,7 +83,7 @@ def prepare(
         raise AudioError("silent", _why_silent(file, where, span))
     _check_peak(peak, settings, where)
     loud, wav32k = np.empty_like(samples), np.empty(len(samples), np.int16)
-    # The peak decides for all samples; one step of 32768 is room enough for any rounding.
+    # If the loudest sample stays below 32767, none can clip: rounding adds less than one step.
     loudest = scaled(np.array([peak], np.float32), peak, settings, INT16_SCALE)
     may_clip = np.abs(loudest).max() >= 32767
     buffer = np.empty(min(BLOCK, len(samples)), np.float32)
@@ -101,7 +103,7 @@ def prepare(
 def _check_length(
     num_samples_32k: int, settings: AudioSettings, least: int, where: str, rounding: int
 ) -> None:
-    """AudioError if there are too few samples, of which `rounding` may have been lost to that."""
+    """Raise `too_short` for too few samples; rounding a cut's ends may have lost `rounding`."""
     duration_s = num_samples_32k / RECORDING_RATE_HZ
     if duration_s + rounding / RECORDING_RATE_HZ < settings.min_duration_s:
         raise AudioError(
@@ -133,7 +135,7 @@ def _check_peak(peak: float, settings: AudioSettings, where: str) -> None:
 
 
 def _why_silent(file: BinaryIO, where: str, span: Span) -> str:
-    """What a recording without a sound is: silent itself, or only when its channels are mixed."""
+    """The detail of `silent`: the channels are silent, or they cancel in the mix to mono."""
     num_channels = channels_cancel(file, span)
     if num_channels:
         return (
@@ -152,8 +154,8 @@ def scaled(
 ) -> NDArray[np.float32]:
     """(num_samples,) times scale * (maxx * alpha / peak + 1 - alpha), float32, in `out` if given.
 
-    One factor, but summed from two products as the reference does: the same bits. Where a model
-    normalises each frame, the last bit of a quiet passage beside a loud one is seen in features.
+    Sums two products as GPT-SoVITS does, so that the bits agree; one factor would round otherwise.
+    A model that normalises each frame shows the last bit of a quiet passage in its features.
     Source: GPT-SoVITS, `2-get-hubert-wav32k.py`, `name2go`.
     """
     total = np.divide(samples, np.float32(peak), out=out)
@@ -163,7 +165,7 @@ def scaled(
 
 
 def to_int16(samples: NDArray[np.float32]) -> tuple[NDArray[np.int16], int]:
-    """Truncate toward zero as `astype` does, but saturate where the reference wraps around.
+    """Truncate toward zero as `astype` does, but saturate where GPT-SoVITS wraps around.
 
     Args:
         samples: (num_samples,) float32, full scale 32768; at least one.
@@ -178,7 +180,7 @@ def to_int16(samples: NDArray[np.float32]) -> tuple[NDArray[np.int16], int]:
 
 
 def num_samples_16k(num_samples_32k: int) -> int:
-    """Samples left at half the rate: rounded up, as librosa has it."""
+    """Samples at half the rate: rounded up, as librosa does."""
     return -(-num_samples_32k // 2)
 
 
@@ -187,21 +189,21 @@ def resample_to_16k(
 ) -> NDArray[np.float32]:
     """Halve the rate: (n,) at 32 kHz to (ceil(n / 2),) at 16 kHz, float32, contiguous.
 
-    `soxr` is soxr HQ, bit for bit `librosa.resample` with its defaults. `torchaudio` is its Kaiser
-    window with the parameters of `kaiser_best`; slower, and a different filter.
+    `soxr` is soxr HQ: bit for bit `librosa.resample` with its defaults. `torchaudio` is its Kaiser
+    window with the parameters of resampy's `kaiser_best`: a different filter, and slower.
     """
     if resampler is Resampler.torchaudio:
         resampled = _resample_torchaudio(samples)
     else:
         resampled = soxr.resample(samples, RECORDING_RATE_HZ, ENCODER_RATE_HZ, quality="HQ")
     num_samples = num_samples_16k(len(samples))
-    if len(resampled) != num_samples:  # as librosa does, should a resampler round otherwise
+    if len(resampled) != num_samples:  # a resampler that rounds down; librosa pads as well
         resampled = np.pad(resampled[:num_samples], (0, max(0, num_samples - len(resampled))))
     return np.ascontiguousarray(resampled)
 
 
 def _resample_torchaudio(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    import torch  # a second to import: only for who asks for it
+    import torch  # takes a second; workers that use soxr do without
     from torchaudio.functional import resample
 
     with torch.inference_mode():

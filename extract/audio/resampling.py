@@ -1,6 +1,6 @@
-"""FFmpeg's filter graphs through PyAV: whatever is decoded becomes 32 kHz mono float32.
+"""Resamples and mixes decoded frames to 32 kHz mono float32, by FFmpeg's filter graph through PyAV.
 
-What FFmpeg's swresample gives in the ffmpeg program, to the last bit.
+The samples are those of swresample in the ffmpeg program, to the last bit.
 """
 
 import gc
@@ -18,15 +18,15 @@ from av.filter.context import FilterContext
 from extract.audio.spans import Samples
 from extract.frames import RECORDING_RATE_HZ
 
-BLOCK_SAMPLES = 16_384  # resampled at once, per channel: twice as fast as a whole minute at once
+BLOCK_SAMPLES = 16_384  # per channel, resampled at once: twice as fast as a minute at once
 
 
 class UnmixableError(Exception):
     """Channels that FFmpeg cannot mix to one; `str()` names them."""
 
 
-class Resampler:
-    """FFmpeg's swresample, to 32 kHz mono float32, as the ffmpeg program sets it up."""
+class FFmpegResampler:
+    """Resamples frames of one format to 32 kHz mono float32 with the ffmpeg program's settings."""
 
     def __init__(self, graph: Graph, sample_format: str, layout: str, rate_hz: int) -> None:
         self.source = graph.add_abuffer(
@@ -39,7 +39,7 @@ class Resampler:
         self.num_waiting = 0
 
     def __call__(self, frame: av.AudioFrame | None) -> list[Samples]:
-        """What `frame` lets out, in pieces; None for the rest."""
+        """Takes a frame and returns the pieces that are ready; None flushes the rest."""
         self.source.push(frame)
         if frame is not None:
             self.num_waiting += frame.samples
@@ -47,16 +47,16 @@ class Resampler:
                 return []
             self.num_waiting %= BLOCK_SAMPLES
         pieces: list[Samples] = []
-        with suppress(BlockingIOError):  # no more for now
+        with suppress(BlockingIOError):  # the graph needs more input first
             pieces.extend(_pulled(self.sink))
         return pieces
 
 
 @contextmanager
-def resampler(sample_format: str, layout: str, rate_hz: int) -> Iterator[Resampler]:
-    """A `Resampler` whose memory is freed at the end; raises UnmixableError."""
+def resampler(sample_format: str, layout: str, rate_hz: int) -> Iterator[FFmpegResampler]:
+    """A `FFmpegResampler` whose memory is freed at the end; raises UnmixableError."""
     with _graph() as graph:
-        yield Resampler(graph, sample_format, layout, rate_hz)
+        yield FFmpegResampler(graph, sample_format, layout, rate_hz)
 
 
 def resample(
@@ -64,12 +64,11 @@ def resample(
 ) -> Generator[Samples, None, None]:
     """Yield `frames` as float32 at 32 kHz mono, in parts of (num_samples,).
 
-    `check(duration_s, rate_hz)` may raise: it is asked before each frame is kept, so that a
-    recording without end costs no memory.
+    `check(duration_s, rate_hz)` is called before each frame is resampled. It may raise, so that an
+    endless recording costs no memory.
 
-    A stream may change its rate or layout on the way (a broadcast, joined files). A new resampler
-    takes over, as in FFmpeg; the old one gives back its last half millisecond, which FFmpeg 5.1
-    dropped.
+    A stream may change its rate or layout midway (a broadcast, joined files). As in FFmpeg a new
+    resampler takes over. The old one is flushed: FFmpeg 5.1 lost its last half millisecond.
     """
     duration_s = 0.0
     for (sample_format, layout, rate_hz), run in groupby(frames, key=_kind):
@@ -88,10 +87,10 @@ def _kind(frame: av.AudioFrame) -> tuple[str, str, int]:
 
 @contextmanager
 def _graph() -> Iterator[Graph]:
-    """An empty filter graph, freed at the end. Left alone it starts a thread a core.
+    """An empty filter graph with one thread (FFmpeg's default is one a core), freed at the end.
 
-    In PyAV 19 a graph and its filters refer to one another. Without the loop below, Python's
-    garbage collector frees them, many recordings later: 0.2 to 1.3 MB each.
+    In PyAV 19 a graph and its filters form a reference cycle of 0.2 to 1.3 MB. Without the loop
+    below it lives until Python's garbage collector runs, many recordings later.
     """
     graph = Graph()
     graph.threads = 1
@@ -104,9 +103,9 @@ def _graph() -> Iterator[Graph]:
 
 
 def _resampling(graph: Graph, source: FilterContext) -> FilterContext:
-    """The sink behind `source`, for 32 kHz mono float32.
+    """Builds the graph from `source` to a sink of 32 kHz mono float32, and returns the sink.
 
-    The frames between are as large as fits the processor's cache, whatever the codec's size.
+    `asetnsamples` joins the codec's frames into blocks that fit the processor's cache.
     """
     blocks = graph.add("asetnsamples", f"nb_out_samples={BLOCK_SAMPLES}:pad=0")
     wanted = f"sample_fmts=flt:channel_layouts=mono:sample_rates={RECORDING_RATE_HZ}"
@@ -117,7 +116,7 @@ def _resampling(graph: Graph, source: FilterContext) -> FilterContext:
 
 
 def _pulled(sink: FilterContext) -> Iterator[Samples]:
-    """What comes out, in pieces, to the end; raises BlockingIOError where more must go in first."""
+    """Yields the pieces that the graph has ready; raises BlockingIOError if it needs more input."""
     while True:
         try:
             piece = sink.pull()

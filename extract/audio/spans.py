@@ -17,14 +17,14 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Span:
-    """Samples `start` to `stop`, counted in the whole recording as it is decoded to 32 kHz."""
+    """Samples `start` to `stop` of the whole recording, counted at 32 kHz."""
 
     start: int = 0
     stop: int = sys.maxsize
 
     @classmethod
     def of(cls, offset_s: float, duration_s: float | None) -> Span:
-        """From round(32000 offset_s) to round(32000 (offset_s + duration_s)), or to the end."""
+        """The span of a cut: round(32000 offset_s) to round(32000 (offset_s + duration_s))."""
         start = round(offset_s * RECORDING_RATE_HZ)
         if duration_s is None:
             return cls(start)
@@ -41,19 +41,19 @@ class Span:
 
     @property
     def stop_s(self) -> float:
-        """`stop` in seconds; of an open span more than any recording has."""
+        """`stop` in seconds; for an open span longer than any recording."""
         return self.stop / RECORDING_RATE_HZ
 
     @property
     def is_open(self) -> bool:
-        """Whether it goes on to the recording's end."""
+        """Whether the span ends with the recording."""
         return self.stop == sys.maxsize
 
     def limit_s(self, max_duration_s: float) -> float:
-        """How long a recording may be, in seconds, before it makes this span too long.
+        """Seconds that a recording may last before this span of it exceeds `max_duration_s`.
 
-        Infinity where no recording does: the span's own ends are within `max_duration_s`, or one
-        sample past it, by which rounding them may lengthen it.
+        Infinity if the span itself is at most `max_duration_s` long. One sample more is allowed:
+        rounding the ends may add it.
         """
         if self.stop - self.start <= max_duration_s * RECORDING_RATE_HZ + 1:
             return float("inf")
@@ -64,10 +64,10 @@ WHOLE = Span()
 
 
 def taken(parts: Generator[Samples, None, None], span: Span) -> tuple[Samples, int]:
-    """The samples of `span` out of a recording that comes in parts, and how many came.
+    """The samples of `span` from a recording that comes in `parts`, and how many samples came.
 
-    No part is asked for behind the span's end, and `parts` is closed. The samples are those of the
-    whole recording: the same parts in the same order, of which some are left out.
+    Stops at the part that holds the span's end, and closes `parts`. The samples equal those of the
+    whole recording bit for bit, since decoding begins at its beginning in both cases.
     """
     kept: list[Samples] = []
     num_samples = 0

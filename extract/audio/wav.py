@@ -1,9 +1,9 @@
-"""Canonical WAV files, read straight from the disk: the fast road past FFmpeg's demuxer.
+"""Reads canonical WAV files without FFmpeg, which is faster.
 
-Only what FFmpeg would certainly read the same way is read here; `read_header` answers None to
-anything unusual (a size that lies, odd speakers, two `data` chunks, compressed samples, or a coded
-stream that calls itself PCM), and FFmpeg takes the file. Samples come in the integer type that
-FFmpeg's own decoder would emit, so that its resampler receives the same bits.
+Only files that FFmpeg certainly reads in the same way are read here. For anything unusual (a wrong
+size, odd speakers, two `data` chunks, compressed samples, a coded stream declared as PCM)
+`read_header` returns None, and FFmpeg decodes the file. Samples have the type that FFmpeg's decoder
+emits, so that its resampler receives the same bits.
 """
 
 import os
@@ -28,8 +28,8 @@ SAMPLE_FORMATS = {  # (format tag, bits per sample): FFmpeg's name of what its d
 }
 LAYOUTS = {1: "mono", 2: "stereo"}
 
-# DTS CDs and S/PDIF captures are WAVs that call a coded stream PCM. FFmpeg looks for one in the
-# first packets, for these words anywhere there and for frames at the start.
+# DTS CDs and S/PDIF captures are WAVs that declare a coded stream as PCM. FFmpeg searches the first
+# packets for these sync words, and their start for frames of other codecs.
 PROBED_BYTES = 131_072
 _DTS = ("7ffe8001", "fe7f0180", "1fffe800", "ff1f00e8")  # 16 and 14 bits, big and little endian
 _SPDIF = ("72f81f4e", "f8724e1f")  # IEC 61937, which carries AC-3, DTS and MPEG audio
@@ -37,14 +37,14 @@ _TRUEHD = ("f8726fba",)
 _SYNC_WORDS = [struct.unpack("<HH", bytes.fromhex(word)) for word in _DTS + _SPDIF + _TRUEHD]
 
 _DTYPES = {"u8": "u1", "s16": "<i2", "s32": "<i4", "flt": "<f4", "dbl": "<f8"}
-_EXTENSIBLE = 0xFFFE  # the real format tag opens the sub-format's GUID, which ends the same for all
+_EXTENSIBLE = 0xFFFE  # the real format tag is the start of a GUID whose tail is always this:
 _SUBFORMAT_TAIL = bytes.fromhex("000000001000800000aa00389b71")
-_USUAL_SPEAKERS = {1: (0, 4), 2: (0, 3)}  # unsaid or front centre; unsaid or front left and right
+_USUAL_SPEAKERS = {1: (0, 4), 2: (0, 3)}  # masks: none or front centre; none or front left, right
 
 
 @dataclass(frozen=True)
 class WavHeader:
-    """What a canonical WAV file holds and where."""
+    """Format, position and number of a canonical WAV file's samples."""
 
     sample_format: str
     num_channels: int
@@ -55,15 +55,15 @@ class WavHeader:
 
     @property
     def duration_s(self) -> float:
-        """Seconds; exact, since the `data` chunk is known to be whole."""
+        """Seconds; exact, since `read_header` checked that the `data` chunk is whole."""
         return self.num_samples / self.rate_hz
 
 
 def read_header(file: BinaryIO, *, samples: bool = True) -> WavHeader | None:
     """Header of a canonical WAV, or None for anything else.
 
-    `samples` says whether the first of them are looked at too, for a coded stream; not for a
-    duration alone, which is the same then.
+    With `samples` the first 128 KiB of them are searched for a coded stream. That costs a read and
+    does not change the duration.
     """
     num_bytes = file.seek(0, os.SEEK_END)
     found: dict[bytes, tuple[int, int]] = {}
@@ -83,10 +83,10 @@ def read_header(file: BinaryIO, *, samples: bool = True) -> WavHeader | None:
 
 
 def may_be_coded(head: bytes) -> bool:
-    """Whether samples that begin with `head` may be a coded stream: then FFmpeg takes the file.
+    """Whether samples that begin with `head` may be a coded stream, which FFmpeg must decode.
 
-    It needs several frames to be sure; one sync word is enough here, since a false alarm costs
-    nothing but time.
+    FFmpeg wants several frames to be sure. One sync word is enough here: after a false alarm FFmpeg
+    reads the file as PCM, only slower.
     """
     words = np.frombuffer(head, "<u2", len(head) // 2)
     for first, second in _SYNC_WORDS:
@@ -97,7 +97,7 @@ def may_be_coded(head: bytes) -> bool:
 
 
 def _begins_a_frame(head: bytes) -> bool:
-    """Whether a frame of AC-3, AAC or MPEG audio may start here; the last two after zeros too."""
+    """Whether `head` begins a frame of AC-3, or, after any zeros, of AAC or MPEG audio."""
     if head[:2] in (b"\x0b\x77", b"\x77\x0b"):  # AC-3 and E-AC-3, big and little endian
         return True
     word = int.from_bytes(head.lstrip(b"\0")[:4], "big")
@@ -108,7 +108,7 @@ def _begins_a_frame(head: bytes) -> bool:
 
 
 def _chunks(file: BinaryIO, num_bytes: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, offset and length of each chunk; of none if this is no RIFF/WAVE file."""
+    """Yields name, offset and length of each chunk; nothing if this is no RIFF/WAVE file."""
     head = _read_at(file, 0, 12)
     if head[:4] != b"RIFF" or head[8:] != b"WAVE":
         return
@@ -154,9 +154,9 @@ def _parse_format(fmt: bytes, data_offset: int, data_length: int) -> WavHeader |
 def read_blocks(
     file: BinaryIO, header: WavHeader, block_samples: int, first: int = 0, last: int = sys.maxsize
 ) -> Iterator[NDArray[Any]]:
-    """Yield (1, num_samples * num_channels) interleaved samples, `block_samples` a channel.
+    """Yield samples `first` to `last` in blocks of (1, num_samples * num_channels), interleaved.
 
-    Those from `first` to `last`, counted in each channel.
+    `first`, `last` and `block_samples` count samples of each channel.
     """
     frame_bytes = header.num_channels * header.sample_bytes
     last = min(last, header.num_samples)
@@ -178,9 +178,9 @@ def _typed(raw: NDArray[np.uint8], header: WavHeader) -> NDArray[Any]:
 
 
 def to_float(samples: NDArray[Any], out: NDArray[np.float32]) -> None:
-    """FFmpeg's own conversion: integers by a power of two, so bit for bit the same."""
+    """Converts to float32, full scale 1, as FFmpeg does bit for bit: times a power of two."""
     if samples.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # becomes infinite, and is refused as such later
+        with np.errstate(over="ignore"):  # a float64 past float32 becomes inf: non_finite_audio
             out[:] = samples
         return
     scale = np.float32(2.0 ** (1 - 8 * samples.itemsize))

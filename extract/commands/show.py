@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _records(directory: Path) -> Iterator[Record]:
-    """What the ledgers hold, a damaged line too if it has an id: the next run drops it."""
+    """The ledgers' records, and those of damaged lines with an id, which the next run drops."""
     for line in chain.from_iterable(map(lines, ledger_paths(directory))):
         with suppress(ValueError, RecursionError):
             record = json.loads(line)
@@ -103,7 +103,7 @@ def _print(text: Iterable[str]) -> None:
 
 
 def _forget_output() -> None:
-    """Sends what is still buffered nowhere, or Python would try again as it ends, and complain."""
+    """Points stdout at the null device: else Python, as it exits, flushes its buffer and fails."""
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
@@ -152,7 +152,7 @@ def _filled(cell: str, width: int, form: str) -> str:
 
 
 class _Totals:
-    """Counts records on their way."""
+    """Counts the records that pass through `counting`."""
 
     def __init__(self) -> None:
         self.outcomes: Counter[tuple[str, str]] = Counter()

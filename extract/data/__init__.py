@@ -1,1 +1,1 @@
-"""Recordings as batches: the dataset, the plan of batches and the processes that load them."""
+"""Loads recordings in batches: the dataset, the plan of batches and the worker processes."""

@@ -1,4 +1,4 @@
-"""`Batch` and `collate`: utterances side by side, padded, with their lengths and the failures."""
+"""`Batch`, padded utterances with their lengths and failures; `collate` and `make_loader`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from extract.data.dataset import AudioDataset
-from extract.data.durations import Durations, Scanned, durations
+from extract.data.durations import Headers, Scanned, durations
 from extract.data.plan import QUADRATIC_S, Indices, cost_s, plan_batches
 from extract.data.transport import empty
 from extract.frames import ENCODER_RATE_HZ
@@ -21,10 +21,10 @@ from extract.values import Failure, Recording, Utterance
 
 @dataclass(frozen=True)
 class Batch:
-    """Utterances that share one forward, and the recordings that gave none.
+    """Utterances that share one forward, and the recordings that failed.
 
-    The training audio is one flat tensor: a batch crosses from worker to main process as two
-    tensors, however many utterances it holds.
+    The training audio is one flat tensor, so that a batch of any size crosses from worker to main
+    process as four tensors.
     """
 
     recordings: tuple[Recording, ...]  # of the B utterances
@@ -43,7 +43,7 @@ class Batch:
         return self.waveforms.numel() / ENCODER_RATE_HZ
 
     def cost_s(self, quadratic_s: float = QUADRATIC_S) -> float:
-        """Padded seconds with attention's quadratic share; what `loader.batch_seconds` bounds."""
+        """Padded seconds plus attention's quadratic cost; `loader.batch_seconds` bounds it."""
         longest_s = self.waveforms.shape[1] / ENCODER_RATE_HZ if len(self) else 0.0
         return len(self) * float(cost_s(torch.tensor(longest_s).double().numpy(), quadratic_s))
 
@@ -56,7 +56,7 @@ class Batch:
         return replace(self, waveforms=self.waveforms.pin_memory())
 
     def rows(self, start: int, stop: int) -> Batch:
-        """Utterances `start` to `stop`, with no more padding than they need and no failures."""
+        """Utterances `start` to `stop`, cut to the longest of them, without failures."""
         ends = [0, *self.wav_lengths.cumsum(0).tolist()]
         lengths = self.lengths[start:stop]
         return Batch(
@@ -68,7 +68,10 @@ class Batch:
         )
 
     def split(self, max_cost_s: float, quadratic_s: float = QUADRATIC_S) -> Iterator[Batch]:
-        """The batch in parts of at most `max_cost_s`, in order; one utterance at the least."""
+        """Yields parts of the batch that cost at most `max_cost_s`, in order.
+
+        A part of one utterance may cost more.
+        """
         if len(self) <= 1 or self.cost_s(quadratic_s) <= max_cost_s:
             if len(self):
                 yield self
@@ -79,7 +82,7 @@ class Batch:
 
 
 def collate(items: Sequence[Utterance | Failure]) -> Batch:
-    """Pads utterances to the longest and carries the failures along."""
+    """The batch of `items`: utterances padded with zeros to the longest, and the failures."""
     utterances = [item for item in items if isinstance(item, Utterance)]
     lengths = [len(utterance.waveform) for utterance in utterances]
     wavs = [utterance.wav32k for utterance in utterances]
@@ -110,16 +113,17 @@ def make_loader(
     prefetch: int = 2,
     pin_memory: bool = False,
 ) -> DataLoader[Utterance | Failure]:
-    """A DataLoader that yields a `Batch` of recordings of like length each.
+    """A DataLoader that yields `Batch`es, each of recordings of similar length.
 
-    For training on the fly. The extractor itself loads through `extract.data.loader`, which also
-    survives the death of a worker.
+    For training on the fly. A worker that dies ends it with torch's error; the extractor loads
+    through `extract.data.loader`, which replaces dead workers.
 
     Args:
-        dataset: the recordings. Their headers are read now, a few tenths of a millisecond each.
+        dataset: the recordings. Their headers are read during this call, a few tenths of a
+            millisecond each.
         batch_seconds: most padded seconds in a batch of short recordings; see `plan_batches`.
-        num_workers: processes that read headers and decode; with 0 this process does.
-        batches: indices of each batch, where they are known: then no header is read.
+        num_workers: processes that read headers and decode; 0 does both in this process.
+        batches: indices of each batch, if you plan them yourself; then no header is read.
         prefetch: batches that each worker decodes ahead.
         pin_memory: whether batches are copied to page-locked memory.
     """
@@ -136,8 +140,8 @@ def make_loader(
     )
 
 
-def _scan(num_workers: int, items: Durations, chunks: list[Indices]) -> Iterator[Scanned]:
-    """Reads headers in DataLoader workers; a single chunk of them in this process."""
+def _scan(num_workers: int, items: Headers, chunks: list[Indices]) -> Iterator[Scanned]:
+    """Reads headers in DataLoader workers, or in this process if there is only one chunk."""
     return iter(
         DataLoader(
             cast("Dataset[tuple[int, float | str]]", items),

@@ -1,8 +1,8 @@
-"""`AudioDataset`: recordings in, 16 kHz waveforms and 32 kHz training audio out; CPU work only.
+"""`AudioDataset`: decodes recordings to 16 kHz waveforms and 32 kHz training audio, on the CPU.
 
-The same Dataset serves the extractor and training on the fly. It is map-style, picklable, holds no
-open handle, and its items are values: a recording that cannot be used is a `Failure`, never an
-exception, so that one bad file costs itself and not the batch it was in.
+The extractor and training on the fly use the same Dataset. It is map-style and picklable and holds
+no file open. A recording that cannot be used becomes a `Failure` item instead of an exception, so
+that the rest of its batch is kept.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from extract.values import AudioSettings, Entry, Failure, Recording, Utterance
 class AudioDataset(Dataset[Utterance | Failure]):
     """The recordings of a manifest, decoded and scaled.
 
-    Indexing returns `Utterance` or `Failure` and raises nothing but `IndexError`. The arithmetic is
-    the reference's; see `extract.audio.prepare.prepare`. A recording too short for one frame of
-    `stack`, the encoder's convolutions, is a `Failure`.
+    Indexing returns `Utterance` or `Failure`; the only exception is `IndexError`. The arithmetic is
+    GPT-SoVITS's (`extract.audio.prepare`). A recording too short for one frame of `stack`, the
+    encoder's convolutions, is a `Failure`.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class AudioDataset(Dataset[Utterance | Failure]):
             return Failure(recording, error.reason, str(error))
         except MemoryError:
             return Failure(recording, "out_of_memory", f"{recording.path}: no memory to decode it")
-        except OSError as error:  # the file system's word on this file
+        except OSError as error:  # the file system cannot read this file
             detail = f"{recording.path}: {type(error).__name__}: {error}"
             return Failure(recording, "undecodable", detail)
-        except Exception as error:  # neither FFmpeg's nor the system's: ours, never the file's
+        except Exception as error:  # a fault of this program, not of the file
             return Failure(recording, INTERNAL_ERROR, f"{recording.path}: {last_line(error)}")
 
     def _prepare(self, recording: Recording) -> Utterance:
@@ -77,19 +77,20 @@ class AudioDataset(Dataset[Utterance | Failure]):
 
 
 def identify(manifest: Manifest, index: int) -> Recording:
-    """The recording of an entry with its stamp, read before its samples are.
+    """The `Recording` of an entry, with its stamp.
 
-    A file that changes while it is decoded is then seen as changed by the next run.
+    The stamp is taken before the samples are read, so that the next run notices a file that changed
+    while it was decoded.
     """
     entry = manifest[index]
     return Recording(index, entry.id, entry.path, *stamp(entry, manifest.opener))
 
 
 def stamp(entry: Entry, opener: Opener) -> tuple[int, int]:
-    """The opener's stamp of an entry's recording: for a file its bytes and its nanoseconds.
+    """The opener's stamp of an entry's recording: for a file its size and modification time in ns.
 
-    A cut's ends change the nanoseconds by up to four seconds: a list that moves them under the same
-    id makes the ledger's line stale too.
+    For a cut, a checksum of its ends changes the time by up to 4.3 s. A list that moves a cut under
+    the same id so makes the ledger's line stale.
     """
     size, mtime_ns = opener.stamp(entry.path)
     if (not entry.offset_s and entry.duration_s is None) or (size, mtime_ns) == MISSING:

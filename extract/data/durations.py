@@ -1,7 +1,8 @@
-"""How long each entry is, from its list or its recording's header, remembered beside the store.
+"""Durations of a manifest's entries, from their list or their headers, cached in the store.
 
 The plan of batches needs durations before anything is decoded. Reading a header takes a tenth of a
-millisecond to a few, so the first run reads them on all cores and a second run reads none.
+millisecond to a few milliseconds. The first run reads all headers, on all cores; later runs read
+only those of new or changed recordings.
 """
 
 from __future__ import annotations
@@ -17,27 +18,28 @@ from numpy.typing import NDArray
 from extract.audio.decode import probe_duration_s
 from extract.audio.faults import AudioError, opened
 from extract.data.plan import Indices
-from extract.files import explained, read_whole, replace_cache
+from extract.files import read_whole, replace_cache
 from extract.internal import InternalErrors, last_line
 from extract.manifest.manifest import Manifest
 from extract.opener import Opener
 from extract.text import printable
 from extract.values import Entry
+from extract.write_errors import explained
 
 CHUNK = 64  # headers a worker reads before it reports
-UNKNOWN_S = 0.0  # what the plan takes for a recording whose header says nothing
+UNKNOWN_S = 0.0  # the plan's duration of a recording whose header cannot be read
 
-Scanned = list[tuple[int, float | str]]  # (index, seconds), or a fault of this program in words
-Scan = Callable[["Durations", list[Indices]], Iterator[Scanned]]
+Scanned = list[tuple[int, float | str]]  # (index, seconds, or the message of an internal error)
+Scan = Callable[["Headers", list[Indices]], Iterator[Scanned]]
 
-MAX_INDEX = 1 << 30  # bytes: of ninety million recordings
+MAX_INDEX = 1 << 30  # bytes, 12 for each recording; a larger file is damaged
 
 _ROW = np.dtype([("key", "<u8"), ("duration_s", "<f4")])
 _WANTED = np.dtype([("key", "<u8"), ("offset_s", "<f8"), ("duration_s", "<f8")])  # of an entry
 
 
-class Durations(Sequence[tuple[int, float | str]]):
-    """The headers of a manifest, read one by one; a map-style dataset for the loader's workers."""
+class Headers(Sequence[tuple[int, float | str]]):
+    """A map-style dataset whose items are durations, each read from its recording's header."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -51,7 +53,7 @@ class Durations(Sequence[tuple[int, float | str]]):
         try:
             with opened(self.manifest.opener, path, where) as file:
                 return index, probe_duration_s(file, where)
-        except (AudioError, OSError, MemoryError):  # decoding meets it again and says what is wrong
+        except (AudioError, OSError, MemoryError):  # decoding fails too, and reports the reason
             return index, UNKNOWN_S
         except Exception as error:
             return index, f"{path}: {last_line(error)}"
@@ -64,16 +66,16 @@ def durations(
     progress: Callable[[int], None],
     internal: InternalErrors | None = None,
 ) -> NDArray[np.float64]:
-    """Seconds of each entry, (len(manifest),); 0 where the header does not tell.
+    """Seconds of each entry, (len(manifest),); 0 if its header cannot be read.
 
-    A cut whose list says how long it is needs no header.
+    A cut with a `duration_s` of its own needs no header.
 
     Args:
         manifest: the recordings.
-        path: the index's file, or None for none. A row holds for one path and stamp.
-        scan: runs `Durations` over chunks of indices, in workers.
-        progress: told how many headers were read.
-        internal: told of faults of this program. Such a header is read again by the next run.
+        path: the cache file, or None for no cache. A row is valid for one path and stamp.
+        scan: reads items of `Headers` by chunks of indices, in workers.
+        progress: called with the number of headers of each chunk.
+        internal: counts faults of this program. The next run reads those headers again.
     """
     wanted = np.fromiter((_wanted(entry, manifest.opener) for entry in manifest), _WANTED)
     asked = np.isnan(wanted["duration_s"])
@@ -82,9 +84,9 @@ def durations(
     missing = np.flatnonzero(asked & ~found)
     if len(missing):
         chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
-        scanned = _noted(scan(Durations(manifest), chunks), progress, internal or InternalErrors())
-        for index, duration_s in scanned:  # an interrupted scan leaves the rest for the next one
-            whole_s[index] = np.float32(duration_s)  # as the index will give it next time
+        scanned = _noted(scan(Headers(manifest), chunks), progress, internal or InternalErrors())
+        for index, duration_s in scanned:  # may end early: the next run reads the rest
+            whole_s[index] = np.float32(duration_s)  # the cache's dtype, so both runs plan alike
             found[index] = True
         if path is not None:
             _write(path, wanted["key"][found], whole_s[found])
@@ -93,7 +95,7 @@ def durations(
 
 
 def _wanted(entry: Entry, opener: Opener) -> tuple[int, float, float]:
-    """A row of `_WANTED`: no duration where the header is asked, no key where it is not."""
+    """A row of `_WANTED`: NaN seconds if the header must be read, else key 0."""
     if entry.duration_s is not None:
         return 0, entry.offset_s, entry.duration_s
     key = _key(entry.path, opener.stamp(entry.path))
@@ -103,7 +105,7 @@ def _wanted(entry: Entry, opener: Opener) -> tuple[int, float, float]:
 def _noted(
     chunks: Iterator[Scanned], progress: Callable[[int], None], internal: InternalErrors
 ) -> Iterator[tuple[int, float]]:
-    """The durations in `chunks`, until `internal`, which is told of faults, gives up."""
+    """Yields the durations in `chunks`, until `internal` has counted too many faults."""
     internal.begin()
     for scanned in chunks:
         read = [(index, found) for index, found in scanned if not isinstance(found, str)]
@@ -115,7 +117,7 @@ def _noted(
 
 
 def _key(path: str, stamp: tuple[int, int]) -> bytes:
-    """Eight bytes that stand for a recording's path and stamp."""
+    """Eight bytes of a hash of a recording's path and stamp."""
     text = "\0".join((path, *map(str, stamp)))
     return hashlib.blake2b(text.encode("utf8", "surrogateescape"), digest_size=8).digest()
 
@@ -123,7 +125,7 @@ def _key(path: str, stamp: tuple[int, int]) -> bytes:
 def _looked_up(
     keys: NDArray[np.uint64], path: Path | None
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Seconds by the index for each key, and whether it knows the key."""
+    """Cached seconds for each key, and whether the cache has the key."""
     known = np.empty(0, _ROW) if path is None else _read(path)
     if not len(known):
         return np.full(len(keys), UNKNOWN_S), np.zeros(len(keys), dtype=bool)
@@ -133,10 +135,10 @@ def _looked_up(
 
 
 def _read(path: Path) -> NDArray[np.void]:
-    """The index; an empty one where the file is missing or damaged, since it is only a cache."""
+    """The cache's rows; none if the file is missing or damaged."""
     try:
         table = _parse(read_whole(path, MAX_INDEX))
-    except Exception:  # numpy's words for a damaged header are many
+    except Exception:  # numpy raises many kinds for a damaged header
         return np.empty(0, _ROW)
     seconds = table["duration_s"]
     sound = np.isfinite(seconds).all() and (seconds >= 0).all()
@@ -144,9 +146,9 @@ def _read(path: Path) -> NDArray[np.void]:
 
 
 def _parse(data: bytes) -> NDArray[np.void]:
-    """A file of numpy's format, version 1.0, that holds rows of ours and nothing else.
+    """The rows of an NPY file, version 1.0, of dtype `_ROW`; raises for anything else.
 
-    Not by `np.load`: it takes other formats too, and as much memory as a damaged header asks for.
+    `np.load` would read other formats too, and allocate whatever size a damaged header states.
     """
     file = io.BytesIO(data)
     if np.lib.format.read_magic(file) != (1, 0):

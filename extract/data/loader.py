@@ -1,4 +1,4 @@
-"""Batches from DataLoader workers, each delivered once, whatever becomes of a worker.
+"""Loads batches in DataLoader workers, each batch once, even if workers die or hang.
 
 A worker can die (a decoder's segmentation fault, the kernel's out-of-memory killer) or hang. Each
 worker notes in shared memory which item it is reading, and its death is attributed to that item.
@@ -24,8 +24,8 @@ from extract.data.workers import Death, Options, Workers, WorkersDied
 
 log = logging.getLogger(__name__)
 
-MAX_STRIKES = 2  # deaths on one item, the second one alone in its batch
-MAX_DEATHS_IN_A_ROW = 8  # with nothing delivered between them: the machine's fault, not an item's
+MAX_STRIKES = 2  # deaths at one item, the second one alone in its batch
+MAX_DEATHS_IN_A_ROW = 8  # without a batch between them: then no item is to blame
 
 MACOS_OPEN_FILES = 10_240  # OPEN_MAX: macOS takes no higher limit, though it says "unlimited"
 
@@ -33,15 +33,16 @@ T = TypeVar("T", covariant=True)
 
 
 class ResilientLoader(Generic[T]):
-    """Iterates over a plan's batches in order, through faults.
+    """Iterates over a plan's batches in order; replaces workers that die or hang.
 
     Args:
         items: map-style and picklable.
         batches: indices of each batch.
-        collate: items of one batch -> what is yielded.
-        crashed: index and cause of an item that keeps killing its worker -> what is yielded for it.
-        options: of the workers.
-        stop: looked at while waiting; iteration ends when it says so.
+        collate: makes the yielded batch of its items.
+        crashed: makes the batch that is yielded for an item that killed two workers, from its index
+            and the cause.
+        options: the workers' number, prefetch, timeout and start method.
+        stop: checked while waiting; iteration ends once it returns True.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class ResilientLoader(Generic[T]):
             self.close()
 
     def close(self) -> None:
-        """Ends the workers at once."""
+        """Kills the workers."""
         if self._workers is not None:
             self._workers.kill()
             self._workers = None
@@ -98,7 +99,7 @@ class ResilientLoader(Generic[T]):
     def _deliver(self, workers: Workers) -> Iterator[T]:
         while self._undelivered:
             batch = workers.next()
-            if batch is None:  # told to stop
+            if batch is None:  # `stop()` is true
                 return
             self._undelivered.popleft()
             self._deaths_in_a_row = self._kills_in_a_row = 0
@@ -106,7 +107,9 @@ class ResilientLoader(Generic[T]):
         self.close()
 
     def _after(self, deaths: Sequence[Death]) -> Iterator[T]:
-        """Retries or reports the items whose workers died; lowers the number of workers if need be.
+        """Retries or reports the items whose workers died.
+
+        After two SIGKILLs in a row it starts one worker fewer: memory may have run out.
 
         Raises:
             RuntimeError: workers keep dying and no item is to blame.
@@ -121,7 +124,7 @@ class ResilientLoader(Generic[T]):
             causes = "; ".join(death.cause for death in deaths)
             raise RuntimeError(
                 f"loader: {self._deaths_in_a_row} workers died with nothing delivered between them "
-                f"({causes}); needed workers that live: try loader.num_workers=1"
+                f"({causes}), at no particular recording; try loader.num_workers=1"
             )
         if self._kills_in_a_row >= 2 and self.options.num_workers > 1:
             self.options = replace(self.options, num_workers=self.options.num_workers - 1)
@@ -133,6 +136,7 @@ class ResilientLoader(Generic[T]):
             )
 
     def _judge(self, death: Death) -> Iterator[T]:
+        """Moves the item to a batch of its own; after MAX_STRIKES deaths yields its report."""
         index = death.index
         self._strikes[index] += 1
         for position, batch in enumerate(self._undelivered):
@@ -148,7 +152,7 @@ class ResilientLoader(Generic[T]):
 
 
 def raise_open_file_limit() -> None:
-    """Lifts the soft limit on open files to the hard one: tensors in flight hold descriptors."""
+    """Raises the soft limit on open files to the hard one: a tensor in flight holds descriptors."""
     if sys.platform == "win32":  # it has no such limit
         return
     import resource

@@ -1,8 +1,8 @@
-"""Which recordings share a batch: a function of their durations alone.
+"""Plans which recordings share a batch, from their durations alone.
 
-Batches hold recordings of like length, longest first: the largest allocation comes in the first
-minute and the tail of a run is short. The plan is made from the whole manifest, so that a run that
-was interrupted computes the same batches again and arrives at the same bytes.
+Batches hold recordings of similar length, longest first: memory peaks in the first minute, and no
+long batch is left for the end. The plan covers the whole manifest, so that a run that goes on after
+an interruption computes the same batches and writes the same bytes.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 Durations = Sequence[float] | NDArray[np.float64]  # of every recording, by index
 
-# At this duration attention costs as much as the linear layers do: of HuBERT-base, which spends 170
-# MFLOP a frame on those and 37 kFLOP a frame and frame attended to, at 50 frames a second. Other
+# Seconds at which attention costs as much as the linear layers, for HuBERT-base at 50 frames a
+# second: 170 MFLOP a frame in linear layers, 37 kFLOP in attention for each pair of frames. Other
 # models: `extract.models.architecture.Architecture.quadratic_s`.
 QUADRATIC_S = 92.0
-MIN_BATCHES, SMALL_BATCH_SECONDS = 32, 30.0  # fewer, or smaller ones, only where told to
-MAX_BATCH = 256  # utterances; bounds what one worker gathers before anything is delivered
+MIN_BATCHES, SMALL_BATCH_SECONDS = 32, 30.0  # a small corpus: 32 batches, or of 30 s at least
+MAX_BATCH = 256  # utterances; a worker delivers nothing before its batch is whole
 
 
 def cost_s(
     duration_s: NDArray[np.float64], quadratic_s: float = QUADRATIC_S
 ) -> NDArray[np.float64]:
-    """Durations as the seconds of short audio that cost the same."""
+    """Seconds of short audio that cost the encoder as much: d (1 + d / `quadratic_s`)."""
     return duration_s * (1 + duration_s / quadratic_s)
 
 
 def plan_batches(
     duration_s: Durations, batch_seconds: float, quadratic_s: float = QUADRATIC_S
 ) -> list[Indices]:
-    """Every index once, in batches that cost at most `batch_seconds` (`cost_s`).
+    """Indices of each batch: every index once, each batch of cost at most `batch_seconds`.
 
-    A recording longer than the budget is alone. Ties keep the manifest's order, so the plan is the
-    same wherever it is made. A small corpus gets smaller batches than it may: a few large ones
-    would each span many lengths, and be mostly padding.
+    `cost_s` is summed over a batch's recordings, each as long as the longest. A recording above the
+    budget is alone in its batch. Equal durations keep the manifest's order, so that the plan is the
+    same on every machine. A small corpus gets smaller batches than the budget allows: each of a few
+    large ones would mix many lengths, and be mostly padding.
     """
     durations = np.fmax(np.asarray(duration_s, dtype=np.float64), 1e-3)  # NaN too
     order = np.argsort(-durations, kind="stable")
@@ -54,15 +55,15 @@ def plan_batches(
 
 
 def padding_share(duration_s: Durations, batches: Sequence[Indices]) -> float:
-    """Share of the batches' padded seconds that is padding, 0 to 1."""
+    """Padding's share of the batches' padded seconds, 0 to 1."""
     durations = np.asarray(duration_s, dtype=np.float64)
     valid = sum(float(durations[batch].sum()) for batch in batches)
     padded = sum(len(batch) * float(durations[batch].max()) for batch in batches)
     return 1 - valid / padded if padded else 0.0
 
 
-def fingerprint(batches: Sequence[Indices], ids: Sequence[str]) -> str:
-    """Hash of a plan: equal where the same ids share the same batches."""
+def plan_fingerprint(batches: Sequence[Indices], ids: Sequence[str]) -> str:
+    """SHA-256 of a plan, in hex: equal if the same ids share the same batches in the same order."""
     digest = hashlib.sha256()
     for batch in batches:
         digest.update("\n".join(ids[index] for index in batch).encode("utf8", "surrogateescape"))
@@ -73,14 +74,14 @@ def fingerprint(batches: Sequence[Indices], ids: Sequence[str]) -> str:
 def unfinished(
     batches: Sequence[Indices], todo: NDArray[np.bool_], companions: NDArray[np.bool_]
 ) -> list[Indices]:
-    """The part of a plan that is left.
+    """The batches of a plan that are still to be computed.
 
     Args:
         batches: the plan.
         todo: for every index, whether it is to be saved.
-        companions: for every index, whether an interruption caught it before its first record.
-            Its whole batch is computed again, which repeats the interrupted arithmetic bit for bit;
-            what is already saved is computed beside it and not saved again.
+        companions: for every index, whether the ledger has no line of it yet. Such a batch is
+            computed whole, also its saved utterances (which are not saved again), so that the
+            features equal an uninterrupted run's bit for bit.
     """
     left = []
     for batch in batches:

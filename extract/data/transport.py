@@ -1,4 +1,4 @@
-"""How a batch leaves a worker: in shared memory where that has room, else through a pipe."""
+"""Moves a batch from worker to main process: through shared memory, or a pipe if that is full."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.utils.data import get_worker_info
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Uninitialised; a worker's lies in shared memory at once, as torch's own collate has it.
+    """An uninitialised tensor; in a worker it lies in shared memory.
 
-    Else a batch is copied once more on its way to the main process. `Packed` does that copy where
-    a torch has no such storage by that private name.
+    torch's own collate allocates in the same way, which saves a copy of the batch. If torch has no
+    `_new_shared`, a private name, `Packed` makes that copy.
     """
     tensor: Any = torch.empty(0, dtype=dtype)
     new_shared = getattr(type(tensor.untyped_storage()), "_new_shared", None)
@@ -25,17 +25,18 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         try:
             shared: Tensor = tensor.set_(new_shared(size.numel() * dtype.itemsize), 0, size)
             return shared
-        except RuntimeError:  # it is full; `Packed` sends the batch another way
+        except RuntimeError:  # shared memory is full; `Packed` sends the batch through the pipe
             pass
     return torch.empty(shape, dtype=dtype)
 
 
 class Packed:
-    """A collate whose batches leave the worker as bytes that need no more memory than there is.
+    """Collates, and pickles the batch in the worker, so that full shared memory loses no batch.
 
-    Tensors travel through shared memory, and a container often has little of it. DataLoader finds
-    that out in a thread of its worker that drops the batch, and waits for it for ever. Here it is
-    found out before, and such a batch goes through the pipe, at a few times the price.
+    Tensors travel through shared memory, of which a container often has 64 MB. If it is full, a
+    thread of torch's worker drops the batch, and DataLoader waits for it for ever. This class
+    allocates before that thread does. A batch that does not fit goes through the pipe, which takes
+    a few times as long.
     """
 
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:

@@ -1,4 +1,4 @@
-"""The worker's own side: which item it is at, noted in shared memory, and its end with main.
+"""Runs in a worker: notes in shared memory which item it reads, and ends with the main process.
 
 `extract.data.workers` reads the notes in the main process.
 """
@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 IDLE = -1
-INDEX, SINCE_S, PID = 0, 1, 2  # columns of what workers say of themselves
+INDEX, SINCE_S, PID = 0, 1, 2  # columns of the workers' notes
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -30,7 +30,7 @@ class Items(Protocol):
 
 
 class Watched(Dataset[Any]):
-    """A dataset whose workers say which item they are at and since when."""
+    """A dataset whose workers note which item they are reading, and since when."""
 
     def __init__(self, items: Items, current: torch.Tensor) -> None:
         self.items = items

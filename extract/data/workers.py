@@ -1,7 +1,7 @@
-"""DataLoader workers: what each is at, and when one is dead or hung.
+"""DataLoader workers: which item each is reading, and whether one died or hangs.
 
-The only place that knows private parts of torch's DataLoader, and it does without them where a
-torch has none of that name.
+Only this module uses private parts of torch's DataLoader. It works without them too, in case a
+release of torch renames them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from extract.data.transport import Packed
 from extract.data.watched import IDLE, INDEX, PID, SINCE_S, Items, Watched, prepare_worker
 from extract.machine import best_start_method
 
-POLL_S = 1.0  # how long a wait for data goes on before workers and signals are looked at
+POLL_S = 1.0  # seconds to wait for data before workers and signals are checked
 PRELOAD = ("extract.data.batch", "torch.utils.data")  # what a forkserver imports before it forks
 
 
@@ -36,7 +36,7 @@ PRELOAD = ("extract.data.batch", "torch.utils.data")  # what a forkserver import
 class Options:
     """How workers work; `extract.config.LoaderConfig` says what each is for."""
 
-    num_workers: int  # 0 loads in this process, where nothing can be survived
+    num_workers: int  # 0 loads in this process, which a crash of a decoder then ends
     prefetch: int = 2
     timeout_s: float = 300.0
     start_method: str = field(default_factory=partial(best_start_method, uses_cuda=False))
@@ -46,13 +46,13 @@ class Options:
 class Death:
     """The end of one worker."""
 
-    index: int  # the item it was at, or IDLE
+    index: int  # of the item it was reading, or IDLE
     cause: str  # "killed by SIGSEGV", "exit code 3", "hung for 300 s"
-    killed: bool  # SIGKILL from outside, which is how memory shortage looks
+    killed: bool  # by SIGKILL, as the kernel's out-of-memory killer does
 
 
 class WorkersDied(Exception):
-    """At least one worker is gone; the loader it belonged to is of no further use."""
+    """A worker died or hangs; its DataLoader delivers nothing more."""
 
     def __init__(self, deaths: Sequence[Death]) -> None:
         super().__init__("; ".join(death.cause for death in deaths))
@@ -103,12 +103,12 @@ class Workers:
             self.processes = _processes(self.iterator, children)
         in_main = threading.current_thread() is threading.main_thread()
         if self.processes and in_main and hasattr(signal, "SIGCHLD"):  # Windows has none
-            # torch's own handler raises wherever the main process happens to be, in the middle of
-            # a save if need be. Ours raises only inside `next`.
+            # torch's handler of SIGCHLD raises wherever the main process is, even within a save.
+            # This one raises only inside `next`.
             signal.signal(signal.SIGCHLD, self._on_child)
 
     def next(self) -> Any | None:
-        """The next batch, or None once told to stop.
+        """The next batch, or None once `stop()` is true.
 
         Raises:
             WorkersDied: a worker died or hung.
@@ -130,7 +130,7 @@ class Workers:
         return None
 
     def kill(self) -> None:
-        """SIGKILL: a worker has nothing to save, and a hung one acts on no other signal."""
+        """Sends SIGKILL: a worker has nothing to save, and a hung one ignores other signals."""
         self.waiting = False
         for process in self.processes:
             process.kill()
@@ -138,7 +138,7 @@ class Workers:
             process.join()
         if shut_down := getattr(self.iterator, "_shutdown_workers", None):
             shut_down()
-        self.iterator = None  # whose end does the same
+        self.iterator = None  # its finaliser shuts down, if there is no _shutdown_workers
         self.processes = []
 
     def _on_child(self, _signum: int, _frame: FrameType | None) -> None:
@@ -161,7 +161,7 @@ class Workers:
     def _death(self, worker: int) -> Death:
         process = self.processes[worker]
         its = self.current[self.current[:, PID] == process.pid, INDEX].tolist()
-        index = int(its[0]) if its else IDLE  # none: it died before it was prepared
+        index = int(its[0]) if its else IDLE  # no note: it died before `prepare_worker`
         return Death(index, *_cause(process.exitcode))
 
     def _raise_if_hung(self) -> None:
@@ -186,12 +186,12 @@ def _cause(exit_code: int) -> tuple[str, bool]:
 
 
 def _context(start_method: str) -> Any:
-    # Workers hand tensors over through sockets in a temporary folder. Made here it is theirs too,
-    # and goes when this process ends; a killed worker would leave its own behind.
+    # Workers send tensors through sockets in multiprocessing's temporary folder. Made here, they
+    # share this process's folder, which it removes at its end; a killed worker would leave its own.
     multiprocessing.util.get_temp_dir()
     context = multiprocessing.get_context(start_method)
     if start_method == "forkserver":
-        for name in PRELOAD:  # multiprocessing would pass over one that cannot be imported
+        for name in PRELOAD:  # raises for a wrong name, which multiprocessing would ignore
             importlib.import_module(name)
         context.set_forkserver_preload(list(PRELOAD))
     return context
@@ -201,8 +201,8 @@ def _processes(iterator: Any, children: Sequence[Any]) -> list[Any]:
     """A DataLoader's worker processes.
 
     Args:
-        iterator: of the DataLoader.
-        children: of this process, before the iterator was made.
+        iterator: the DataLoader's.
+        children: this process's children before the iterator was made.
     """
     workers = getattr(iterator, "_workers", None)  # private to torch
     if workers is not None:

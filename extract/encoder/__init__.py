@@ -1,1 +1,1 @@
-"""The exact forward of packed batches."""
+"""Encodes padded batches of waveforms exactly: each utterance as if it were alone."""

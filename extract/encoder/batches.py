@@ -1,7 +1,7 @@
-"""Batches through the encoder, two in flight, and what to do when one does not fit.
+"""Runs batches through the encoder, two in flight; recovers when memory runs out.
 
-Running out of memory loses no features: the batch is halved until it fits, the halved budget holds
-for the rest of the run, and an utterance too large for the device alone is encoded on the CPU.
+A batch that does not fit is halved until it does, and the smaller budget holds for the rest of the
+run. An utterance that does not fit the device in a batch of its own is encoded on the CPU.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from extract.values import Encoded, Failure, Features
 
 log = logging.getLogger(__name__)
 
-# As the CPU's allocator, cuBLAS, and CUDA's allocator of page-locked memory put it.
+# Messages of RuntimeErrors from torch's CPU allocator, cuBLAS and CUDA's page-locked allocator.
 OUT_OF_MEMORY = ("can't allocate memory", "ALLOC_FAILED", "CUDA error: out of memory")
 
 T = TypeVar("T")
 
 
-class Pending(Protocol):
-    """Features on their way."""
+class FeaturesFuture(Protocol):
+    """A batch's features, perhaps not yet computed."""
 
     def result(self) -> list[Features]:
-        """Waits for them."""
+        """Waits for the features, one for each utterance."""
         ...
 
 
 class AnyEncoder(Protocol):
-    """What the pipeline needs of an encoder."""
+    """The one method that `BatchEncoder` needs of an encoder."""
 
-    def submit(self, waveforms: Tensor, lengths: list[int]) -> Pending:
-        """Starts on (B, time) waveforms of `lengths` samples."""
+    def submit(self, waveforms: Tensor, lengths: list[int]) -> FeaturesFuture:
+        """Starts to encode (B, time) waveforms of `lengths` samples."""
         ...
 
 
-class Encoding:
+class BatchEncoder:
     """Turns batches into encoded utterances and failures.
 
     Args:
         encoder: on the run's device.
-        batch_seconds: budget of one forward, as `extract.data.plan.cost_s` counts.
-        fallback: makes an encoder with more memory (the CPU), for utterances that do not fit the
-            device alone; None records them as `out_of_memory`.
-        depth: batches handed to the device before the oldest is waited for.
-        quadratic_s: the model's, of a batch's cost.
+        batch_seconds: most that one forward may cost, by `extract.data.plan.cost_s`.
+        fallback: makes an encoder with more memory (the CPU) for an utterance that does not fit the
+            device in a batch of its own; with None it is an `out_of_memory` failure.
+        depth: most batches submitted at a time; the oldest is waited for before the next.
+        quadratic_s: `Architecture.quadratic_s`, for a batch's cost.
     """
 
     def __init__(
@@ -67,17 +67,17 @@ class Encoding:
         self.times_out_of_memory = 0
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[Encoded | Failure]:
-        """Every utterance and failure of every batch, once, in order."""
-        in_flight: deque[tuple[Batch, Pending]] = deque()
+        """Yields every utterance's features and every failure once, in the batches' order."""
+        in_flight: deque[tuple[Batch, FeaturesFuture]] = deque()
         for batch in batches:
             yield from batch.failures
             for part in batch.split(self.batch_seconds, self.quadratic_s):
                 pending = self._submit(part)
                 if pending is not None:
                     in_flight.append((part, pending))
-                    del pending  # the queue alone holds it: should it fail, nothing does
+                    del pending  # else its memory stays in use while it is halved and retried
                 else:
-                    while in_flight:  # give their memory back before trying again
+                    while in_flight:  # free their memory before the retry
                         yield from self._finish(*in_flight.popleft())
                     yield from self._in_halves(part)
                 while len(in_flight) >= self.depth:
@@ -85,7 +85,7 @@ class Encoding:
         while in_flight:
             yield from self._finish(*in_flight.popleft())
 
-    def _finish(self, batch: Batch, pending: Pending) -> Iterator[Encoded | Failure]:
+    def _finish(self, batch: Batch, pending: FeaturesFuture) -> Iterator[Encoded | Failure]:
         features = _unless_out_of_memory(pending.result)
         del pending
         if features is None:
@@ -93,13 +93,13 @@ class Encoding:
         else:
             yield from _encoded(batch, features)
 
-    def _submit(self, batch: Batch) -> Pending | None:
+    def _submit(self, batch: Batch) -> FeaturesFuture | None:
         return _unless_out_of_memory(
             lambda: self.encoder.submit(batch.waveforms, batch.lengths.tolist())
         )
 
     def _in_halves(self, batch: Batch) -> Iterator[Encoded | Failure]:
-        """A batch that did not fit, in ever smaller parts."""
+        """Encodes a batch that did not fit in halves, and those in halves, until they fit."""
         self.times_out_of_memory += 1
         if len(batch) == 1:
             yield from self._alone(batch)
@@ -130,7 +130,7 @@ class Encoding:
         recording = batch.recordings[0]
         features = None
         if self.fallback is not None:
-            log.warning("%s: too large for the device alone; encoding it on the CPU", recording.id)
+            log.warning("%s: does not fit the device even alone; using the CPU", recording.id)
             encoder = self.fallback()
             waveforms, lengths = batch.waveforms, batch.lengths.tolist()
             features = _unless_out_of_memory(lambda: encoder.submit(waveforms, lengths).result())
@@ -154,9 +154,9 @@ def _encoded(batch: Batch, features: list[Features]) -> Iterator[Encoded | Failu
 
 
 def _unless_out_of_memory(action: Callable[[], T]) -> T | None:
-    """The action's value, or None where memory ran out.
+    """The action's value, or None if memory ran out.
 
-    The exception is dropped on the way: its traceback would hold every tensor of the failed try.
+    The exception is not kept: its traceback would keep every tensor of the failed forward alive.
     """
     try:
         return action()

@@ -1,8 +1,8 @@
 """The encoder's convolutions as matrix products: exact for every utterance, in bounded memory.
 
-Products over strided views of channels-last rows need no copies. The first layer's GroupNorm is
-folded into its weights (`extract.encoder.first_layer`), so nothing here needs the whole time axis
-at once and the stack runs in chunks.
+A product over a strided view of channels-last rows needs no copy. The first layer's GroupNorm is
+folded into its weights (`extract.encoder.first_layer`), so no step needs the whole time axis and
+the stack runs in chunks.
 
 Shapes: B utterances, S samples, T frames of the longest, N frames of all, R rows, C channels.
 """
@@ -21,18 +21,19 @@ from extract.encoder.packing import Packing, multiple
 from extract.frames import ConvStack
 from extract.models.architecture import Architecture
 
-# Rows of the first layer at a time. On a CPU in chunks of few sizes, 34 MB with 512 channels; a
-# product wants many rows. On a card over the whole batch, about 0.6 GB.
+# Rows of the first layer in one chunk. On a CPU 34 MB in float32 with 512 channels; a product of
+# few rows is slow. On a card over the whole batch, about 0.6 GB.
 CPU_CHUNK_ROWS, CPU_LEAST_ROWS = 16_384, 512
 CUDA_CHUNK_ROWS = 192_000
 
 
 class ConvLayer:
-    """A later convolution as matrix products, its norm if any, and GELU.
+    """Any convolution but the first: matrix products, a LayerNorm if the model has one, and GELU.
 
-    Windows overlap. A product reads `stride` taps of each where they lie and the next adds the
-    rest, as is best on a card. oneDNN would copy those: with a `scratch` to copy whole windows to,
-    as on a CPU, there is one product.
+    Windows overlap, which a matrix cannot. Without `scratch` the first product reads `stride` taps
+    of each window in place and the next ones add the remaining taps; this is fastest on a card.
+    With `scratch`, as on a CPU, whole windows are copied there for a single product, because oneDNN
+    would copy strided rows anyway.
     """
 
     def __init__(
@@ -61,12 +62,12 @@ class ConvLayer:
         self.norm = None if gamma is None or beta is None else (gamma, beta)
 
     def __call__(self, rows: Tensor, count: int) -> Tensor:
-        """The first `count` rows of what (R, C_in) `rows` give, (count, C_out)."""
+        """The first `count` output rows, (count, C_out), of the input `rows` (R, C_in)."""
         width = rows.shape[1]
         step = self.stride * width  # from one window to the next
 
         def read_by(number: int) -> Tensor:
-            """What a product reads of each window."""
+            """The part of each window that product `number` multiplies."""
             wide = min(self.taps, self.kernel - number * self.taps) * width
             start = rows.storage_offset() + number * self.taps * width
             windows = rows.as_strided((count, wide), (step, 1), start)
@@ -106,7 +107,7 @@ class Convolutions:
         self.channels = architecture.conv[-1][0]
 
     def features(self, waveforms: Tensor, lengths: Sequence[int], packing: Packing) -> Tensor:
-        """Packed (N, C) features of the last convolution."""
+        """Packed (N, C) features of the last convolution, valid frames only."""
         if waveforms.is_cpu:
             return self._end_to_end(waveforms, lengths, packing)
         shape = len(lengths), packing.longest, self.channels
@@ -115,7 +116,7 @@ class Convolutions:
         return packing.unpad(padded)
 
     def _end_to_end(self, waveforms: Tensor, lengths: Sequence[int], packing: Packing) -> Tensor:
-        """The CPU's way: utterances one after the other, cut into chunks of few sizes."""
+        """Features on a CPU: utterances end to end, cut into chunks of few different sizes."""
         rows = FirstRows(self.first, waveforms, lengths, packing)
         out = torch.empty(packing.offsets[-1], self.channels, dtype=self.dtype)
         largest, least = (
@@ -133,22 +134,22 @@ class Convolutions:
     def fill(self, waveforms: Tensor, lengths: Sequence[int], out: Tensor) -> None:
         """Fill `out` (B, T, C) chunk by chunk; rows past an utterance's end hold garbage.
 
-        Every utterance gets an equal slot, a multiple of the hop, so that after each layer the
-        slots still have equal lengths and the batch is one matrix of rows. A window that reaches
-        over its slot's end reads its neighbour and gives garbage, but no valid frame needs one:
-        with HuBERT's stack frame t reads samples [320 t, 320 t + 400) of its own utterance, and
-        those are inside. Of the last slot only what its valid frames need is computed.
+        Every utterance gets a slot of the same length, a multiple of the hop. After each layer the
+        slots still have equal lengths, so the batch is one matrix of rows. A window that crosses
+        the end of its slot reads the next utterance and gives garbage. No valid frame depends on
+        such a window: with HuBERT's stack frame t reads samples [320 t, 320 t + 400) of its own
+        utterance. Rows of the last slot that no valid frame needs are not computed.
         """
         batch, frames, _ = out.shape
         most = max(1, CUDA_CHUNK_ROWS // self.first.rows_per_frame // batch)
-        chunk = -(-frames // -(-frames // most))  # all about equal: a short last one costs as much
+        chunk = -(-frames // -(-frames // most))  # about equal: a short last one takes as long
         folded = self.first.fold(waveforms, lengths, frames)
         for start in range(0, frames, chunk):
             stop = min(start + chunk, frames)
             out[:, start:stop] = self._later(self.first(folded, start, stop), batch, stop - start)
 
     def _later(self, rows: Tensor, batch: int, frames: int) -> Tensor:
-        """(B, T, C) frames of the first layer's rows for them and those they reach into."""
+        """Frames (B, T, C) from the first layer's rows of these frames and of `reach` more."""
         slot = len(rows) // batch
         for layer, needed in zip(self.later, rows_needed(self.stack, frames), strict=True):
             slot //= layer.stride
@@ -159,9 +160,10 @@ class Convolutions:
 
 
 class FirstRows:
-    """The first layer's rows of a batch whose utterances lie end to end, `reach` frames between.
+    """The first layer's rows of a batch whose utterances lie end to end, on a CPU.
 
-    An utterance's last frame needs rows of those frames; what they give themselves is garbage.
+    `reach` frames lie between two utterances. The last frame of an utterance needs their rows; they
+    give garbage themselves and are skipped.
     """
 
     def __init__(
@@ -173,9 +175,9 @@ class FirstRows:
         self.folded: tuple[int, Folded] | None = None  # of the utterance read last
 
     def take(self, start: int, stop: int) -> Tensor:
-        """(R, C) rows of the frames `start` to `stop` and of those they reach into, for now.
+        """(R, C) rows of the frames `start` to `stop` and of `reach` more.
 
-        They are valid until the next call.
+        They lie in the scratch buffer, so they are valid until the next call only.
         """
         each, stop = self.first.rows_per_frame, stop + self.first.reach
         shape = 1, (stop - start) * each, self.first.channels
@@ -189,14 +191,17 @@ class FirstRows:
         return out[0]
 
     def valid(self, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
-        """Of the frames `start` to `stop`: utterances', and where they lie in the packed batch."""
+        """Yields the utterances' frames among `start` to `stop`, and their place when packed.
+
+        Each is a slice relative to `start` and the slice of the packed batch that it belongs to.
+        """
         for number, begin, end in self._parts(start, stop):
             end = max(begin, min(end, self.starts[number + 1] - self.first.reach))
             shift = self.packing.offsets[number] - self.starts[number]
             yield slice(begin - start, end - start), slice(begin + shift, end + shift)
 
     def _parts(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """The utterances among the frames `start` to `stop`, and of which frames each is."""
+        """Yields (utterance, first frame, end) of each part of the frames `start` to `stop`."""
         number = bisect_right(self.starts, start) - 1
         while number < len(self.lengths) and self.starts[number] < stop:
             yield number, max(start, self.starts[number]), min(stop, self.starts[number + 1])
@@ -212,10 +217,10 @@ class FirstRows:
 
 
 def chunk_sizes(total: int, largest: int, smallest: int) -> list[int]:
-    """Frames of each chunk, `total` of them in all; the last may be part full.
+    """Frames in each chunk, at least `total` in all; the last chunk may be partly filled.
 
-    `largest` as often as it fits, then halves of it down to `smallest`, both powers of two: six
-    sizes, since oneDNN keeps about 0.7 MB for each size and layer.
+    `largest` as often as it fits, then its half, quarter and so on down to `smallest`; both are
+    powers of two. So there are few sizes: oneDNN keeps about 0.7 MB for each size and layer.
     """
     total = multiple(total, smallest)
     halves = (largest >> number for number in range(1, (largest // smallest).bit_length()))
@@ -228,6 +233,6 @@ def power_of_two(number: int) -> int:
 
 
 def rows_needed(stack: ConvStack, frames: int) -> list[int]:
-    """Rows that every later layer has to give for `frames` in the end."""
+    """Output rows that each layer after the first must give for `frames` frames of the last."""
     layers = range(2, len(stack.layers) + 1)
     return [ConvStack(stack.layers[number:]).min_samples(frames) for number in layers]

@@ -18,7 +18,7 @@ from extract.values import Features
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-# What a processor must have to multiply in half precision, in `torch.cpu.get_capabilities`'s words.
+# A CPU multiplies in half precision if `torch.cpu.get_capabilities` names one of these.
 CPU_ARITHMETIC = {
     torch.bfloat16: ("amx_bf16", "avx512_bf16", "bf16"),
     torch.float16: ("amx_fp16", "avx512_fp16", "fp16_arith"),
@@ -26,14 +26,14 @@ CPU_ARITHMETIC = {
 
 
 class Encoder:
-    """Exact batched features of waveforms, on one device in one precision.
+    """Encodes padded batches exactly, on one device in one precision.
 
-    `model` is what `load_model` gives, or transformers' own HubertModel.
+    `model` is the result of `load_model`, or transformers' own HubertModel.
 
-    `precision` is fp32, fp16, bf16, or auto: fp16 on CUDA, fp32 on the CPU. A CPU without half
-    precision's arithmetic computes in float32 and rounds what comes out: faster than torch's
-    emulation, and nearer. `layer` counts from 1; None, and the last, mean `last_hidden_state`.
-    Not for several threads at once.
+    `precision` is fp32, fp16, bf16, or auto: fp16 on CUDA, fp32 on the CPU. A CPU that cannot
+    multiply in half precision computes in float32 and rounds the features: torch's emulation would
+    be slower, and its errors larger. `layer` counts from 1; None and the last layer mean
+    `last_hidden_state`. Not thread-safe.
     """
 
     def __init__(
@@ -56,19 +56,21 @@ class Encoder:
         with exact_float32(self.device):
             computed_in = arithmetic(self.dtype, self.device)
             self.exact = ExactForward(checkpoint, self.device, computed_in, layer)
-        # The float32 weights as they were loaded, for a redo; let go where `exact` has them.
+        # `redo` needs the float32 weights as loaded; on a CPU in float32 `exact` holds them.
         has_them = self.device.type == "cpu" and computed_in == torch.float32
         self.model = None if has_them else checkpoint
         self.copies = _Copies(self.device) if self.device.type == "cuda" else None
 
     @torch.inference_mode()
     def submit(self, waveforms: Tensor, lengths: Sequence[int]) -> "Pending":
-        """Start on (B, time) float32 waveforms, zero-padded at 16 kHz, of `lengths` samples.
+        """Start to encode (B, time) float32 waveforms at 16 kHz, zero-padded, of `lengths` samples.
 
-        Returns at once on CUDA, where a second batch may be submitted before the first's
-        `result()`; on the CPU the features are ready on return. B may be 0: no features then.
-        Raises ValueError for a length past the tensor or too short for a frame (400 samples give
-        one with HuBERT's convolutions); torch.OutOfMemoryError.
+        On CUDA it returns before the features are computed, and a second batch may be submitted
+        before the first one's `result()`. On the CPU it returns when they are. B may be 0.
+
+        Raises:
+            ValueError: a length exceeds the tensor, or gives no frame (HuBERT needs 400 samples).
+            torch.OutOfMemoryError: the batch does not fit into the device's memory.
         """
         check_batch(waveforms, lengths, self.architecture.stack)
         if not lengths:
@@ -85,11 +87,11 @@ class Encoder:
         """Packed (D, N) features and whether each frame is finite (N,), on the device."""
         with exact_float32(self.device):
             packed = self.exact.forward(waveforms, lengths).to(self.dtype)
-            # As a file has them: transposed here it costs next to nothing.
+            # Files hold features transposed; here, on the device, it costs least.
             return packed.t().contiguous(), packed.isfinite().all(1)
 
     def encode(self, waveforms: Tensor, lengths: Sequence[int]) -> list[Features]:
-        """`submit(...)` and wait: one `Features` an utterance, in order."""
+        """`submit(...)` and wait: one `Features` for each utterance, in order."""
         return self.submit(waveforms, lengths).result()
 
     @torch.inference_mode()
@@ -106,9 +108,9 @@ class Encoder:
 
 
 class _Copies:
-    """Copies to and from a CUDA device on streams of their own, beside the arithmetic.
+    """Copies batches to and from a CUDA device on two streams beside the one that computes.
 
-    Batch n + 1 goes up and batch n - 1 comes down while batch n is computed.
+    Batch n + 1 is uploaded and batch n - 1 is downloaded while batch n is computed.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -119,16 +121,16 @@ class _Copies:
         )
 
     def upload(self, host: Tensor) -> Tensor:
-        """The tensor on the device, for the current stream's use; asynchronous if it is pinned."""
+        """The tensor on the device, for the current stream; asynchronous if `host` is pinned."""
         compute = torch.cuda.current_stream(self.device)
         with torch.cuda.stream(self.up):
             tensor = host.to(self.device, non_blocking=True)
         compute.wait_stream(self.up)
-        tensor.record_stream(compute)  # its memory is not given away before that stream is done
+        tensor.record_stream(compute)  # else CUDA's allocator may reuse its memory too early
         return tensor
 
     def download(self, *tensors: Tensor) -> tuple[list[Tensor], torch.cuda.Event]:
-        """Pinned copies of what the current stream computes; whole once the event has come."""
+        """Pinned copies of tensors of the current stream; valid once the event has occurred."""
         hosts = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in tensors]
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self.down.wait_stream(torch.cuda.current_stream(self.device))
@@ -142,18 +144,18 @@ class _Copies:
 
 @dataclass
 class Pending:
-    """A batch under way."""
+    """A submitted batch; `result` waits for its features."""
 
     encoder: Encoder
     waveforms: Tensor
     lengths: list[int]
     values: Tensor  # packed (D, N)
     finite: Tensor  # (N,) of every frame
-    done: "torch.cuda.Event | None" = None  # what to wait for
+    done: "torch.cuda.Event | None" = None  # occurs when the download is done; None on a CPU
     features: list[Features] = field(default_factory=list)
 
     def result(self) -> list[Features]:
-        """Wait, take the batch apart, and repeat what is not finite in float32, one by one."""
+        """Features of each utterance; those with NaN or Inf are computed again in float32."""
         if not self.features:
             if self.done is not None:
                 self.done.synchronize()
@@ -162,7 +164,7 @@ class Pending:
 
     @torch.no_grad()
     def _split(self) -> list[Features]:
-        """Copies of each utterance's part; no inference tensors, which `backward` would refuse."""
+        """Copies each utterance's features: `backward` refuses views of inference tensors."""
         stack = self.encoder.architecture.stack
         sizes = [stack.num_frames(length) for length in self.lengths]
         finite = [bool(rows.all()) for rows in torch.split(self.finite, sizes)]
@@ -178,7 +180,7 @@ class Pending:
 
 
 def _copied(columns: Tensor) -> Tensor:
-    """(D, T) -> (T, D) in memory of its own, whose transpose is contiguous."""
+    """(D, T) -> (T, D), a copy whose transpose is contiguous."""
     return columns.clone(memory_format=torch.contiguous_format).t()
 
 
@@ -188,7 +190,8 @@ def check_batch(waveforms: Tensor, lengths: Sequence[int], stack: ConvStack) -> 
         found = f"{tuple(waveforms.shape)} {waveforms.dtype}"
         raise ValueError(f"waveforms: {found}; (batch, time) float32 is needed")
     if len(lengths) != len(waveforms):
-        raise ValueError(f"lengths: {len(lengths)} for {len(waveforms)} waveforms; one each")
+        found = f"{len(lengths)} for {len(waveforms)} waveforms"
+        raise ValueError(f"lengths: {found}; one for each is needed")
     least = stack.min_samples()
     if lengths and (min(lengths) < least or max(lengths) > waveforms.shape[1]):
         raise ValueError(
@@ -223,7 +226,7 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def arithmetic(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """What `dtype` is computed in: float32 on a CPU that cannot multiply in `dtype`."""
+    """The dtype that products of `dtype` run in: float32 on a CPU that cannot multiply in it."""
     if device.type != "cpu" or dtype not in CPU_ARITHMETIC:
         return dtype
     found = torch.cpu.get_capabilities()
@@ -233,7 +236,7 @@ def arithmetic(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 @contextlib.contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
-    """CUDA's float32 products in float32 rather than TF32, the caller's settings put back after."""
+    """Switches TF32 off for CUDA's float32 products within the block; restores the settings."""
     if device.type != "cuda":
         yield
         return

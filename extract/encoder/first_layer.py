@@ -1,11 +1,12 @@
-"""The encoder's first convolution with the GroupNorm over time that follows it.
+"""The encoder's first convolution with the norm and GELU that follow it.
 
-This norm is why padded batches corrupt HuBERT-base. Here its statistics are computed in closed form
-from each utterance's own windows and folded into the convolution's weights, so that what is left is
-a convolution with weights of its own for every utterance, which may run in chunks.
+HuBERT-base has a GroupNorm over time here, so zeros of padding change its statistics and corrupt
+every feature. This module computes the statistics in closed form from each utterance's own windows
+and folds them into the convolution's weights. The result is a convolution with other weights for
+each utterance, which can run in chunks.
 
-Its rows (windows) are counted by the frames that they begin in, `rows_per_frame` of each. What a
-frame needs may reach into the rows of the next `reach` ones.
+Rows are the convolution's windows. `rows_per_frame` of them begin in each of the encoder's frames.
+A frame's receptive field may reach into the rows of the next `reach` frames.
 
 Shapes: B utterances, S samples, R rows, C channels.
 """
@@ -26,9 +27,9 @@ from extract.models.architecture import Architecture
 
 log = logging.getLogger(__name__)
 
-CPU_ROWS = 1024  # activated at once: 2 MB stay in the cache, which is twice as fast
-STATISTICS_WINDOWS = 200_000  # at a time: 16 MB in float64
-EPS = 1e-5  # of both kinds of norm: torch's default, which transformers leaves as it is
+CPU_ROWS = 1024  # rows computed at once: 2 MB stay in the cache, which is twice as fast
+STATISTICS_WINDOWS = 200_000  # windows summed at once: 16 MB in float64 for a kernel of 10
+EPS = 1e-5  # of both norms: torch's default, which transformers does not change
 
 
 Activations = Callable[[Tensor, Tensor, Tensor], Tensor]  # windows, weight, bias -> (B R, C)
@@ -36,25 +37,25 @@ Activations = Callable[[Tensor, Tensor, Tensor], Tensor]  # windows, weight, bia
 
 @dataclass(frozen=True)
 class Folded:
-    """What the first convolution of a batch is computed from; all float32."""
+    """Samples and weights of a batch's first convolution, its norm folded in; all float32."""
 
     stack: ConvStack
-    samples: Tensor  # (B, S), long enough for the frames that the longest utterance reaches into
+    samples: Tensor  # (B, S), zero-padded for the frames that the last one reaches into
     weight: Tensor  # (B, kernel, C)
     bias: Tensor  # (B, 1, C)
 
     def windows(self, start: int, stop: int) -> Tensor:
-        """(B, R, kernel) of the frames `start` to `stop`; a view."""
+        """Windows (B, R, kernel) that begin in the frames `start` to `stop`; a view."""
         (kernel, stride), hop = self.stack.layers[0], self.stack.hop
         end = stop * hop + kernel - stride
         return self.samples[:, start * hop : end].unfold(1, kernel, stride)
 
 
 class FirstLayer:
-    """The first convolution, its norm and GELU, on one device; what comes out is in `dtype`.
+    """The first convolution, its norm and GELU, on one device; activations have `dtype`.
 
-    The convolution and its norm are float32: 0.2 % of the arithmetic, and where half precision
-    would overflow.
+    The convolution and its norm run in float32: half precision would overflow here, and they are
+    0.2 % of HuBERT-base's arithmetic.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class FirstLayer:
             self.activations = choose_activations(self, self.in_one)
 
     def fold(self, waveforms: Tensor, lengths: Sequence[int], frames: int) -> Folded:
-        """The batch's samples and weights; (B, S) waveforms of which the longest has `frames`."""
+        """A batch's `Folded`; `waveforms` (B, S), of which the longest gives `frames` frames."""
         batch = len(lengths)
         if self.group_norm:
             samples, weight, bias = self._normalised(waveforms, lengths)
@@ -105,11 +106,11 @@ class FirstLayer:
 
         The convolution is linear, so a channel's statistics over time follow from those of the
         utterance's windows: with the windows' mean m and covariance K, a channel of weight w has
-        mean w.m and variance w'Kw (its bias cancels). Float64, of samples centred first: an offset
-        costs no digits.
+        mean w.m and variance w'Kw (the convolution's bias cancels). m and K are float64 sums of
+        centred samples; a constant offset would cost digits of K.
         """
         gamma, beta = self.norm
-        ends = Packing(lengths, self.device).send(np.array(lengths))[:, None]
+        ends = Packing(lengths, self.device).to_device(np.array(lengths))[:, None]
         past = torch.arange(waveforms.shape[1], device=self.device) >= ends
         offset = waveforms.masked_fill(past, 0).sum(1, True, dtype=torch.float64) / ends
         centred = (waveforms - offset.float()).masked_fill_(past, 0)
@@ -122,12 +123,15 @@ class FirstLayer:
         return centred, folded.float().contiguous(), bias.float().contiguous()
 
     def __call__(self, batch: Folded, start: int, stop: int) -> Tensor:
-        """(B R, C) activations of the frames `start` to `stop` and of those they reach into."""
+        """Activations (B R, C) of the frames `start` to `stop` and of the next `reach` frames."""
         windows = batch.windows(start, stop + self.reach)
         return self.activations(windows, batch.weight, batch.bias)
 
     def in_steps(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """(B, R, kernel) windows, (B, kernel, C) weights, (B, 1, C) bias -> (B R, C)."""
+        """Activations by torch's operations, one after the other.
+
+        (B, R, kernel) windows, (B, kernel, C) weights, (B, 1, C) bias -> (B R, C).
+        """
         if not windows.is_cpu:
             rows = self._normed(windows, weight, bias).flatten(0, 1)
             activated: Tensor = torch.ops.aten.gelu_(rows)
@@ -139,32 +143,34 @@ class FirstLayer:
         return out.flatten(0, 1)
 
     def write(self, windows: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
-        """The same for one utterance, into `out` (1, R, C), contiguous, on a CPU."""
+        """Writes one utterance's activations into `out` (1, R, C), contiguous, on a CPU."""
         for start in range(0, windows.shape[1], CPU_ROWS):
             part = slice(start, start + CPU_ROWS)
             rows = self._normed(windows[:, part], weight, bias)
-            # One utterance at a time, contiguous: into strides torch 2.11 writes wrong numbers.
+            # `out` must be contiguous: torch 2.11 writes wrong numbers into a strided one.
             torch.ops.aten.gelu.out(rows, out=out[:, part])
 
     def _normed(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """(B, R, C) of (B, R, kernel) windows: float32 up to the norm, no overflow after it."""
+        """Normed rows (B, R, C) of windows (B, R, kernel); float32 until they cannot overflow."""
         rows = torch.baddbmm(bias, windows, weight)
         if not self.group_norm:
             rows = F.layer_norm(rows, rows.shape[-1:], *self.norm, EPS)
         return rows.to(self.dtype)
 
     def in_one(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """The same in one kernel, on a card."""
+        """`in_steps` as one Triton kernel, on a card."""
         from extract.encoder.first_layer_kernel import activations
 
         norm = None if self.group_norm else self.norm
-        with torch.cuda.device(self.device):  # Triton starts a kernel on the current one
+        with torch.cuda.device(
+            self.device
+        ):  # Triton launches on the current device, not the data's
             return activations(windows, weight, bias, norm, EPS, self.dtype)
 
 
 @torch.inference_mode()
 def choose_activations(layer: FirstLayer, kernel: Activations) -> Activations:
-    """The kernel where it works: tried once on a small input against the steps."""
+    """`kernel` if it agrees with `layer.in_steps` on a small input, else `layer.in_steps`."""
     short, long = layer.stack.min_samples(2), layer.stack.min_samples(3)
     batch = layer.fold(torch.randn(2, long, device=layer.device), [long, short], 3)
     arguments = batch.windows(1, 3 + layer.reach), batch.weight, batch.bias
@@ -172,16 +178,16 @@ def choose_activations(layer: FirstLayer, kernel: Activations) -> Activations:
         found, expected = kernel(*arguments), layer.in_steps(*arguments)
         worst = float(((found - expected) / (1 + expected.abs())).abs().max())
     except Exception as failure:  # no Triton, no compiler, a card it does not know
-        log.warning("the first layer's kernel does not work here, going by steps: %s", failure)
+        log.warning("the first layer's kernel fails here, using torch's operations: %s", failure)
         return layer.in_steps
     if not worst <= 2e-2:  # NaN included
-        log.warning("the first layer's kernel is off by %.1e here, going by steps", worst)
+        log.warning("the first layer's kernel is off by %.1e, using torch's operations", worst)
         return layer.in_steps
     return kernel
 
 
 def reach(stack: ConvStack) -> int:
-    """Frames behind a frame in which rows of the first layer begin that this frame needs."""
+    """How many frames past its own a frame's receptive field reaches, in the first layer's rows."""
     rows_per_frame = stack.hop // stack.layers[0][1]
     needed = ConvStack(stack.layers[1:]).min_samples()  # rows of a frame
     return -(-needed // rows_per_frame) - 1
@@ -193,7 +199,7 @@ def window_statistics(
     """Mean (B, kernel) and covariance (B, kernel, kernel) of the first layer's valid windows.
 
     `samples` (B, S) are centred, `ends` (B, 1) the lengths. All windows inside an utterance count,
-    also the last few that no frame reads: that is what GroupNorm averages over.
+    also the last few that no frame needs: GroupNorm averages over them too.
     """
     counts = (ends - kernel) // stride + 1
     windows = samples.unfold(1, kernel, stride)
@@ -211,13 +217,13 @@ def window_statistics(
 
 
 class Scratch:
-    """A buffer used again from call to call on the CPU, where a fresh one costs its page faults."""
+    """A CPU buffer that calls reuse: a new allocation each time would cost page faults."""
 
     def __init__(self) -> None:
         self.buffer = torch.empty(0)
 
     def take(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """An uninitialised tensor of `shape`, valid until the next."""
+        """An uninitialised tensor of `shape`, valid until the next `take`."""
         size = prod(shape)
         if self.buffer.numel() < size or self.buffer.dtype != dtype:
             self.buffer = torch.empty(size, dtype=dtype)

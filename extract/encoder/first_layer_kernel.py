@@ -1,9 +1,9 @@
-"""The first convolution with its norm and GELU as one kernel, in Triton.
+"""The first convolution with its norm and GELU as one Triton kernel.
 
-As steps of torch's this layer is the largest load on a card's memory: 24 of the 94 MB that a second
-of audio moves in float16 with HuBERT-base. Here it is read and written once, 3.3 MB (counted:
-benchmarks/counted.py).
-Imported only where there is a card (`extract.encoder.first_layer`).
+As separate torch operations this layer moves 24 MB through a card's memory for a second of audio,
+of 94 MB for the whole HuBERT-base in float16. The kernel reads and writes each value once: 3.3 MB
+(both counted by `benchmarks/counted.py`). Imported only if there is a card
+(`extract.encoder.first_layer`).
 
 Shapes: B utterances, R rows (windows), C channels, a power of two.
 """
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, WARPS = 16, 8  # of one program, with all channels
+ROWS, WARPS = 16, 8  # of one program, which computes all channels
 
 
 def activations(
@@ -24,10 +24,10 @@ def activations(
     eps: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    """(B R, C) in `dtype` of (B, R, kernel) windows, (B, kernel, C) weights, (B, 1, C) bias.
+    """Activations (B R, C) in `dtype`.
 
-    `windows` may overlap in memory. `norm` is a LayerNorm's weight and bias over channels. All
-    arithmetic is float32.
+    Takes (B, R, kernel) windows, which may overlap in memory, (B, kernel, C) weights and (B, 1, C)
+    bias. `norm` is the weight and bias of a LayerNorm over channels. All arithmetic is float32.
     """
     assert weight[0].is_contiguous()
     assert bias[0].is_contiguous()
@@ -76,7 +76,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     NORM: tl.constexpr,  # noqa: N803
     EPS: tl.constexpr,  # noqa: N803
 ):
-    """ROWS rows of one utterance, all channels."""
+    """Computes ROWS rows of one utterance, all channels."""
     utterance = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, CHANNELS)

@@ -1,10 +1,9 @@
-"""A forward of our own: exact for every utterance whatever shares its batch, and fast.
+"""The encoder's forward: exact for every utterance, whatever else is in its batch.
 
-Utterances travel *packed*: their valid frames end to end, so that no linear layer computes
-padding and none can leak (`extract.encoder.packing`); the convolutions before that are
-`extract.encoder.convolutions`, the one among the frames `extract.encoder.positions`. Inference
-only. Nothing here imports transformers: an architecture says what is computed, and weights are read
-by their names (`extract.models.weights`).
+From the last convolution on utterances are *packed*: their valid frames lie end to end, so that no
+linear layer computes padding and no feature depends on it (`extract.encoder.packing`). Inference
+only. Nothing here imports transformers: an `Architecture` says what to compute, and weights are
+looked up by their names (`extract.models.weights`).
 
 Shapes: B utterances, S samples, N frames of all, D width.
 """
@@ -19,12 +18,12 @@ from torch import Tensor
 from extract.encoder.convolutions import Convolutions
 from extract.encoder.linear import Linear
 from extract.encoder.packing import Packing, block_sizes, choose_attention
-from extract.encoder.positions import Positions
-from extract.encoder.relative_bias import RelativeBias, attend_biased
+from extract.encoder.positions import PositionalEmbedding
+from extract.encoder.relative_bias import GatedBias, attend_biased
 from extract.models.architecture import Architecture
 from extract.models.weights import Checkpoint
 
-CPU_BLOCK_ROWS, CPU_ROWS_STEP = 512, 32  # of a product on a CPU (`packing.block_sizes`)
+CPU_BLOCK_ROWS, CPU_ROWS_STEP = 512, 32  # rows of a product on a CPU, see `packing.block_sizes`
 
 
 Norm = tuple[Tensor, Tensor]  # weight and bias
@@ -32,7 +31,7 @@ Norm = tuple[Tensor, Tensor]  # weight and bias
 
 @dataclass
 class TransformerLayer:
-    """One transformer layer; query, key and value in one."""
+    """Weights of one transformer layer; `qkv` gives queries, keys and values in one product."""
 
     number: int
     attention_norm: Norm
@@ -46,9 +45,9 @@ class TransformerLayer:
 class ExactForward:
     """A model's weights on one device in one dtype, and its forward over a batch.
 
-    `layer` counts from 1; None (or the last) is `last_hidden_state`, a smaller one transformers'
-    `hidden_states[layer]`; layers past it are not kept. The first convolution and its norm stay
-    float32: 0.2 % of the arithmetic, and where half precision would overflow.
+    `layer` counts from 1. None and the last layer give transformers' `last_hidden_state`, an
+    earlier one its `hidden_states[layer]`; the weights of later layers are not kept. The first
+    convolution and its norm stay float32 (`extract.encoder.first_layer`).
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class ExactForward:
 
     def _load(self, of: Architecture, weights: Mapping[str, Tensor]) -> None:
         def norm(name: str) -> Norm:
-            """Views of the weights given, where device and dtype are theirs."""
+            """Weight and bias of `name`; no copies if device and dtype are as wanted."""
             weight, bias = (
                 weights[f"{name}.{part}"].detach().to(self.device, self.dtype)
                 for part in ("weight", "bias")
@@ -73,7 +72,7 @@ class ExactForward:
             return weight, bias
 
         def linear(*names: str) -> Linear:
-            """One for all `names`: what they give side by side."""
+            """One layer that gives the outputs of all `names` side by side."""
             parts, biases = zip(*map(norm, names), strict=True)
             weight, bias = (x[0] if len(x) == 1 else torch.cat(x) for x in (parts, biases))
             return Linear(weight, bias)
@@ -93,8 +92,8 @@ class ExactForward:
         self.convolutions = Convolutions(of, weights, self.device, self.dtype)
         self.projection_norm = norm("feature_projection.layer_norm") if of.projection_norm else None
         self.projection = linear("feature_projection.projection")
-        self.positions = Positions(of, weights, self.device)
-        self.bias = None if of.relative_bias is None else RelativeBias(of, weights, self.device)
+        self.positions = PositionalEmbedding(of, weights, self.device)
+        self.bias = None if of.relative_bias is None else GatedBias(of, weights, self.device)
         self.encoder_norm = norm("encoder.layer_norm")
         self.layers = [layer(number) for number in range(self.num_layers)]
         self.final_norm = self.pre_norm and self.num_layers == of.layers
@@ -103,8 +102,8 @@ class ExactForward:
     def forward(self, waveforms: Tensor, lengths: Sequence[int]) -> Tensor:
         """(B, S) float32 waveforms on the device, lengths in samples -> packed (N, D) features.
 
-        Utterance i has `stack.num_frames(lengths[i])` rows. What lies past its length is never
-        read by them. Each length must be at least `stack.min_samples()`.
+        Utterance i has `stack.num_frames(lengths[i])` rows, which do not depend on samples past its
+        length. Each length must be at least `stack.min_samples()`.
         """
         packing = Packing([self.stack.num_frames(length) for length in lengths], self.device)
         num_rows = packing.offsets[-1]
@@ -135,7 +134,10 @@ class ExactForward:
         packing: Packing,
         values: Tensor | None,
     ) -> list[Tensor]:
-        """One transformer layer on the batch's rows, in blocks (M, D); `values` of the bias."""
+        """One transformer layer on blocks (M, D) of the batch's rows.
+
+        `values` are those of `GatedBias` for this batch, or None.
+        """
         qkv, gates = zip(*(self._qkv(x, layer) for x in blocks), strict=True)
         if values is None:
             contexts = self.attend(qkv, packing)
@@ -145,13 +147,13 @@ class ExactForward:
         return [self._rest(*pair, layer) for pair in zip(blocks, parts, strict=True)]
 
     def _qkv(self, hidden: Tensor, layer: TransformerLayer) -> tuple[Tensor, Tensor | None]:
-        """(M, D) -> (M, 3, H, Dh), and the gate of the bias (M, H) if there is one."""
+        """Queries, keys and values (M, 3, H, Dh) of (M, D), and the bias's gate (M, H) or None."""
         x = self._norm(hidden, layer.attention_norm) if self.pre_norm else hidden
         gate = None if self.bias is None else self.bias.gate(layer.number, x)
         return layer.qkv(x).view(len(hidden), 3, self.num_heads, -1), gate
 
     def _rest(self, hidden: Tensor, context: Tensor, layer: TransformerLayer) -> Tensor:
-        """What follows attention, (M, D) twice -> (M, D)."""
+        """The layer after attention: output projection, norms, feed-forward; (M, D) -> (M, D)."""
         hidden = layer.out.plus(context, hidden)
         if not self.pre_norm:
             hidden = self._norm(hidden, layer.attention_norm)
@@ -161,7 +163,7 @@ class ExactForward:
 
 
 def in_blocks(rows: Tensor) -> Sequence[Tensor]:
-    """(N, ...) rows cut for products: on a CPU into few sizes, zeros behind the last row."""
+    """Cuts (N, ...) rows into blocks; on a CPU of few different sizes, the last zero-padded."""
     if not rows.is_cpu:
         return [rows]
     sizes = block_sizes(len(rows), CPU_BLOCK_ROWS, CPU_ROWS_STEP)
@@ -171,5 +173,5 @@ def in_blocks(rows: Tensor) -> Sequence[Tensor]:
 
 
 def joined(blocks: Sequence[Tensor]) -> Tensor:
-    """The rows of all blocks."""
+    """The rows of all blocks in one tensor, with the last block's padding."""
     return blocks[0] if len(blocks) == 1 else torch.cat(list(blocks))

@@ -1,4 +1,4 @@
-"""Packed utterances: valid frames end to end, and attention that stays within each utterance.
+"""Packing (valid frames of all utterances end to end), and attention within each utterance.
 
 Shapes: B utterances, T frames of the longest, N frames of all, H heads, Dh numbers a head.
 """
@@ -16,17 +16,19 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-# On a CPU, for values of so many bytes each: past this one kernel in float32 beats two products.
+# Bytes of a value: most frames of an utterance whose attention runs as two products on a CPU. For
+# longer ones torch's fused kernel in float32 is faster.
 PRODUCTS_FRAMES = {2: 512, 4: 300}
-HALF_STEP_FRAMES = 32  # what a product of values in half precision is padded to a multiple of
+HALF_STEP_FRAMES = 32  # products in half precision are padded to multiples of it: fewer sizes
 
 
 def block_sizes(total: int, block: int, step: int) -> list[int]:
-    """Sizes of the blocks in which a product reads `total` rows; the last may be part full.
+    """Sizes of the blocks into which `total` rows are cut; the last block may be partly filled.
 
-    oneDNN keeps about 0.7 MB for each number of rows that a weight was ever multiplied with, so on
-    a CPU there are few: `block`, and in the last place half to one and a half of it, a multiple of
-    `step`. (A last one of few rows would read all weights for them alone.)
+    All blocks have `block` rows but the last, which has half to one and a half times as many, a
+    multiple of `step`. So there are few sizes: on a CPU oneDNN keeps about 0.7 MB for each number
+    of rows that a weight was ever multiplied with. A smaller last block would be slow, since it
+    reads all weights for a few rows.
     """
     total = multiple(total, step)
     full = max(0, (total - block // 2) // block)
@@ -34,14 +36,14 @@ def block_sizes(total: int, block: int, step: int) -> list[int]:
 
 
 def multiple(count: int, step: int) -> int:
-    """The first multiple of `step` from `count` on."""
+    """`count` rounded up to a multiple of `step`."""
     return -(-count // step) * step
 
 
 class Packing:
-    """Where each utterance's frames lie when packed (N, ...) and when padded (B, T, ...).
+    """Maps between packed (N, ...) and padded (B, T, ...) frames of utterances of `lengths` frames.
 
-    All that is decided from lengths is decided in numpy, on the host: nothing waits for the device.
+    Indices are computed in numpy on the host, so that the host never waits for the device.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
@@ -54,8 +56,8 @@ class Packing:
         """Every utterance's rows."""
         return [slice(*ends) for ends in pairwise(self.offsets)]
 
-    def send(self, array: NDArray[np.generic]) -> Tensor:
-        """A small array on the device, without waiting for it."""
+    def to_device(self, array: NDArray[np.generic]) -> Tensor:
+        """Copies a small array to the device; does not wait for the copy."""
         tensor = torch.from_numpy(array)
         if self.device.type == "cpu":
             return tensor
@@ -63,8 +65,8 @@ class Packing:
 
     @cached_property
     def cumulative(self) -> Tensor:
-        """(B + 1,) where each utterance starts, and the end."""
-        return self.send(np.array(self.offsets, np.int32))
+        """(B + 1,) int32: the row where each utterance starts, and N."""
+        return self.to_device(np.array(self.offsets, np.int32))
 
     @property
     def equal(self) -> bool:
@@ -79,12 +81,12 @@ class Packing:
     @cached_property
     def mask(self) -> Tensor | None:
         """(B, 1, 1, T), True where there is a frame to attend to; None where all lengths agree."""
-        return None if self.equal else self.send(self._valid)[:, None, None, :]
+        return None if self.equal else self.to_device(self._valid)[:, None, None, :]
 
     @cached_property
     def index(self) -> Tensor:
         """(N,) rows of the packed frames among the B T padded ones."""
-        return self.send(np.flatnonzero(self._valid))
+        return self.to_device(np.flatnonzero(self._valid))
 
     def pad(self, packed: Tensor) -> Tensor:
         """(N, ...) -> (B, T, ...), zeros past each utterance's end."""
@@ -105,7 +107,7 @@ Attention = Callable[[Sequence[Tensor], Packing], Tensor]
 
 
 def gathered(blocks: Sequence[Tensor], rows: slice) -> Tensor:
-    """`rows` of what `blocks` hold end to end; a view where they all lie in one."""
+    """`rows` of the blocks' concatenation; a view if one block holds all of them."""
     parts, start = [], 0
     for block in blocks:
         stop = start + len(block)
@@ -116,7 +118,7 @@ def gathered(blocks: Sequence[Tensor], rows: slice) -> Tensor:
 
 
 def attend_each(qkv: Sequence[Tensor], packing: Packing) -> Tensor:
-    """Attention one utterance at a time: nothing to mask, nothing wasted; scores in float32."""
+    """Attention one utterance at a time, without a padding mask; scores in float32."""
     first = qkv[0]
     contexts = first.new_empty(packing.offsets[-1], *first.shape[2:])
     most = PRODUCTS_FRAMES[first.element_size()]
@@ -129,14 +131,14 @@ def attend_each(qkv: Sequence[Tensor], packing: Packing) -> Tensor:
 
 
 def _by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(H, T, Dh) three times -> the same, through a (H, T, T) of scores."""
+    """Attention as two products: q, k, v (H, T, Dh) -> (H, T, Dh), with (H, T, T) scores."""
     scores = torch.baddbmm(q.new_zeros(1, 1, 1), q, k.mT, beta=0, alpha=q.shape[2] ** -0.5)
     weights = scores.softmax(-1)
     return torch.bmm(weights, v) if v.dtype == weights.dtype else _half_product(weights, v)
 
 
 def _half_product(weights: Tensor, v: Tensor) -> Tensor:
-    """(H, T, T) float32 by (H, T, Dh) in half precision, in a size of which there are few."""
+    """(H, T, T) float32 times (H, T, Dh) half precision; T is padded so that sizes are few."""
     heads, frames, size = v.shape
     padded = multiple(frames, HALF_STEP_FRAMES)
     rounded = v.new_zeros(heads, padded, padded)
@@ -147,12 +149,12 @@ def _half_product(weights: Tensor, v: Tensor) -> Tensor:
 
 
 def _in_one_kernel(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same in memory that does not grow with T squared."""
+    """Attention in torch's fused kernel, whose memory does not grow with T squared."""
     return F.scaled_dot_product_attention(q[None], k[None], v.float()[None])[0]
 
 
 def attend_padded(qkv: Sequence[Tensor], packing: Packing) -> Tensor:
-    """Attention over the padded batch, the padding masked out of the keys."""
+    """Attention over the padded batch with a padding mask on the keys."""
     rows = slice(0, packing.offsets[-1])
     q, k, v = (packing.pad(x).transpose(1, 2) for x in gathered(qkv, rows).unbind(1))
     context = F.scaled_dot_product_attention(q, k, v, attn_mask=packing.mask)
@@ -160,13 +162,13 @@ def attend_padded(qkv: Sequence[Tensor], packing: Packing) -> Tensor:
 
 
 def attend_varlen(qkv: Sequence[Tensor], packing: Packing) -> Tensor:
-    """Attention over the packed batch in one kernel (CUDA, half precision)."""
+    """Attention over the packed batch by torch's variable-length kernel (CUDA, half precision)."""
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = gathered(qkv, slice(0, packing.offsets[-1])).unbind(1)
     ends, longest = packing.cumulative, packing.longest
     context = varlen_attn(query, key, value, ends, ends, longest, longest)
-    assert isinstance(context, Tensor)  # a pair only where the log-sum-exp is asked for
+    assert isinstance(context, Tensor)  # not the pair with the log-sum-exp
     return context
 
 
@@ -174,7 +176,11 @@ def attend_varlen(qkv: Sequence[Tensor], packing: Packing) -> Tensor:
 def choose_attention(
     device: torch.device, dtype: torch.dtype, num_heads: int, head_size: int
 ) -> Attention:
-    """The fastest attention that works here: tried once on a small input against the masked one."""
+    """The fastest attention for device and dtype.
+
+    `attend_varlen` is tried on a small input; if it fails or differs from `attend_padded`, that one
+    is returned.
+    """
     if device.type != "cuda":
         return attend_each
     if dtype == torch.float32:

@@ -1,9 +1,9 @@
 """The transformer's positional convolutions, through the Fourier transform.
 
-A kernel of 128 frames in 16 groups is what direct convolutions are worst at: 7 % of HuBERT-base's
-time on a CPU for 3 % of its arithmetic. Cut into blocks that overlap by a kernel (overlap-save;
-Oppenheim and Schafer, Discrete-Time Signal Processing, 8.7.3) it takes a thirtieth of the
-products, in float32 whatever the model's precision.
+A direct convolution with a kernel of 128 frames in 16 groups is slow: 7 % of HuBERT-base's time on
+a CPU for 3 % of its arithmetic. The overlap-save method (Oppenheim and Schafer, Discrete-Time
+Signal Processing, 8.7.3) needs a thirtieth of the multiplications. It runs in float32, whatever the
+model's precision.
 
 Shapes: N frames of all, D channels, G groups of C, K taps, M blocks of S = 2 K frames, F = K + 1
 frequencies. Each block gives S - K + 1 = K + 1 frames.
@@ -21,11 +21,11 @@ from extract.encoder.packing import Packing
 from extract.models.architecture import Architecture
 from extract.models.weights import batch_norm, position_weights
 
-CPU_BLOCKS, CUDA_BLOCKS = 16, 64  # at a time: 13 and 50 MB for each of the steps between
+CPU_BLOCKS, CUDA_BLOCKS = 16, 64  # transformed at once: 13 and 50 MB for each intermediate
 
 
-class Positions:
-    """What a model adds to frames so that their order shows: one convolution or several."""
+class PositionalEmbedding:
+    """A model's positional embedding of frames: one convolution or several in a row."""
 
     def __init__(
         self, of: Architecture, weights: Mapping[str, Tensor], device: torch.device
@@ -40,7 +40,7 @@ class Positions:
 
     def __call__(self, hidden: Tensor, packing: Packing) -> Tensor:
         """Packed (N, D) -> (N, D), in the same dtype; `hidden` stays as it is."""
-        if self.norm is not None:  # before the zeros around an utterance, which stay zeros
+        if self.norm is not None:  # frames only: the zeros around an utterance must stay zeros
             scale, shift = self.norm
             hidden = (hidden.float() * scale + shift).to(hidden.dtype)
         for convolution in self.convolutions:
@@ -49,10 +49,10 @@ class Positions:
 
 
 class PositionalConvolution:
-    """`weight` (D, C, K) and `bias` (D,) of a convolution in `groups`, and the GELU behind it.
+    """A grouped convolution over frames and its GELU; `weight` (D, C, K), `bias` (D,).
 
-    An utterance sees zeros around itself, K // 2 frames of them before its first. Where it is
-    `normed`, a norm over channels without weights comes before the GELU.
+    Each utterance is padded with zeros, K // 2 frames of them before its first frame. If `normed`,
+    a LayerNorm without weights comes before the GELU.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class PositionalConvolution:
 
     def __call__(self, hidden: Tensor, packing: Packing) -> Tensor:
         """Packed (N, D) -> (N, D), in the same dtype; `hidden` stays as it is."""
-        sources, rows = (packing.send(index) for index in self._blocks(packing))
+        sources, rows = (packing.to_device(index) for index in self._blocks(packing))
         padded = F.pad(hidden, (0, 0, 0, 1))  # row N: the zeros around an utterance
         out = hidden.new_empty(len(sources), self.step, hidden.shape[1])
         at_once = CPU_BLOCKS if hidden.is_cpu else CUDA_BLOCKS
@@ -86,7 +86,7 @@ class PositionalConvolution:
         return out.flatten(0, 1).index_select(0, rows)
 
     def _blocks(self, packing: Packing) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows of the frames that each block reads (M, S), and where each frame comes out (N,)."""
+        """Input rows of each block (M, S), and the row of the blocks' output of each frame (N,)."""
         lengths, starts = np.array(packing.lengths), np.array(packing.offsets[:-1])
         counts = -(-lengths // self.step)
         firsts = counts.cumsum() - counts
@@ -101,7 +101,7 @@ class PositionalConvolution:
         return sources, rows
 
     def _convolved(self, blocks: Tensor) -> Tensor:
-        """(M, S, D) -> (M, K + 1, D): what no block's end has wrapped round to."""
+        """Convolves blocks: (M, S, D) -> (M, K + 1, D), without the frames that wrapped around."""
         num_blocks = len(blocks)
         frequencies = torch.fft.rfft(blocks, dim=1).unflatten(2, (self.groups, -1))  # (M, F, G, C)
         products = torch.bmm(frequencies.flatten(1, 2).transpose(0, 1), self.spectrum)

@@ -1,7 +1,7 @@
 """WavLM's gated relative position bias (Chen et al. 2022, section 3.1), and attention with it.
 
-A score of query i and key j gets table[bucket(j - i)] times a gate of query i. One table serves all
-layers, each layer has a gate of its own, and a bucket holds the distances that are about as large.
+The score of query i and key j gets table[bucket(j - i)] added, times a gate of query i. All layers
+share one table; each has a gate of its own. A bucket holds distances of similar size.
 
 Shapes: N frames of all, T frames of an utterance, H heads, Dh numbers a head, R queries at a time.
 """
@@ -18,11 +18,11 @@ from extract.encoder.packing import Packing, gathered
 from extract.models.architecture import Architecture
 from extract.models.weights import BIAS_TABLE
 
-SCORES_AT_ONCE = 4_000_000  # 16 MB; more queries bring nothing, and memory grows with T alone
+SCORES_AT_ONCE = 4_000_000  # 16 MB: bounds memory for long utterances; more is not faster
 
 
-class RelativeBias:
-    """Its weights on one device; all of it float32."""
+class GatedBias:
+    """The bias table and the gates of all layers, on one device, in float32."""
 
     def __init__(
         self, of: Architecture, weights: Mapping[str, Tensor], device: torch.device
@@ -38,13 +38,13 @@ class RelativeBias:
         self.gates = []
         for number in range(of.layers):
             name = f"encoder.layers.{number}.attention.gru_rel_pos"
-            # Sums of four outputs each: (2, Dh) and (2,).
+            # transformers sums four outputs for each gate; summed here: (2, Dh) and (2,).
             weight = tensor(f"{name}_linear.weight").view(2, 4, -1).sum(1)
             bias = tensor(f"{name}_linear.bias").view(2, 4).sum(1)
             self.gates.append((weight, bias, tensor(f"{name}_const").flatten()))
 
     def gate(self, layer: int, inputs: Tensor) -> Tensor:
-        """(N, H) of a layer's attention inputs (N, D)."""
+        """Gate (N, H) of each query and head, from a layer's attention inputs (N, D)."""
         weight, bias, constant = self.gates[layer]
         heads = inputs.float().view(len(inputs), self.heads, -1)
         first, second = (heads @ weight.t() + bias).sigmoid_().unbind(-1)
@@ -52,15 +52,17 @@ class RelativeBias:
         return gate
 
     def values(self, packing: Packing) -> Tensor:
-        """(H, 2 T - 1) biases of the distances 1 - T to T - 1, for the longest utterance's T."""
+        """Biases (H, 2 T - 1) of the distances 1 - T to T - 1, with T of the longest utterance."""
         distances = np.arange(1 - packing.longest, packing.longest)
-        return self.table[:, packing.send(bucket_of(distances, self.buckets, self.distance))]
+        return self.table[:, packing.to_device(bucket_of(distances, self.buckets, self.distance))]
 
 
 def bucket_of(distances: NDArray[np.int64], buckets: int, farthest: int) -> NDArray[np.int64]:
-    """The bucket of each distance: one each for near ones, then ever wider, half for each side.
+    """The bucket of each distance.
 
-    In float32 as transformers has it: at a bucket's edge the rounding of the logarithm decides.
+    Half of the buckets are for negative distances, half for positive ones. Short distances have a
+    bucket each; then buckets widen with the logarithm. It is float32 as in transformers: at a
+    bucket's edge the logarithm's rounding decides.
     """
     half = buckets // 2
     exact = half // 2
@@ -73,9 +75,9 @@ def bucket_of(distances: NDArray[np.int64], buckets: int, farthest: int) -> NDAr
 
 
 def attend_biased(qkv: Sequence[Tensor], packing: Packing, values: Tensor, gate: Tensor) -> Tensor:
-    """Attention one utterance at a time, with `values` of `RelativeBias` times `gate` (N, H).
+    """Attention one utterance at a time, with the bias `values` times `gate` (N, H).
 
-    Blocks (M, 3, H, Dh) that hold N rows -> (N, H, Dh); all of it float32.
+    Both come from `GatedBias`. Blocks (M, 3, H, Dh) of N rows -> (N, H, Dh), in float32.
     """
     contexts = qkv[0].new_empty(packing.offsets[-1], *qkv[0].shape[2:])
     for rows in packing.slices():

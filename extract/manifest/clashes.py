@@ -1,4 +1,4 @@
-"""Which recordings would write the same file: found before any work."""
+"""Finds recordings that would write the same file, before any work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from extract.manifest.cuts import Cuts, said
+from extract.manifest.cuts import Cuts, describe_cut
 from extract.manifest.ids import MAX_SHOWN
 from extract.manifest.strings import PackedStrings
 from extract.text import count, printable
@@ -29,7 +29,7 @@ class Clash(NamedTuple):
 
 
 def clash_message(source: str, clashes: Sequence[Clash]) -> str:
-    """What to tell the user about `clashes`: the first ten of them, how many more, the remedy."""
+    """The message about `clashes`: the first ten of them, how many more there are, the remedy."""
     pairs = count(len(clashes), "pair")
     lines = [f"{source}: recordings that would write the same file, {pairs}:"]
     lines += (f"  {clash}" for clash in clashes[:MAX_SHOWN])
@@ -49,8 +49,8 @@ def find_clashes(
 ) -> tuple[list[int], list[Clash]]:
     """Indices of entries that repeat an earlier one, and the pairs that would write the same file.
 
-    Works on 8-byte hashes, so that a million ids need a few arrays; equal hashes are then compared
-    for what they stand for.
+    Works on 8-byte hashes, so that a million ids need a few arrays. Where hashes are equal, the ids
+    themselves are compared.
 
     Args:
         ids: of the entries.
@@ -94,7 +94,10 @@ def _same_id(
             repeats.append(index)
         else:
             if cuts is not None:
-                pair = (pair[0] + said(*cuts[first]), pair[1] + said(*cuts[index]))
+                pair = (
+                    pair[0] + describe_cut(*cuts[first]),
+                    pair[1] + describe_cut(*cuts[index]),
+                )
             clashes.append(Clash((ids[first], ids[index]), pair))
     return repeats, clashes
 
@@ -105,7 +108,7 @@ def _is_same_file(one: str, other: str) -> bool:
 
 
 def _indices_of_repeated(hashes: npt.NDArray[np.int64]) -> list[int]:
-    """Where the values are that occur more than once, ascending."""
+    """Indices of the values that occur more than once, ascending."""
     order = np.argsort(hashes, kind="stable")
     equals_next = hashes[order[1:]] == hashes[order[:-1]]
     repeated = np.zeros(len(hashes), bool)

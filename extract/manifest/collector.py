@@ -1,10 +1,10 @@
-"""Entries, one at a time, become the flat arrays of a manifest."""
+"""Collects entries, one at a time, into the flat arrays of a manifest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from extract.manifest.cuts import CutCollector, Cuts, check_cut, said
+from extract.manifest.cuts import CutCollector, Cuts, check_cut, describe_cut
 from extract.manifest.ids import check_id, max_part_bytes
 from extract.manifest.strings import PackedStrings, Packer
 from extract.text import printable, shortened
@@ -14,7 +14,7 @@ from extract.values import Entry, Failure, Reason
 class Collector:
     """Collects the entries of a source, and a failure for each that cannot be one.
 
-    While each path is its id behind one prefix, as in a folder, the same bytes serve both.
+    As long as every path is one prefix and its id, as in a folder, ids and paths share their bytes.
 
     Args:
         suffixes: what the store's layout adds to an id.
@@ -25,7 +25,7 @@ class Collector:
         self._part_bytes = max_part_bytes(suffixes)
         self._ids = Packer()
         self._prefix = ""
-        self._paths: Packer | None = None  # None while the prefix and the ids say them
+        self._paths: Packer | None = None  # None while every path is the prefix and its id
         self._cuts: CutCollector | None = None  # None while no entry is one
 
     def extend(self, entries: Iterable[Entry | Failure]) -> None:
@@ -40,7 +40,8 @@ class Collector:
             elif entry.offset_s == 0 and entry.duration_s is None:
                 self._add(entry)
             elif problem := check_cut(entry.offset_s, entry.duration_s):
-                cut = said(entry.offset_s, entry.duration_s)  # the id alone may be another entry's
+                # With the cut, since the id alone may be another entry's.
+                cut = describe_cut(entry.offset_s, entry.duration_s)
                 self._fail(f"{printable(entry.id)}:{cut}", entry, "bad_line", problem)
             else:
                 self._cuts = self._cuts or CutCollector(len(self._ids))
@@ -65,7 +66,7 @@ class Collector:
         self._ids.append(entry.id)
 
     def _set_apart(self, entry: Entry) -> None:
-        """Keeps paths of their own from this entry on; the first one chooses the prefix."""
+        """Stores paths apart from ids from this entry on; the first entry may set the prefix."""
         if not len(self._ids) and entry.path.endswith(entry.id):
             self._prefix = entry.path.removesuffix(entry.id)
         else:

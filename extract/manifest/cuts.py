@@ -1,4 +1,4 @@
-"""Which part of its file each entry of a manifest is."""
+"""The part of its file that each entry of a manifest is: an offset and a duration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 class Cuts:
     """Offset and duration, in seconds, of each entry; the duration is None up to the file's end.
 
-    As `PackedStrings`: workers read flat arrays and write to neither.
+    Flat arrays as in `PackedStrings`: reading them copies no page in a forked worker.
 
     Args:
         offsets_s: `(num_entries,)` float64.
@@ -42,11 +42,11 @@ class Cuts:
         return map(self.__getitem__, range(len(self)))
 
     def take(self, indices: npt.NDArray[np.int64]) -> Cuts:
-        """Those of the entries at `indices`, in that order, as a copy."""
+        """The cuts of the entries at `indices`, in that order, as a copy."""
         return Cuts(self.offsets_s[indices], self.durations_s[indices])
 
     def share(self) -> Cuts:
-        """The same in shared memory, for workers that are not forked: `PackedStrings.share`."""
+        """The same in shared memory, for workers that are not forked: see `PackedStrings.share`."""
         shared = RawArray(c_double, len(self) or 1), RawArray(c_double, len(self) or 1)
         twin = Cuts(*_as_arrays(shared, len(self)))
         twin.offsets_s[:] = self.offsets_s
@@ -66,19 +66,19 @@ class Cuts:
 
 
 class CutCollector:
-    """Collects the cuts of entries one by one, after `num_whole` entries that are none."""
+    """Collects the cuts of entries one by one, after `num_whole` entries that are whole."""
 
     def __init__(self, num_whole: int) -> None:
         self._offsets_s = array("d", [0.0]) * num_whole
         self._durations_s = array("d", [nan]) * num_whole
 
     def append(self, offset_s: float, duration_s: float | None) -> None:
-        """Add that of the next entry; 0 and None where it is whole."""
+        """Add the cut of the next entry; 0 and None if the entry is whole."""
         self._offsets_s.append(offset_s)
         self._durations_s.append(nan if duration_s is None else duration_s)
 
     def finish(self) -> Cuts:
-        """What was collected. The collector takes nothing more: its memory is now the cuts'."""
+        """The collected cuts. They use the collector's memory, so it can take no more."""
         return Cuts(*_as_arrays((self._offsets_s, self._durations_s), len(self._offsets_s)))
 
 
@@ -92,10 +92,10 @@ def check_cut(offset_s: float, duration_s: float | None) -> str | None:
     if 0 <= offset_s < inf and (duration_s is None or 0 < duration_s < inf):
         return None
     needed = "needed a start of at least 0 s and a duration above 0 s"
-    return f"a cut{said(offset_s, duration_s)}; {needed}"
+    return f"a cut{describe_cut(offset_s, duration_s)}; {needed}"
 
 
-def said(offset_s: float, duration_s: float | None) -> str:
+def describe_cut(offset_s: float, duration_s: float | None) -> str:
     """A cut in words, to stand behind a path: ` from 1.5 s for 2 s`."""
     length = "" if duration_s is None else f" for {duration_s:.10g} s"
     return f" from {offset_s:.10g} s{length}"

@@ -1,4 +1,4 @@
-"""The files below a folder, without what this program wrote there: no output becomes an input."""
+"""Lists the files below a folder, without those of stores: no output becomes an input."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from extract.values import Failure
 
 log = logging.getLogger(__name__)
 
-# What a store is known by. The modules of `extract.store` have these names from here.
+# The names by which a store is known; the modules of `extract.store` import them from here.
 WRITTEN = ("4-cnhubert", "5-wav32k")  # the folders of GPT-SoVITS's layout
 METADATA = "metadata.json"
 PRIVATE = ".extract"  # for locks and indices
 
-MAX_METADATA_BYTES = 1 << 16  # ours is smaller; somebody's own metadata.json may be gigabytes
+MAX_METADATA_BYTES = 1 << 16  # of a store's; another program's metadata.json may be gigabytes
 
 Inode = tuple[int, int | str]
 
 
 class Walk:
-    """The files below `root` by their path from there; a failure for a folder that hides its own.
+    """The paths of the files below `root`, relative to it; a failure for each unreadable folder.
 
     The files of a folder come first, then its sub-folders, by code point; then what symbolic links
-    to folders add. A folder is read once. No store is entered below `root`, nor what `own_store`
-    and, where `root` is a store itself, that one keep their outputs in; `stores` collects the
-    paths of all that was passed over.
+    to folders add. A folder is read once. Left out are stores below `root` and the output folders
+    of `own_store`; if `root` is a store itself, also its own output folders. `stores` collects the
+    paths left out.
 
     Args:
         root: the folder, with a slash at its end.
@@ -71,7 +71,7 @@ class Walk:
                 links += (f"{folder}{name}/" for name in listing.links)
 
     def _list(self, folder: str) -> Listing | None:
-        """What is in `folder`; None where it was read already or holds outputs."""
+        """What is in `folder`; None if it was read already or holds outputs."""
         path = self.root + folder
         inode = _inode(path)
         if inode in self._visited:
@@ -90,7 +90,7 @@ class Walk:
         return listing
 
     def _outputs_of(self, store: str) -> set[Inode]:
-        """The folders that a store's files are in, by what they are and not by their names."""
+        """The inodes of a store's folder and of its output folders: links give them other names."""
         found = set()
         for path in (store, *(f"{store}/{name}" for name in self.written)):
             try:
@@ -146,7 +146,7 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
 
 
 def is_metadata(path: str) -> bool:
-    """Whether the file at `path` is a store's metadata of this program's."""
+    """Whether the file at `path` is the metadata of a store."""
     try:
         if not Path(path).is_file() or Path(path).stat().st_size > MAX_METADATA_BYTES:
             return False

@@ -1,8 +1,8 @@
-"""What may be an id.
+"""Checks ids, so that every id can name files.
 
 An id names an utterance's files: the store writes it with each of its layout's suffixes, `<id>`
 and `<id>.pt`, below its folders, with "/" between folders. So an id must stay below the folder it
-is put in. (`extract.manifest.clashes`: no two may meet there.)
+is put in. `extract.manifest.clashes` finds two ids that would name the same file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from extract.files import TEMPORARY_PREFIX
 SUFFIXES = ("", ".pt")  # what GPT-SoVITS's layout adds to an id
 MAX_NAME_BYTES = 255  # ext4, xfs, NTFS and APFS allow that much for one part of a path
 MAX_SHOWN = 10
-MAX_PATH_BYTES = 4095  # Linux opens no longer one
+MAX_PATH_BYTES = 4095  # Linux opens no longer path
 MAX_ID_BYTES = 4000  # Linux allows 4096 for a path; the store's own folder needs some
 
 _UNUSUAL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]|(?:\A|/)(?:[./]|\Z)")
@@ -55,7 +55,7 @@ def check_id(text: str, part_bytes: int = MAX_PART_BYTES) -> str | None:
 def _check_anywhere(text: str, part_bytes: int) -> str | None:
     most_bytes = len(text) if text.isascii() else 4 * len(text)
     if most_bytes <= part_bytes and not _UNUSUAL.search(text):
-        return None  # nearly every id, at a third of the time
+        return None  # nearly every id ends here: a third of the time
     if unsafe := _UNSAFE_CHARACTER.search(text):
         return f"the character {unsafe[0]!a} is not safe in a file's name"
     if text.startswith("/"):

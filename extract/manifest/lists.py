@@ -1,4 +1,4 @@
-"""The lines of a list, in whatever encoding it is."""
+"""Reads the lines of a list in UTF-8, UTF-16 or GB18030, whichever fits."""
 
 from __future__ import annotations
 

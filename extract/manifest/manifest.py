@@ -41,7 +41,7 @@ class Manifest(Sequence[Entry]):
     cuts: Cuts | None = field(default=None, repr=False)
     """Which part of its file each entry is; None where all are whole."""
     opener: Opener = field(default=LocalFiles(), repr=False)
-    """What opens the paths."""
+    """Opens the paths."""
 
     @classmethod
     def from_entries(

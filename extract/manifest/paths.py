@@ -1,4 +1,4 @@
-"""A path's one name, however it is spelled."""
+"""Canonical paths: one name for a file or folder, however a path spells it."""
 
 from __future__ import annotations
 

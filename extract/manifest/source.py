@@ -33,7 +33,7 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Output:
-    """What a source is told of the store that this run will write.
+    """The store that this run will write, as far as a source has to know it.
 
     A source that looks for files leaves those of the store out; one that checks ids itself, to say
     where a bad one stands, asks `check_id(id, max_part_bytes(suffixes))`.
@@ -51,10 +51,10 @@ class Source(Protocol):
     def source(self, options: Any) -> str:
         """The one name of what is read, however the options spell it: `paths.canonical` of a path.
 
-        A store keeps it: a run that reads another source is another store's.
+        It is part of a store's identity: a run that reads another source needs another store.
 
         Raises:
-            ValueError: there is no such thing.
+            ValueError: there is no such folder, list or data set.
         """
         ...
 
@@ -65,7 +65,7 @@ class Source(Protocol):
         clashes found, by `Manifest.from_entries`.
 
         Raises:
-            ValueError: the options ask for what cannot be. All is read before any work starts.
+            ValueError: the options cannot be carried out. All is read before any work starts.
         """
         ...
 

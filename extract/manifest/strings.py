@@ -18,8 +18,8 @@ class PackedStrings(Sequence[str]):
     """A read-only sequence of strings: their UTF-8 bytes end to end, and where each one ends.
 
     A list of Python strings grows in every forked worker: reading one writes its reference count
-    and so copies its page. Here a worker reads two arrays and writes to neither. What a file
-    system calls a name but is not UTF-8 survives the round trip (`surrogateescape`).
+    and so copies its page. Here a worker reads two arrays and writes to neither. File names that
+    are not UTF-8 survive the round trip (`surrogateescape`).
 
     Args:
         data: `(num_bytes,)` uint8, the strings' bytes one after the other.
@@ -96,7 +96,7 @@ class PackedStrings(Sequence[str]):
     def share(self) -> PackedStrings:
         """The same strings in shared memory: a worker started by spawn or forkserver maps them.
 
-        Pickled for anything but a process that is being started, they are copied as any others.
+        Pickled for any other purpose than to start a process, they are copied.
         The memory has no name and goes with the last process that maps it.
         """
         shared = (
@@ -159,7 +159,7 @@ class Packer:
         return twin
 
     def finish(self) -> PackedStrings:
-        """What was collected. The packer takes nothing more: its memory is now the sequence's."""
+        """The collected strings. They use the packer's memory, so it can take no more."""
         return PackedStrings(*_as_arrays(self._data, self._offsets))
 
 

@@ -1,1 +1,1 @@
-"""Checkpoints: settings and weights, read and checked."""
+"""Reads checkpoints and checks their settings and weights."""

@@ -1,10 +1,10 @@
-"""What an encoder computes, as a value: sizes, norms, strides. Weights are in none of it.
+"""`Architecture`: sizes, norms and strides of an encoder as a value, without its weights.
 
-The forward, the names and shapes of weights, the fingerprint's settings, the arithmetic and the
-cost of a batch are functions of an `Architecture`. A family (`extract.models.families`) makes one
-of a `config.json`. A setting that a new family needs becomes a field here whose default is what all
-models had before it. The field goes into `weight_shapes` if it decides a shape, and into
-`feature_settings` if it does not (`extract.models.weights`).
+The forward, the names and shapes of weights, the fingerprint's settings, the number of operations
+and the cost of a batch are functions of an `Architecture`. A family (`extract.models.families`)
+makes it from a `config.json`. A setting that a new family needs becomes a field here; its default
+is what all earlier models have. If the field decides a shape, it goes into `weight_shapes`, else
+into `feature_settings` (`extract.models.weights`).
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from typing import Literal
 
 from extract.frames import ENCODER_RATE_HZ, ConvStack
 
-MIN_QUADRATIC_S = 92.0  # of HuBERT-base, as `extract.data.plan` has it
+MIN_QUADRATIC_S = 92.0  # HuBERT-base's, equal to `extract.data.plan.QUADRATIC_S`
 
 
-# What a norm of the positional convolution acts on: its weight (HuBERT); its input, by running
-# statistics (mHuBERT); its output, over channels and without weights of its own (data2vec).
+# What is normalised at the positional convolution: its weight (HuBERT), its input by a BatchNorm
+# (mHuBERT), or its output over channels by a LayerNorm without weights (data2vec).
 PositionNorm = Literal["weight", "batch", "layer"]
 
 
 @dataclass(frozen=True)
 class Positions:
-    """The convolution over frames that a transformer knows their order from."""
+    """The positional convolution over frames, before the transformer layers."""
 
     kernel: int
     groups: int
-    depth: int = 1  # how many such convolutions, one after the other
+    depth: int = 1  # number of such convolutions in a row
     norm: PositionNorm = "weight"
 
     def __post_init__(self) -> None:
@@ -43,24 +43,24 @@ class RelativeBias:
     """WavLM's gated relative position bias of attention scores."""
 
     buckets: int
-    distance: int  # frames; farther ones share a bucket
+    distance: int  # frames; all larger distances share a bucket
 
 
 @dataclass(frozen=True)
 class Architecture:
     """An encoder: convolutions, a projection, a positional convolution, transformer layers."""
 
-    conv: tuple[tuple[int, int, int], ...]  # (channels, kernel, stride), the first one first
+    conv: tuple[tuple[int, int, int], ...]  # (channels, kernel, stride) of each, in order
     conv_bias: bool
     conv_norm: Literal["group", "layer"]  # behind the first, over time; behind each, over channels
     projection_norm: bool
     positions: Positions
-    width: int  # numbers of a frame
-    wide: int  # and between the two products of a feed-forward
+    width: int  # dimensions of a frame
+    wide: int  # dimensions inside the feed-forward
     heads: int
     layers: int
-    pre_norm: bool  # norms before attention and feed-forward, and one at the end
-    eps: float  # of the norms behind the convolutions'
+    pre_norm: bool  # LayerNorms before attention and feed-forward and at the end, not after each
+    eps: float  # of all LayerNorms but those of the convolutions
     relative_bias: RelativeBias | None = None
     sample_rate: int = ENCODER_RATE_HZ
 
@@ -78,19 +78,20 @@ class Architecture:
 
     @property
     def quadratic_s(self) -> float:
-        """Seconds at which attention costs as much as the linear layers do, for the plan's cost.
+        """Seconds at which attention costs as much as the linear layers, for a batch's cost.
 
-        A layer's products are 2 (4 D D + 2 D F) operations a frame, and 4 D for each frame that it
-        attends to: as much at 2 D + F frames, 92 s of HuBERT-base. A narrower model counts as
-        HuBERT-base: its batches are bounded by memory, which grows with the seconds alone.
+        A frame takes 2 (4 D D + 2 D F) operations in a layer's linear products, and 4 D for each
+        frame that it attends to. Both are equal at 2 D + F frames, which is 92 s for HuBERT-base.
+        A narrower model gets HuBERT-base's value: memory bounds its batches, and memory grows with
+        their seconds, not with the square.
         """
         equal_s = (2 * self.width + self.wide) / self.stack.frame_rate
         return max(MIN_QUADRATIC_S, float(round(equal_s)))
 
     def flops(self, num_samples: int) -> int:
-        """Floating-point operations of an utterance's convolutions, products and attention.
+        """Floating-point operations of an utterance's convolutions, linear layers and attention.
 
-        Each counted as it is defined: a shorter way to the same numbers counts as speed.
+        Counted by their definitions: the Fourier transform, for instance, needs fewer.
         """
         total, inputs, rows = 0, 1, num_samples
         for channels, kernel, stride in self.conv:

@@ -1,7 +1,7 @@
-"""What the configs of HuBERT, wav2vec 2.0 and their kin share: settings, defaults, checks.
+"""Settings, defaults and checks that the configs of HuBERT, wav2vec 2.0 and others share.
 
-A family (`extract.models.families`) names its settings with transformers' defaults, and says which
-fields of an `Architecture` they give.
+A family (`extract.models.families`) lists its settings with transformers' defaults and makes an
+`Architecture` of them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ from extract.models.settings import (
     require_divisor,
 )
 
-# As transformers' configs have them: a config.json need not name what it leaves as it is.
+# transformers' defaults: a config.json may leave out a setting that has its default.
 DEFAULTS: dict[str, Any] = {
     "conv_kernel": tuple(kernel for kernel, _stride in HUBERT_STACK.layers),
     "conv_stride": tuple(stride for _kernel, stride in HUBERT_STACK.layers),
@@ -68,10 +68,10 @@ _RULES: dict[str, tuple[str, Any]] = {
 
 
 def checked(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that `defaults` names.
+    """The values of the settings that `defaults` lists, checked.
 
     Raises:
-        ValueError: one of them is not computed here; names it with its value.
+        ValueError: this encoder cannot compute one of them; names it with its value.
     """
     found = {name: settings.get(name, default) for name, default in defaults.items()}
     require(found, _rules(found))
@@ -83,7 +83,7 @@ def checked(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
 def described(
     found: Mapping[str, Any], position_norm: PositionNorm = "weight", **own: Any
 ) -> Architecture:
-    """The architecture of checked settings; `own` are fields that the family says otherwise."""
+    """The `Architecture` of checked settings; `own` are fields that the family sets itself."""
     sizes = zip(found["conv_dim"], found["conv_kernel"], found["conv_stride"], strict=True)
     fields: dict[str, Any] = {
         "conv": tuple(sizes),

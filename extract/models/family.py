@@ -1,7 +1,7 @@
-"""The family of a model: what makes an `Architecture` of its settings.
+"""Finds a model's family: the module that makes an `Architecture` of its settings.
 
-A family is a module of `extract/models/families/`, or of an installed package
-(`extract.choices`). Model types are transformers' own words, as a `config.json` has them.
+A family is a module of `extract/models/families/` or of an installed package (`extract.choices`).
+Model types are the `model_type`s of transformers' `config.json`.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from extract.models.weights import Checkpoint
 
 
 class Family(Protocol):
-    """What a module of a family holds."""
+    """What the module of a family defines."""
 
     MODEL_TYPES: tuple[str, ...]
-    PREFIX: str  # of weights in the file of a model with a head
+    PREFIX: str  # of the encoder's weights in a file of a model with a head
 
     def architecture(self, settings: Mapping[str, Any], /) -> Architecture:
-        """The encoder of a config's settings; ValueError that names one not computed here."""
+        """The encoder of a config's settings; ValueError names one that cannot be computed."""
         ...
 
 
@@ -30,12 +30,12 @@ class Config(Protocol):
     """Transformers' PretrainedConfig."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting, also those left as they are."""
+        """Every setting, defaults included."""
         ...
 
 
 class Pretrained(Protocol):
-    """Transformers' own HubertModel, or another family's."""
+    """A model of transformers: HubertModel, or another family's class."""
 
     @property
     def config(self) -> Config:
@@ -56,7 +56,7 @@ def families() -> tuple[Family, ...]:
 
 
 def find_family(model_type: object) -> Family | None:
-    """The family of a model type; None if there is none. This package's own come first."""
+    """The family of a model type, or None. This package's families are searched first."""
     for name in choices.names("families"):
         family = cast(Family, choices.find("families", name))
         if model_type in family.MODEL_TYPES:
@@ -65,15 +65,15 @@ def find_family(model_type: object) -> Family | None:
 
 
 def model_types() -> tuple[str, ...]:
-    """Every model type that some family computes."""
+    """The model types of all families."""
     return tuple(name for family in families() for name in family.MODEL_TYPES)
 
 
 def as_checkpoint(model: Model) -> Checkpoint:
-    """A model as architecture and weights; the weights stay where they are.
+    """A model's architecture and weights; the weights are not copied.
 
     Raises:
-        ValueError: its architecture is not one that is computed here.
+        ValueError: this encoder cannot compute the model's architecture.
     """
     if isinstance(model, Checkpoint):
         return model

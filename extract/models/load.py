@@ -1,4 +1,4 @@
-"""Loading models: the only module that imports transformers, and only to ask the hub's cache."""
+"""Loads models. Only this module imports transformers, and only for the hub and its cache."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from extract.models.settings import shown
 from extract.models.weights import Checkpoint, checkpoint, random_checkpoint
 from extract.text import shortened
 
-TINY = Architecture(  # of a model that takes no time
+TINY = Architecture(  # of `tiny_random`
     conv=tuple((16, kernel, stride) for kernel, stride in HUBERT_STACK.layers),
     conv_bias=False,
     conv_norm="group",
@@ -46,11 +46,13 @@ def load_model(
 ) -> Checkpoint:
     """A model's architecture and float32 weights, from a hub id, a local folder or a file.
 
-    `tiny_random` is drawn on the spot from `seed`: its features mean nothing. Weights come from
-    safetensors or a weights-only unpickler; no code of a file is ever run. No module of
-    transformers' is made of them: importing its models takes longer than all the rest of starting.
-    Raises ValueError, with the remedy, where nothing can be loaded, a weight is missing, or the
-    model is not one that is computed here.
+    `tiny_random` is a small model with random weights drawn from `seed`: its features mean nothing.
+    Files are read by safetensors or a weights-only unpickler; no code in a file is run.
+    transformers' model classes are not used: importing them takes longer than the rest of start-up.
+
+    Raises:
+        ValueError: there is no such model, a weight is missing, or this encoder cannot compute the
+            model. The message says what helps.
     """
     if source == "tiny_random":
         return random_checkpoint(TINY, seed)
@@ -58,7 +60,7 @@ def load_model(
 
 
 def _pretrained(source: str, revision: str | None, cache_dir: str | Path | None) -> Checkpoint:
-    """From a folder, else the hub's cache, else the hub; the cache first needs no network."""
+    """Loads from a folder, a file, the hub's cache (which needs no network), or the hub."""
     if os.path.isdir(folder := os.path.expanduser(source)):  # noqa: PTH111, PTH112
         return _from_folder(source, folder)
     if os.path.isfile(folder):  # noqa: PTH113
@@ -92,7 +94,7 @@ def _from_folder(source: str, folder: str) -> Checkpoint:
 
 
 def _cached(source: str, where: dict[str, Any], name: str) -> Path | None:
-    """Where the hub's cache keeps a model's file; OSError if it is out of reach."""
+    """Path of a model's file in the hub's cache, or None; OSError if it cannot be fetched."""
     from transformers.utils.hub import cached_file
 
     found = cached_file(source, name, **where, _raise_exceptions_for_missing_entries=False)
@@ -100,17 +102,17 @@ def _cached(source: str, where: dict[str, Any], name: str) -> Path | None:
 
 
 def _probe_hub(source: str, revision: str) -> None:
-    """Raise OSError where hub or model is out of reach: one request, where a load tries many."""
+    """Raise OSError if the hub cannot be reached: after one request, where a load retries."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     try:
         get_hf_file_metadata(hf_hub_url(source, CONFIG_FILE, revision=revision), timeout=5)
-    except Exception as error:  # its HTTP library's own kinds, which change with its releases
+    except Exception as error:  # huggingface_hub's HTTP library, and its errors, change by release
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def _read(source: str, find: Callable[[str], Path | None]) -> Checkpoint:
-    """The model whose files `find` gives; OSError where one is not there."""
+    """The model whose files `find` returns; OSError if one is missing."""
     try:
         settings = transformers.read_settings(find)
         family = _family(settings.get("model_type"), CONFIG_FILE)

@@ -1,6 +1,6 @@
-"""Settings of a `config.json`, checked before anything is made of them.
+"""Checks the settings of a `config.json` before they are used.
 
-A check looks at no more than the values: nothing is allocated or repeated as often as they say.
+A check never allocates or loops by a setting's value, which may be hostile.
 """
 
 import math
@@ -11,22 +11,22 @@ from typing import Any, NamedTuple
 from extract.frames import HUBERT_STACK
 from extract.text import shortened
 
-_REPR = reprlib.Repr()  # a hostile value may be deep or long
+_REPR = reprlib.Repr()  # a hostile value may be nested deeply, or long
 _REPR.maxlist = _REPR.maxtuple = len(HUBERT_STACK.layers)
 
 
 class Rule(NamedTuple):
-    """What one setting must be, or several that go together."""
+    """What one setting must be, or several settings together."""
 
     names: tuple[str, ...]
     needed: str  # in words
-    fits: Callable[..., bool]  # of the values
+    fits: Callable[..., bool]  # whether the values of `names` are as needed
 
 
 def require(settings: Mapping[str, Any], rules: Iterable[Rule]) -> None:
-    """Raise ValueError, naming setting and value, at the first rule that is not kept.
+    """Raise ValueError, naming setting and value, at the first rule that is broken.
 
-    `rules` may be a generator that relies on the rules before.
+    `rules` may be a generator: what follows a rule may rely on it.
     """
     for names, needed, fits in rules:
         values = [settings.get(name) for name in names]
@@ -46,7 +46,7 @@ def require_divisor(settings: Mapping[str, Any], name: str, of: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: printable, not long."""
+    """A value for a message: printable and shortened."""
     return shortened(value if isinstance(value, str) else _REPR.repr(value))
 
 

@@ -1,7 +1,7 @@
-"""An encoder's weights: their names and shapes, and a model as nothing but them and its sizes.
+"""An encoder's weights: names, shapes, `Checkpoint`, and the fingerprint of a model.
 
-Names are those of transformers' `HubertModel.state_dict()`. Files differ from them by a prefix, by
-heads that features have no use for, and by what torch called the parts of a weight norm earlier.
+Names are those of transformers' `HubertModel.state_dict()`. Files may add a prefix and the weights
+of heads, which features do not need, and may use torch's earlier names for a weight norm's parts.
 """
 
 import hashlib
@@ -20,24 +20,24 @@ from extract.models.architecture import Architecture
 from extract.text import count
 
 POSITIONS = "encoder.pos_conv_embed"
-CONV = f"{POSITIONS}.conv"  # the positional convolution, mostly under a weight norm
+CONV = f"{POSITIONS}.conv"  # the positional convolution, in most models with a weight norm
 NORM, DIRECTION = (f"{CONV}.parametrizations.weight.original{part}" for part in (0, 1))
 EARLIER_NAMES = {f"{CONV}.weight_g": NORM, f"{CONV}.weight_v": DIRECTION}
 BATCH_NORM = f"{POSITIONS}.batch_norm"
-BIAS_TABLE = "encoder.layers.0.attention.rel_attn_embed"  # of all layers
+BIAS_TABLE = "encoder.layers.0.attention.rel_attn_embed"  # layer 0's table serves all layers
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What features are made of: an architecture and float32 weights, `weight_shapes` of them."""
+    """A model: its architecture, and the float32 weights that `weight_shapes` names."""
 
     architecture: Architecture
     weights: Mapping[str, Tensor]
 
 
 def weight_shapes(of: Architecture) -> dict[str, tuple[int, ...]]:
-    """Every weight that a feature depends on, in the order of the forward."""
+    """Name and shape of every weight that features depend on, in the order of the forward."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def add(name: str, *weight: int, bias: bool = True) -> None:
@@ -97,10 +97,10 @@ def _bias_shapes(of: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 def feature_settings(of: Architecture) -> dict[str, object]:
-    """What changes features and shows in no weight's shape, by the names of HuBERT's config.
+    """Settings that change features but no weight's shape, by the names of HuBERT's config.
 
-    The fingerprint hashes them and stores hold the fingerprint: names and values stay what they
-    are. A setting that is added here is left out where it has its default.
+    The fingerprint hashes this dict, and stores record the fingerprint. So no name or value may
+    change, and a new setting must be left out while it has its default.
     """
     settings: dict[str, object] = {
         "conv_kernel": [kernel for kernel, _stride in of.stack.layers],
@@ -122,10 +122,13 @@ def feature_settings(of: Architecture) -> dict[str, object]:
 def checkpoint(
     of: Architecture, found: Mapping[Any, Any], prefix: str, said_by: str = "config.json"
 ) -> Checkpoint:
-    """The weights that a file holds with or without `prefix`, float32, in memory of their own.
+    """A `Checkpoint` of a file's tensors `found`, named with or without `prefix`; float32 copies.
 
-    Raises ValueError for one that is missing, of another shape than the config's, or no tensor of
-    as many floats as its shape says. A config's sizes are compared before anything is made of them.
+    Shapes are compared with the config's before anything is allocated.
+
+    Raises:
+        ValueError: a weight is missing, has another shape than the config says, or is not a tensor
+            with as many floats in memory as its shape says.
     """
     renamed = {
         _name(name, prefix): weight
@@ -148,14 +151,14 @@ def checkpoint(
 
 
 def _require_layers(number: int, names: Iterable[str]) -> None:
-    """ValueError if a config has more layers than the weights: before a loop over its number."""
+    """Raise ValueError if the config has more layers than the weights; bounds later loops."""
     held = {match[1] for match in map(_LAYER.match, names) if match}
     if number > len(held):
         raise ValueError(f"num_hidden_layers is {number}; the weights hold {len(held)} layers")
 
 
 def _is_plain(weight: Tensor) -> bool:
-    """Whether a tensor holds floats in memory, one for each element; a pickle may say otherwise."""
+    """Whether a tensor has a float in memory for each element; a pickle may claim more."""
     if weight.layout != torch.strided or weight.is_meta or not weight.is_floating_point():
         return False
     return weight.numel() * weight.element_size() <= weight.untyped_storage().nbytes()
@@ -167,7 +170,7 @@ def _name(name: str, prefix: str) -> str:
 
 
 def random_checkpoint(of: Architecture, seed: int) -> Checkpoint:
-    """Weights drawn as transformers would, about: to try things on."""
+    """Random weights from `seed`, drawn about as transformers does."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in weight_shapes(of).items():
@@ -194,9 +197,9 @@ def position_weights(
 
 
 def batch_norm(of: Architecture, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-    """Scale and shift (D,) of the batch norm before the positional convolution, if there is one.
+    """Scale and shift (D,) of the BatchNorm before the positional convolution, or None.
 
-    By running statistics, as in evaluation, with torch's default eps, as transformers has it.
+    Made of its running statistics with torch's default eps, which transformers uses.
     """
     if of.positions.norm != "batch":
         return None
@@ -215,13 +218,13 @@ def _folded(weights: Mapping[str, Tensor]) -> Tensor:
 
 
 def fingerprint(model: Checkpoint) -> str:
-    """64 hex digits of all that decides features: float32 weights and the settings that matter.
+    """Hash, 64 hex digits, of a model's float32 weights and of `feature_settings`.
 
-    The same for the same weights whatever file format they came from.
+    The same weights from another file format give the same fingerprint.
     """
     settings = json.dumps(feature_settings(model.architecture), sort_keys=True)
     whole = hashlib.blake2b(settings.encode(), digest_size=32)
-    with ThreadPoolExecutor(cores()) as pool:  # hashing lets other threads run
+    with ThreadPoolExecutor(cores()) as pool:  # hashlib releases the GIL
         named = ((name, model.weights[name]) for name in sorted(weight_shapes(model.architecture)))
         for digest in pool.map(_digest, named):
             whole.update(digest)

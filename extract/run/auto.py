@@ -15,16 +15,16 @@ from extract.machine import cores
 log = logging.getLogger(__name__)
 
 MAX_WORKERS = 16  # one decodes about 1,000 times real time
-CPU_BATCH_SECONDS = 60.0  # larger batches bring nothing: the matrix products are at their rate
+CPU_BATCH_SECONDS = 60.0  # larger ones are no faster: matrix products are at full speed
 MIN_BATCH_SECONDS, MAX_BATCH_SECONDS = 30.0, 1200.0
-DEVICE_MB_PER_SECOND = {2: 6.0, 4: 12.0}  # of a padded second, by bytes a number; a safe guess
+DEVICE_MB_PER_SECOND = {2: 6.0, 4: 12.0}  # of a padded second, by bytes of a number; a safe guess
 SHM = Path("/dev/shm")
-BYTES_PER_SECOND = 4 * ENCODER_RATE_HZ + 2 * RECORDING_RATE_HZ  # what a worker sends
+BYTES_PER_SECOND = 4 * ENCODER_RATE_HZ + 2 * RECORDING_RATE_HZ  # of audio, through shared memory
 
 
 @dataclass(frozen=True)
 class LoaderPlan:
-    """How many workers, how much at once, how far ahead."""
+    """Number of workers, padded seconds of a batch, and batches that each worker keeps ready."""
 
     num_workers: int
     batch_seconds: float
@@ -40,8 +40,8 @@ def choose(
 ) -> LoaderPlan:
     """Settles what the config leaves to `auto`.
 
-    On a CPU run the encoder wants every core and decoding costs it one part in a hundred: one
-    worker. Beside a GPU the cores have nothing else to do.
+    On a CPU the encoder uses every core, and decoding takes 1 % of its time: one worker is enough.
+    With a GPU the cores have nothing else to do.
     """
     if num_workers == "auto":
         on_cpu = device.type == "cpu"

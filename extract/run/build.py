@@ -10,7 +10,7 @@ import torch
 from extract.config import Config, StartMethod
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset, identify
-from extract.data.durations import UNKNOWN_S, Durations, Scanned
+from extract.data.durations import UNKNOWN_S, Headers, Scanned
 from extract.data.loader import ResilientLoader
 from extract.data.plan import Indices
 from extract.data.workers import Options
@@ -64,9 +64,9 @@ def load_batches(
     device: torch.device,
     stop: Callable[[], bool],
 ) -> ResilientLoader[Batch]:
-    """The dataset's batches, from workers that may die."""
+    """The dataset's batches; a worker that dies costs only the recording that it was reading."""
     method = start_method(config, device)
-    if method != "fork":  # else forked workers share its pages as they are
+    if method != "fork":  # a forked worker shares the parent's pages anyway
         dataset = AudioDataset(dataset.manifest.share(), dataset.settings, dataset.stack)
 
     def crashed(index: int, cause: str) -> Batch:
@@ -79,9 +79,9 @@ def load_batches(
 
 
 def scan_headers(
-    config: Config, stop: Callable[[], bool], items: Durations, chunks: list[Indices]
+    config: Config, stop: Callable[[], bool], items: Headers, chunks: list[Indices]
 ) -> Iterator[Scanned]:
-    """Reads headers on all cores; one that kills its worker says nothing."""
+    """Reads headers on all cores; one that kills its worker has the duration `UNKNOWN_S`."""
     method = start_method(config, torch.device("cpu"))
     num_workers = min(cores(), len(chunks)) if config.loader.num_workers != 0 else 0
     options = Options(num_workers, timeout_s=config.loader.timeout_s, start_method=method)
@@ -93,7 +93,7 @@ def scan_headers(
 
 
 def start_method(config: Config, device: torch.device) -> str:
-    """How workers start: as the config says, else as is best on this system."""
+    """How workers start: as the config says, else by `best_start_method`."""
     method = config.loader.start_method
     if method is not StartMethod.auto:
         return method.name

@@ -1,9 +1,9 @@
-"""Where a run's time goes, and what would shorten it."""
+"""Measures where a run's time goes, and advises what would shorten it."""
 
 from __future__ import annotations
 
-HINT_SHARE = 0.3  # of the time: a stage that is waited for this much is worth a word
-HINT_AFTER_S = 20.0  # before that the start of the workers is most of the waiting
+HINT_SHARE = 0.3  # of the loop's time: waiting longer for a stage is worth a hint
+HINT_AFTER_S = 20.0  # before that, most of the waiting is for workers to start
 
 HINTS = {
     "data": "waiting for recordings: more loader.num_workers would help",
@@ -12,7 +12,7 @@ HINTS = {
 
 
 class Clock:
-    """Where the loop's time goes: waiting for data, in the encoder, waiting for writers."""
+    """Seconds that the loop spends waiting for data, in the encoder, and waiting for writers."""
 
     def __init__(self) -> None:
         self.data_s = self.encoder_s = self.writer_s = 0.0
@@ -31,7 +31,7 @@ class Clock:
 
 
 def hint(clock: Clock) -> str:
-    """What would make the run faster, where the loop waits for recordings or for the disk."""
+    """Advice for a faster run; "" unless the loop waits long for recordings or for the disk."""
     shares = clock.shares
     slow = (name for name in HINTS if clock.total_s > HINT_AFTER_S and shares[name] > HINT_SHARE)
     return HINTS.get(next(slow, ""), "")

@@ -1,4 +1,4 @@
-"""The unit that engines place: one shard of a config, from its recordings to a finished store."""
+"""`run_shard`, which engines call: one shard of a config, from recordings to a finished store."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from extract.config import Config
 from extract.data.batch import Batch
 from extract.data.dataset import AudioDataset
 from extract.data.loader import ResilientLoader, raise_open_file_limit
-from extract.encoder.batches import Encoding
+from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
-from extract.files import explained
 from extract.machine import collect_garbage_again, keep_freed_memory
 from extract.options import check
 from extract.run.build import load_batches, load_encoder, read_manifest
@@ -40,6 +39,7 @@ from extract.store.store import Store, StoreUnusable
 from extract.store.writers import Writers, failure_record
 from extract.text import count
 from extract.values import FAILED
+from extract.write_errors import explained
 
 SLACK = 1.1  # a header's duration may be off by a little; a batch is not split for that
 _UNWATCHED, _NEVER = Silent(), Stop()
@@ -51,17 +51,17 @@ def run_shard(
     """Extracts one shard of a dataset, skipping what is finished; returns what became of it.
 
     It prints nothing: `watch` is told. `config` and `shard` are picklable, so another process may
-    be given them; `watch` and `stop` belong to this one. For this process it lifts the soft limit
-    on open files, and on a CPU glibc's thresholds for giving memory back.
+    be given them; `watch` and `stop` belong to this one. It raises this process's soft limit on
+    open files and, on a CPU, glibc's thresholds for returning memory to the kernel.
 
     Args:
         config: what to extract, and into which store.
         shard: the part to do; `config.shard` is not looked at.
-        watch: is told what happens, in part from other threads.
-        stop: once it says so, the batches in flight are finished and the work ends.
+        watch: told what happens; writer threads call its `recorded`.
+        stop: once it returns True, the batches in flight are finished and the work ends.
 
     Raises:
-        ValueError: the config asks for what cannot be, or another process has the shard
+        ValueError: the config cannot be carried out, or another process has the shard
             (`StoreBusy`); nothing was done.
     """
     check(replace(config, shard=shard))
@@ -87,7 +87,7 @@ def run_shard(
 
 
 def _prepare_process(encoder: Encoder) -> None:
-    """Sets what holds for the whole process: garbage, open files, glibc's allocator."""
+    """Sets this process's garbage collector, limit on open files, and glibc's allocator."""
     collect_garbage_again()
     raise_open_file_limit()
     if encoder.device.type == "cpu":
@@ -95,7 +95,7 @@ def _prepare_process(encoder: Encoder) -> None:
 
 
 def _extract(job: Job, work: Work) -> Summary:
-    """Encodes and saves what is left; tells the observer how that ended, whatever ended it."""
+    """Encodes and saves what is left; calls the observer's `ended`, also before an exception."""
     tally, clock = Tally(work.num_records, work.seconds), Clock()
     summarized = functools.partial(summarize, job.store.directory, tally, clock, work.rest)
     job.watch.planned(work.num_records, work.seconds, clock)
@@ -136,8 +136,8 @@ def _save(job: Job, work: Work, tally: Tally, clock: Clock) -> None:
                 ledger.append(record)
             done(record)
         batches = _pinned(loader) if job.encoder.device.type == "cuda" else loader
-        encoding = _encoding(job, work.loading.batch_seconds)
-        run(batches, encoding, writers, work.rest.todo, clock, job.internal)
+        encoder = _batch_encoder(job, work.loading.batch_seconds)
+        run(batches, encoder, writers, work.rest.todo, clock, job.internal)
         writers.close()
     except BaseException:
         writers.close(abandon=True)
@@ -149,13 +149,13 @@ def _save(job: Job, work: Work, tally: Tally, clock: Clock) -> None:
 
 
 def _pinned(batches: ResilientLoader[Batch]) -> Iterator[Batch]:
-    """The batches in page-locked memory, from which copies to a GPU do not wait."""
+    """The batches in page-locked memory, from which copies to a GPU are asynchronous."""
     for batch in batches:
         yield batch.pin_memory()
 
 
-def _encoding(job: Job, batch_seconds: float) -> Encoding:
-    """The stage that encodes; on a GPU with the same encoder on the CPU to fall back on."""
+def _batch_encoder(job: Job, batch_seconds: float) -> BatchEncoder:
+    """The encoding stage; on a GPU with the same model on the CPU as its fallback."""
     encoder = job.encoder
     model, layer = encoder.model, encoder.layer
     fallback: Callable[[], Encoder] | None = None
@@ -164,11 +164,11 @@ def _encoding(job: Job, batch_seconds: float) -> Encoding:
             lambda: Encoder(model, device="cpu", precision="fp32", layer=layer)
         )
     quadratic_s = encoder.architecture.quadratic_s
-    return Encoding(encoder, SLACK * batch_seconds, fallback, quadratic_s=quadratic_s)
+    return BatchEncoder(encoder, SLACK * batch_seconds, fallback, quadratic_s=quadratic_s)
 
 
 def _finished(job: Job, tally: Tally, summary: Summary) -> Summary:
-    """The summary of a loop that came to its end, with what ended it."""
+    """The summary with how the loop ended; removes the shard's note if nothing is left to do."""
     left = max(0, tally.total - tally.done)
     if not left:
         with explained(job.store.directory):
@@ -186,7 +186,7 @@ def _num_failed_before(job: Job, tally: Tally) -> int:
 
 
 def _bytes_left(job: Job, tally: Tally) -> float | None:
-    """What the rest will take in the store; None where nothing is left."""
+    """Bytes that the remaining audio will take in the store; None if nothing is left."""
     if tally.done >= tally.total:
         return None
     left_s = max(0.0, tally.total_s - tally.saved_s)

@@ -1,4 +1,4 @@
-"""What a run tells while it works, and the unit of work that engines place."""
+"""`Observer`, which a run calls while it works, and `Unit`, which engines call for each shard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from extract.store.ledger import Record
 
 
 class Observer(Protocol):
-    """What `run_shard` calls while it works.
+    """Is told by `run_shard` what happens: progress, records, the end of a shard.
 
     In this order: `reading` many times, `planned` once, `recorded` for each record, `ended` once;
     `said` at any time. `ended` alone where the store cannot be used, and none of them where
@@ -25,7 +25,7 @@ class Observer(Protocol):
     """
 
     def said(self, text: str) -> None:
-        """A line for whoever watches: what was chosen, how much there is to do."""
+        """Shows a line: what was chosen, how much there is to do."""
         ...
 
     def reading(self, done: int, total: int) -> None:
@@ -36,9 +36,9 @@ class Observer(Protocol):
         """The work begins.
 
         Args:
-            todo: records that will come: of recordings, and of what their source could not give.
-            seconds: of audio to be saved, by the headers.
-            clock: where the loop's time goes; it runs on.
+            todo: records that will come: of recordings, and of failures of their source.
+            seconds: of audio to be saved, according to headers or the list.
+            clock: where the loop's time goes; the loop goes on updating it.
         """
         ...
 
@@ -47,27 +47,27 @@ class Observer(Protocol):
         ...
 
     def ended(self, summary: Summary) -> None:
-        """No more comes of this shard. An exception that ended it is raised after this."""
+        """The last call for this shard. An exception that ended the shard is raised after it."""
         ...
 
 
 class Silent:
-    """An observer that passes over everything; what another one need not hear, it inherits."""
+    """An observer that ignores every call; a subclass overrides those that it needs."""
 
     def said(self, text: str) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def reading(self, done: int, total: int) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def planned(self, todo: int, seconds: float, clock: Clock) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def recorded(self, record: Record) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def ended(self, summary: Summary) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 Unit = Callable[[Config, Shard, Observer, Stop], Summary]  # `extract.run.job.run_shard`

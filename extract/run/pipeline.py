@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.data.batch import Batch
-from extract.encoder.batches import Encoding
+from extract.encoder.batches import BatchEncoder
 from extract.internal import INTERNAL_ERROR, InternalErrors
 from extract.run.clock import Clock
 from extract.store.writers import Writers
@@ -17,7 +17,7 @@ from extract.store.writers import Writers
 
 def run(
     batches: Iterable[Batch],
-    encoding: Encoding,
+    encoding: BatchEncoder,
     writers: Writers,
     todo: NDArray[np.bool_],
     clock: Clock,
@@ -47,6 +47,7 @@ def run(
 
 
 def _timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
+    """The batches; adds the time spent waiting for each one to the clock."""
     iterator = iter(batches)
     while True:
         before = time.monotonic()
@@ -58,6 +59,7 @@ def _timed(batches: Iterable[Batch], clock: Clock) -> Iterator[Batch]:
 
 
 def _until_given_up(batches: Iterator[Batch], internal: InternalErrors) -> Iterator[Batch]:
+    """The batches, until `internal` gives up after too many faults of this program."""
     internal.begin()
     while not internal.give_up and (batch := next(batches, None)) is not None:
         faults = [one.detail for one in batch.failures if one.reason == INTERNAL_ERROR]

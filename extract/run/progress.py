@@ -1,4 +1,4 @@
-"""What a run says while it works: a bar on a terminal, a line now and then elsewhere."""
+"""Shows the progress of a run: a bar on a terminal, elsewhere a line every 30 s."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _shares(clock: Clock) -> str:
 
 
 class Progress:
-    """Shows the bar on a terminal that can move its cursor, and one line now and then elsewhere."""
+    """Shows a bar on a terminal that can move its cursor; elsewhere prints lines, 30 s apart."""
 
     def __init__(self, console: Console, tally: Tally, clock: Clock) -> None:
         self.console, self.tally, self.clock = console, tally, clock
@@ -91,12 +91,12 @@ class Progress:
         self.stop()
 
     def start(self) -> None:
-        """Shows the bar, where there can be one."""
+        """Shows the bar, if the terminal can move its cursor."""
         if self.console.is_interactive:
             self._live.start()
 
     def stop(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         if self.console.is_interactive:
             self._live.stop()
 
@@ -109,7 +109,7 @@ class Progress:
             )
 
     def _due(self) -> bool:
-        """Whether to print a line now; of several threads that ask at once, one is told so."""
+        """Whether to print a line now; True for only one of several threads that ask at once."""
         now = time.monotonic()
         with self._lock:
             due = now - self._shown > PLAIN_EVERY_S

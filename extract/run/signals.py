@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: the batch in flight is finished, then the run ends well."""
+"""Signals that ask a run to stop: it finishes the batches in flight, then ends in good order."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ASKING = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
 class Stop:
-    """Whether a run was asked to stop; callable, so that loops can ask it.
+    """Whether a run was asked to stop; loops call it.
 
-    One that hears no signals never says so.
+    `stop_on_signals` connects it to signals. Without that it always returns False.
     """
 
     def __init__(self) -> None:
@@ -40,18 +40,18 @@ class Stop:
 
 
 def _signals() -> list[int]:
-    """Those of ASKING that this system has."""
+    """The numbers of the signals in `ASKING` that this system has."""
     return [getattr(signal, name) for name in ASKING if hasattr(signal, name)]
 
 
 def end_on_signals(exit_code: Callable[[str], int]) -> None:
-    """Until a run listens, a signal ends the process at once: nothing has been made yet.
+    """Makes signals end the process at once, until `stop_on_signals` replaces their handlers.
 
-    The import of torch takes seconds. Without a handler SIGUSR1 would end it with 138, and Ctrl-C
-    with a traceback.
+    No work has begun by then, but importing torch takes seconds. Without these handlers SIGUSR1
+    would end the process with 138, and Ctrl-C with a traceback.
 
     Args:
-        exit_code: the process's, after the signal of a name.
+        exit_code: returns the exit code for a signal's name.
     """
 
     def end(signum: int, _frame: FrameType | None) -> None:
@@ -63,7 +63,7 @@ def end_on_signals(exit_code: Callable[[str], int]) -> None:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """A `Stop` that hears this process's signals while the block runs."""
+    """Yields a `Stop` that this process's signals set while the block runs."""
     stop = Stop()
     before = {number: signal.signal(number, stop.handle) for number in _signals()}
     try:

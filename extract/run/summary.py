@@ -1,4 +1,4 @@
-"""What became of one shard, as a value."""
+"""The result of one shard's run, as a value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Outcomes = Mapping[tuple[str, str], int]  # (status, reason) -> utterances
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of one shard; picklable, so that an engine can bring it from another process.
+    """The result of one shard's run. Picklable: an engine may bring it from another process.
 
     The last fields say how it ended. At most one of `interrupted` and `stopped` is set.
     """
@@ -35,14 +35,14 @@ class Summary:
     clipped: int = 0  # saved utterances with samples held at full scale
     earlier_clipped: int = 0
     retried_fp32: int = 0
-    failures: tuple[Record, ...] = ()  # the first of this run
+    failures: tuple[Record, ...] = ()  # the first ones of this run
     shares: Mapping[str, float] = field(default_factory=dict)  # of the time: stage -> 0 to 1
     hint: str = ""  # what would make the run faster
 
     interrupted: str = ""  # the name of the signal that ended the work early
     left: int | None = 0  # recordings without an outcome; None: the shard was not begun
     stopped: str = ""  # why the store could not be used
-    needed_bytes: float | None = None  # where it stopped the work: what the rest will take
+    needed_bytes: float | None = None  # if `stopped`: what the remaining audio will take
     num_internal: int = 0  # recordings that met a fault of this program
     not_retried: int = 0  # failures of earlier runs, in all ledgers of the store, left as they are
 
@@ -53,7 +53,7 @@ class Summary:
 
     @property
     def times_real_time(self) -> float:
-        """Seconds of audio saved for every second spent."""
+        """Seconds of audio saved per second of the run."""
         return self.saved_s / max(1e-9, self.elapsed_s)
 
     def num(self, status: Status) -> int:
@@ -63,7 +63,7 @@ class Summary:
 
 
 def summarize(directory: Path, tally: Tally, clock: Clock, rest: Remaining) -> Summary:
-    """What the loop has counted so far; how it ended is for the caller to add."""
+    """A summary of what the loop has counted so far; the caller adds how the loop ended."""
     return Summary(
         directory,
         outcomes=tally.outcomes.copy(),

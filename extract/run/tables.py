@@ -1,4 +1,4 @@
-"""What a run says at its end: its table, its failures by name, how it ended; a sweep's table."""
+"""Prints a run's end: outcomes in a table, failures by name, how it ended; and a sweep's table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def report(console: Console, summary: Summary) -> None:
 
 
 def report_ending(console: Console, summary: Summary) -> None:
-    """Prints what ended the work early, or what of it is this program's fault, and what to do."""
+    """Prints what ended the work early, or how many faults of this program it met, and a remedy."""
     if summary.stopped:
         message = f"stopped: {summary.stopped}"
         console.print(message, style="bold red", soft_wrap=True, markup=False)
@@ -91,7 +91,7 @@ def _failures(summary: Summary) -> list[str]:
 
 
 def _detail(record: Record) -> str:
-    """`: what is wrong`, less the recording's path, which most details begin with."""
+    """`: DETAIL`, without the recording's path, with which most details begin."""
     detail = (record.detail or "").removeprefix(f"{printable(record.path)}: ")
     return detail and f": {shown(detail, MAX_DETAIL)}"
 
@@ -120,7 +120,7 @@ def sweep_table(console: Console, jobs: Sequence[Job]) -> None:
 
 
 def _differing(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Each job's overrides but those that all jobs share; a single job's are all its own."""
+    """Each job's overrides without those that all jobs share; all of them if there is one job."""
     shared = set(jobs[0]).intersection(*jobs) if len(jobs) > 1 else set()
     return [
         shown(" ".join(one for one in overrides if one not in shared), MAX_NAME)

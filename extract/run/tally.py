@@ -1,4 +1,4 @@
-"""What a run counts: outcomes, hours, and how long the rest will take."""
+"""Counts a run's outcomes and hours, and estimates the time left."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Tally:
 
     @property
     def times_real_time(self) -> float:
-        """Seconds of audio saved for every second spent."""
+        """Seconds of audio saved per second of the run."""
         return self.saved_s / max(1e-9, self.elapsed_s)
 
     @property

@@ -16,7 +16,7 @@ from extract.store.ledger import Record
 class Terminal:
     """The command line's observer. Shards are shown one after the other.
 
-    A context manager: what moves on the screen ends with the block, whatever ends that.
+    A context manager: its bar and its spinner end with the block, also after an exception.
     """
 
     def __init__(self, console: Console) -> None:
@@ -72,7 +72,7 @@ class Terminal:
             self._status = None
 
     def _end_progress(self) -> bool:
-        """Takes the bar away; returns whether there was one, or its lines."""
+        """Removes the bar; returns whether the work had begun."""
         progress, self._progress = self._progress, None
         if progress is not None:
             progress.stop()

@@ -1,4 +1,4 @@
-"""What one shard's run is made of, and what is left for it to do."""
+"""The parts of one shard's run, `Job`, and the work that is left for it, `Work`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from extract import __version__
 from extract.config import Config
 from extract.data.durations import durations
-from extract.data.plan import Indices, padding_share, plan_batches, unfinished
-from extract.data.plan import fingerprint as plan_fingerprint
+from extract.data.plan import Indices, padding_share, plan_batches, plan_fingerprint, unfinished
 from extract.encoder.encoder import Encoder
-from extract.files import explained, read_whole, replace_cache
+from extract.files import read_whole, replace_cache
 from extract.internal import InternalErrors
 from extract.manifest.manifest import Manifest
 from extract.run.auto import LoaderPlan, choose
@@ -33,17 +32,18 @@ from extract.store.layout import Verify
 from extract.store.ledger import dtype_name
 from extract.store.lock import PRIVATE, locked
 from extract.store.opening import Opening, open_store
-from extract.store.resume import Remaining, Trust, remaining
+from extract.store.resume import Remaining, ResumePolicy, remaining
 from extract.store.store import Store
 from extract.text import count
 from extract.values import Failure
+from extract.write_errors import explained
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one shard's run is made of."""
+    """The parts of one shard's run."""
 
     config: Config
     shard: Shard
@@ -60,13 +60,13 @@ class Job:
         return self.store.directory / self.shard.ledger_name
 
     def cache_path(self, name: str) -> Path:
-        """A file of this shard's that only saves a later run time."""
+        """The path of a file of this shard's whose loss costs a later run only time."""
         return self.store.directory / PRIVATE / f"{name}-{self.shard}"
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is left to do, in batches."""
+    """The work that is left for a shard, in batches."""
 
     loading: LoaderPlan
     rest: Remaining
@@ -83,17 +83,17 @@ class Work:
 
 @contextmanager
 def opened(job: Job, weights: str) -> Iterator[frozenset[str]]:
-    """Holds the shard's lock on the store, which is made fit for this run.
+    """Creates the store, opens it for this run, and holds the shard's lock on it during the block.
 
     Args:
         job: the run.
-        weights: fingerprint of the encoder's.
+        weights: fingerprint of the encoder's weights.
 
     Yields:
         Those of the manifest's ids whose files in the store another program made.
 
     Raises:
-        ValueError: the store holds other numbers, or another process works there.
+        ValueError: the store holds features of another identity, or another process works there.
         StoreUnusable: it cannot be made or written to.
     """
     opening, foreign = _opening(job, weights), list[frozenset[str]]()
@@ -149,10 +149,10 @@ def choose_loading(job: Job) -> LoaderPlan:
 
 
 def find_rest(job: Job) -> Remaining:
-    """What the store lacks; drops from the ledger what does not hold."""
-    trust = Trust(job.config.retry_failed, job.config.store.verify is Verify.checksum)
+    """Which recordings the store lacks; drops lines of the ledger that no longer hold."""
+    policy = ResumePolicy(job.config.retry_failed, job.config.store.verify is Verify.checksum)
     with explained(job.store.directory):
-        return remaining(job.manifest, job.store, job.ledger_path, trust)
+        return remaining(job.manifest, job.store, job.ledger_path, policy)
 
 
 def read_durations(job: Job) -> NDArray[np.float64]:
@@ -166,16 +166,16 @@ def read_durations(job: Job) -> NDArray[np.float64]:
 
     job.watch.reading(0, total)
     scan = partial(scan_headers, job.config, job.stop)
-    return durations(job.manifest, job.cache_path("lengths"), scan, progress, job.internal)
+    return durations(job.manifest, job.cache_path("durations"), scan, progress, job.internal)
 
 
 def plan_rest(
     job: Job, batch_seconds: float, rest: Remaining, seconds: NDArray[np.float64]
 ) -> list[Indices]:
-    """Batches of all that is to do, planned as if nothing were done yet.
+    """Batches of all that is to do, taken from the plan of the whole manifest.
 
-    So an interrupted run's batches come again, with those in them that were saved already: their
-    features are the same to the last bit.
+    A run that goes on after an interruption therefore computes the same batches again, with the
+    utterances in them that are saved already. Its features are the same to the last bit.
     """
     batches = plan_batches(seconds, batch_seconds, job.encoder.architecture.quadratic_s)
     companions = rest.unseen if _is_same_plan(job, batches) else np.zeros_like(rest.unseen)
@@ -199,5 +199,5 @@ def _is_same_plan(job: Job, batches: list[Indices]) -> bool:
 
 
 def failures_of_source(manifest: Manifest) -> list[Failure]:
-    """What the source names but nothing can be made of, each id once."""
+    """The failures of the source itself: lines, folders, names. Each id once."""
     return list({failure.recording.id: failure for failure in manifest.failures}.values())

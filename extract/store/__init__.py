@@ -1,1 +1,1 @@
-"""What is written: files, ledger, metadata and the lock on the store."""
+"""A store: its files, ledgers, metadata and locks."""

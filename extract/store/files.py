@@ -1,6 +1,6 @@
 """The files below a store's folder: each whole or not there, none written or read through a link.
 
-What every layout is built of. A layout says which files there are and what is in them.
+Every layout is built of these. A layout says which files there are and what is in them.
 """
 
 from __future__ import annotations
@@ -22,19 +22,17 @@ from zlib_ng import zlib_ng  # its CRC is 15 times as fast as zlib's
 from extract.files import (
     TEMPORARY_PREFIX,
     Buffer,
-    StoreUnusable,
     Temporary,
-    cannot_be_made,
-    explain,
     make_folder,
     open_regular,
 )
 from extract.store.layout import KeptFile
 from extract.systems import InUseError, real_path, slashed, unlink
+from extract.write_errors import StoreUnusable, cannot_be_made, explain
 
 _TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r".+-\d+(?:-[0-9a-f]{8})?-(?:\d+|probe)")
 
-# One file's trouble, not the disk's: a name the file system refuses, a folder where a file goes.
+# errno values that concern one file only (its name, a folder in its place): others can be written.
 _OF_ONE_FILE = {
     errno.ENAMETOOLONG,
     errno.EILSEQ,
@@ -50,7 +48,7 @@ class WriteFailed(Exception):
 
 
 class StoreFiles:
-    """Writes, checks and removes files below a store's folder, each called by its name from there.
+    """Writes, checks and removes files below a store's folder, each named by its path from there.
 
     Safe to share among threads, and among processes with a store in common.
 
@@ -117,18 +115,18 @@ class StoreFiles:
         return [(name, 0, num_bytes(parts), crc32(parts)) for name, parts in contents.items()]
 
     def temporary(self, name: str) -> Temporary:
-        """A file that has its name once it is published: for files of many utterances.
+        """A file that gets its name when it is published: for files that hold many utterances.
 
-        Its methods raise OSError; `extract.files.explained` makes `StoreUnusable` of that.
+        Its methods raise OSError; `extract.write_errors.explained` makes `StoreUnusable` of that.
         """
         unfinished = f"{TEMPORARY_PREFIX}{self.run_id}-{next(self._counter)}"
         return Temporary(self.path(name), unfinished, root=self.directory, fsync=self.fsync)
 
     def remove(self, name: str) -> None:
-        """Removes a file, if it is there; nothing outside the store's own folders.
+        """Removes a file if it exists; none that a symbolic link of a folder leads to.
 
         Raises:
-            StoreUnusable: the disk does not let go of it.
+            StoreUnusable: the file system refuses.
         """
         path = self.path(name)
         if not self._is_own_folder(path):
@@ -142,15 +140,15 @@ class StoreFiles:
                 raise StoreUnusable(self.explain(error)) from None
 
     def is_whole(self, file: KeptFile, *, checksum: bool, part: bool = False) -> bool:
-        """Whether a file is there and is as long as it was.
+        """Whether a file exists with the length that the ledger holds.
 
         Args:
             file: what the ledger says of it.
-            checksum: read it, to tell changed bytes too.
+            checksum: also read it and compare its CRC-32.
             part: `file` is a part of an archive, and more may follow it.
 
         Raises:
-            OSError, ValueError: it cannot be looked at.
+            OSError, ValueError: it cannot be examined.
         """
         name, offset, size, crc = file
         path = self.path(name)
@@ -162,10 +160,10 @@ class StoreFiles:
         return not checksum or crc32([self.read(file)]) == crc
 
     def read(self, file: KeptFile) -> bytes:
-        """The bytes that `file` says; fewer where it was cut.
+        """The bytes of `file`; fewer if it was truncated.
 
         Raises:
-            OSError: there is no such file, or it is none of the store's own.
+            OSError: there is none, or it is behind a symbolic link.
         """
         name, offset, size, _crc = file
         with open_regular(self.existing(name)) as opened:
@@ -188,7 +186,7 @@ class StoreFiles:
         return os.path.lexists(self.path(name))
 
     def names(self, folder: str) -> Iterator[str]:
-        """The files in a folder and below, by their names from there; not the unfinished ones."""
+        """The finished files in a folder and below, by their paths relative to that folder."""
         top = self.path(folder)
         for root, _folders, names in os.walk(top):
             prefix = slashed(f"{root}/"[len(top) + 1 :])
@@ -197,25 +195,25 @@ class StoreFiles:
                     yield prefix + name
 
     def sweep(self, folders: Sequence[str]) -> int:
-        """Removes what killed runs left under temporary names; returns how many files.
+        """Removes unfinished files that killed runs left; returns how many.
 
-        Only in a store of ours, and only while no other process writes here.
+        Call it only in a store that this program made, and while no other process writes there.
         """
         swept = 0
         for folder in folders:
             for root, _folders, names in os.walk(self.directory / folder):
                 for name in names:
                     if _TEMPORARY.fullmatch(name):
-                        (Path(root) / name).unlink(missing_ok=True)
+                        Path(slashed(root), name).unlink(missing_ok=True)
                         swept += 1
         return swept
 
     def path(self, name: str) -> str:
-        """Where a file of the store is."""
+        """The path of a file of the store."""
         return f"{self.directory}/{name}"
 
     def explain(self, error: OSError, needed: int = 0) -> str:
-        """What stopped a write into this store, for the user."""
+        """Why a write into this store failed, in one line for the user."""
         return explain(self.directory, error, needed)
 
     def _is_own_folder(self, path: str) -> bool:
@@ -236,5 +234,5 @@ def num_bytes(parts: Sequence[Buffer]) -> int:
 
 
 def crc32(parts: Sequence[Buffer]) -> int:
-    """Checksum of a file given in parts."""
+    """CRC-32 of a file given in parts."""
     return functools.reduce(lambda crc, part: zlib_ng.crc32(part, crc), parts, 0)

@@ -1,9 +1,9 @@
-"""Files in a store that no ledger names: a stranger's, or what a killed run had just written.
+"""Files in a store that no ledger names: another program's, or those a killed run had just written.
 
-A run leaves a note in the store when it begins and removes it when it has finished. Where there is
-no note, a file without a line in a ledger is foreign: another program made it. Where there is one,
-a run was cut short and may have left files without lines; foreign is then only what the note lists,
-which was there before that run.
+A run leaves a note in the store when it begins and removes it when it has finished. Without a note,
+a file that no ledger names is foreign: another program made it. With a note, a run was cut short
+and may have left files without lines. Only the files that the note lists are then foreign, since
+they were there before that run.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _MAX_NOTE = 1 << 30  # bytes: ids of some ten million files
 
 
 def foreign_ids(store: Store, named: Set[str], *, is_new: bool) -> set[str]:
-    """The ids whose files are here and are none of ours.
+    """The ids whose files in the store another program made.
 
     Args:
         store: the store.
         named: the ids whose files a ledger names.
-        is_new: whether no run ever began here; a note then says nothing.
+        is_new: whether no run ever began here; notes are then ignored.
     """
     notes = [] if is_new else [*_files(store.directory, _NOTE), *_files(store.directory, _OWNER)]
     if not notes:
@@ -39,10 +39,10 @@ def foreign_ids(store: Store, named: Set[str], *, is_new: bool) -> set[str]:
 
 
 def begin(directory: Path, shard: Shard, foreign: Set[str], *, alone: bool) -> None:
-    """Notes that `shard` begins, and which foreign files it found.
+    """Leaves the note that `shard` begins, which lists the foreign files that it found.
 
-    A note that was left under another sharding is passed on to all shards of this one: each may be
-    the one whose files have no lines.
+    A note left under another sharding is copied to every shard of this one: the files without lines
+    may belong to any of them.
     """
     left = [*_files(directory, _NOTE), *_files(directory, _OWNER)] if alone else []
     mine = _note(directory, shard)
@@ -59,7 +59,7 @@ def begin(directory: Path, shard: Shard, foreign: Set[str], *, alone: bool) -> N
 
 
 def end(directory: Path, shard: Shard) -> None:
-    """Notes that a shard has done all it had to do."""
+    """Removes the note of a shard that has done all it had to do."""
     _note(directory, shard).unlink(missing_ok=True)
 
 

@@ -1,10 +1,10 @@
 """The bytes of the two files that an utterance becomes, in parts that are written one by one.
 
-A feature file is what `torch.save` writes, without its price in Python for each: a zip archive
-around the tensor's bytes. For one dtype and shape only those bytes and their checksum differ, so
-what stands around them is cut out of an archive that torch wrote itself, once for each shape. (Its
-`serialization_id`, which no reader compares, then names the shape alone.) Where torch writes
-another archive than that, `torch.save` writes each file.
+A feature file has the bytes that `torch.save` writes: a zip archive around those of the tensor. For
+one dtype and shape only the tensor's bytes and their checksum differ. So `torch.save`, which spends
+long in Python, writes one archive for each shape, and all files of that shape reuse what stands
+around its tensor. (They share its `serialization_id`, which no reader compares.) If torch writes an
+archive of another structure, `torch.save` writes every file.
 """
 
 import functools
@@ -24,22 +24,23 @@ from extract.text import printable, shortened
 
 log = logging.getLogger(__name__)
 
-_WORDS = {2: torch.int16, 4: torch.int32}  # numpy knows no bfloat16; a copy needs only sizes
+_WORDS = {2: torch.int16, 4: torch.int32}  # numpy has no bfloat16; copying needs only the size
 
 Surroundings = tuple[bytes, bytes, list[int]]
 
 
 @functools.lru_cache(maxsize=1024)  # 2 kB each; a corpus has about a thousand lengths
 def _surroundings(dtype: torch.dtype, shape: tuple[int, ...]) -> Surroundings | None:
-    """What stands before and after the tensor's bytes, and where in the latter their CRC does.
+    """An archive's bytes before the tensor's, those after, and where in these the CRC stands.
 
-    None where torch writes another archive than the one known here.
+    None if torch writes an archive of another structure.
     """
-    # By numpy: torch would call up threads of its own for this writer's, and with more of them than
-    # cores OpenMP sends the encoder's to sleep at every barrier, from then on.
+    # By numpy: torch would start a team of OpenMP threads for this writer thread. With more OpenMP
+    # threads than cores, the encoder's threads sleep at every barrier from then on.
     zeros = np.zeros(shape, f"i{dtype.itemsize}")
     whole, data = _saved(zeros.data.cast("B"), dtype, shape), bytes(zeros.nbytes)
-    # CRC and both sizes: behind the data, after a signature, and in the directory at the end.
+    # The CRC and both sizes stand twice: behind the data, after a signature, and in the archive's
+    # central directory.
     entry = struct.pack("<III", zlib_ng.crc32(data), len(data), len(data))
     end = whole.find(b"PK\x07\x08" + entry)
     before, after = whole[: max(0, end - len(data))], whole[end:]
@@ -50,14 +51,14 @@ def _surroundings(dtype: torch.dtype, shape: tuple[int, ...]) -> Surroundings | 
 
 @functools.cache
 def _is_known() -> bool:
-    """Whether an archive put together here is one that torch reads as what it is made of."""
+    """Whether torch reads an archive that was put together here, and finds the values put in."""
     values = np.arange(6, dtype=np.int16)
     data = values.data.cast("B")
     around = _surroundings(torch.int16, values.shape)
     found = _loaded(b"".join(_put_together(around, data))) if around else None
     if found is not None and found.tolist() == values.tolist():
         return True
-    log.warning("torch.save writes another archive than the one known here: slower, equally right")
+    log.warning("torch.save writes a new kind of archive: saving is slower, the files are as good")
     return False
 
 
@@ -77,7 +78,7 @@ def _put_together(around: Surroundings, data: memoryview) -> list[Buffer]:
 
 
 def _saved(data: memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> bytes:
-    """What `torch.save` itself writes."""
+    """A feature file as `torch.save` itself writes it."""
     words = np.frombuffer(bytearray(data), f"i{dtype.itemsize}").reshape(shape)
     buffer = io.BytesIO()
     torch.save(torch.from_numpy(words).view(dtype), buffer)
@@ -85,15 +86,15 @@ def _saved(data: memoryview, dtype: torch.dtype, shape: tuple[int, ...]) -> byte
 
 
 def is_readable(whole: bytes) -> bool:
-    """Whether a feature file loads and its records have the checksums that it holds."""
+    """Whether torch loads a feature file, and all checksums in its archive are right."""
     return _loaded(whole) is not None
 
 
 def _loaded(whole: bytes) -> Tensor | None:
     try:
         with zipfile.ZipFile(io.BytesIO(whole)) as file:
-            # torch stores records as they are. Python reads over a size that is too large; torch
-            # takes what lies behind the record in memory.
+            # torch compresses nothing, so both sizes of a record are equal. Given a size that is
+            # too large, zipfile stops at the end; torch would read the memory behind the record.
             stored = all(one.file_size == one.compress_size for one in file.infolist())
             if not stored or file.testzip() is not None:
                 return None
@@ -106,8 +107,8 @@ def _loaded(whole: bytes) -> Tensor | None:
 def encode_features(features: Tensor) -> list[Buffer]:
     """A feature file's bytes, in parts: (num_frames, hidden_size) -> (1, hidden_size, num_frames).
 
-    Features that lie channel by channel, as the encoder gives them, are not copied. Other ones are,
-    by numpy, since torch would call up every core from every writer thread (10x slower).
+    Features that lie channel by channel, as the encoder gives them, are not copied. Others are
+    copied by numpy: torch would start threads on all cores for each writer thread (10x slower).
     """
     words = features.view(_WORDS[features.element_size()]).numpy()
     transposed = np.ascontiguousarray(words.T)

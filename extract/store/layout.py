@@ -29,7 +29,7 @@ KeptFile = tuple[str, int, int, int | None]
 
 
 class Verify(Enum):
-    """How files of earlier runs are trusted: by their sizes, or by reading them whole."""
+    """How files of earlier runs are checked: by their sizes, or by reading them whole."""
 
     size = "size"
     checksum = "checksum"
@@ -45,8 +45,8 @@ class LayoutOptions:
     dir: str = location("outputs/${dataset.name}/${run_name:}")  # the output folder
     layout: str = "gpt_sovits"  # which files are written: the name of a layout
     num_writers: int = number(4, at_least=1, at_most=1024)  # threads that write
-    # What is saved survives a power cut, not only a killed process; the ledger's lines of the last
-    # 5 s aside, whose recordings are then done again
+    # Saved files survive a power cut, not only a killed process. The ledger's lines of the last 5 s
+    # may be lost; their recordings are then done again
     fsync: bool = True
     verify: Verify = Verify.size
 
@@ -60,7 +60,7 @@ class Kept:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Kept | None:
-        """What a line of the ledger says is kept; None where it names no files."""
+        """The files that a line of the ledger names; None if it names none."""
         files = record.get("files")
         if not isinstance(files, list | tuple) or not files or not all(map(is_kept_file, files)):
             return None
@@ -68,7 +68,7 @@ class Kept:
 
 
 def is_kept_file(file: Any) -> bool:
-    """Whether a line of the ledger may say this of a file."""
+    """Whether a value of a ledger's line has the form of a `KeptFile` with a checksum."""
     return isinstance(file, list | tuple) and [*map(type, file)] == [str, int, int, int]
 
 
@@ -92,7 +92,7 @@ class Layout(Protocol):
     """
 
     suffixes: tuple[str, ...]
-    """What it adds to an id to name files: two ids that meet there are a clash."""
+    """What it adds to an id to name files. Two ids that give the same file name are a clash."""
 
     folders: tuple[str, ...]
     """The folders below the store that it writes in: no recordings are looked for there."""
@@ -106,14 +106,14 @@ class Layout(Protocol):
         """
 
     def put(self, item: Encoded) -> Iterable[Kept]:
-        """Takes one utterance; returns those that are whole on the disk by now, whoever put them.
+        """Takes one utterance; returns all that became whole on the disk, of other threads too.
 
-        Mostly this one. A layout of archives returns nothing until an archive is full, and then
-        all that are in it. Each utterance is returned once, by `put` or by `close`.
+        Mostly it is the one taken. A layout of archives returns nothing until an archive is full,
+        and then all that are in it. Each utterance is returned once, by `put` or by `close`.
 
         Raises:
             WriteFailed: this utterance cannot be written, and is not held either; others can.
-            StoreUnusable: none can; what is held is lost to this run.
+            StoreUnusable: no utterance can be written; the next run does those held again.
         """
 
     def close(self, *, abandon: bool = False) -> Iterable[Kept]:
@@ -127,28 +127,28 @@ class Layout(Protocol):
         """
 
     def discard(self, id: str) -> None:  # noqa: A002 - the ledger's own word
-        """Removes an utterance, if it is there; nothing outside the store's own folders.
+        """Removes an utterance's files, if they exist; nothing outside the store's own folders.
 
         Raises:
             StoreUnusable: it cannot be removed.
         """
 
     def kept(self, record: Mapping[str, Any]) -> Kept | None:
-        """What a line of the ledger says is kept; None where this layout cannot have written it.
+        """The files that a line of the ledger names; None if this layout cannot have written it.
 
         Where a file's name follows from the id, a line that names another is damaged.
         """
         return Kept.of(record)
 
     def intact(self, kept: Kept, *, checksum: bool) -> bool:
-        """Whether an utterance's files are there and as long as they were.
+        """Whether an utterance's files exist with the lengths that the ledger holds.
 
         Args:
             kept: what its line says.
-            checksum: read them, to tell a changed one too.
+            checksum: also read them and compare their checksums.
 
         Raises:
-            OSError, ValueError: they cannot be looked at, which is as bad.
+            OSError, ValueError: they cannot be examined, which counts as not intact.
         """
 
     def read(self, kept: Kept) -> Tensor:
@@ -160,19 +160,19 @@ class Layout(Protocol):
         """
 
     def ids_of_files(self) -> Iterator[str]:
-        """The ids of all that stands in its folders, whoever wrote it; some perhaps twice."""
+        """The ids of all files in its folders, of any program; an id may come twice."""
 
     def has_files(self, id: str) -> bool:  # noqa: A002
-        """Whether something stands where an utterance's files go."""
+        """Whether anything exists at a path of an utterance's files."""
 
     def sweep(self) -> int:
-        """Removes what killed runs left under temporary names; returns how many files."""
+        """Removes unfinished files that killed runs left; returns how many."""
 
     def bytes_per_second(self, width: int, itemsize: int, frame_rate: float) -> float:
-        """What a second of audio takes in the store.
+        """Bytes that a second of audio takes in the store.
 
         Args:
             width: of the features.
             itemsize: bytes of one of their numbers.
-            frame_rate: frames of a second.
+            frame_rate: frames per second.
         """

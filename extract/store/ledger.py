@@ -32,9 +32,9 @@ from extract.values import OF_A_SOURCE, SAVED, STATUS_OF, Reason, Status
 SYNC_EVERY_S = 5.0  # lines older than this survive a power cut
 MAX_LINE = 1 << 20  # bytes; a line takes about 500, its path and its detail at most some thousand
 
-_STATUS_OF: Mapping[str, Status] = dict[str, Status](STATUS_OF.items())  # of any text
+_STATUS_OF: Mapping[str, Status] = dict[str, Status](STATUS_OF.items())  # takes any str
 _NUMBERS = ("peak", "duration_s")
-_MOST = 1e100  # of either; what is more, or not a number, no run could have written
+_MOST = 1e100  # no run writes a larger one
 _COUNTS = ("num_frames", "source_size", "source_mtime_ns")
 _STRING = rb'[^"\\]*(?:\\.[^"\\]*)*'
 _HEAD = re.compile(rb'\{"id":"(%b)"(?:,"path":"%b","status":"([a-z]+)")?' % (_STRING, _STRING))
@@ -72,7 +72,7 @@ def dtype_name(dtype: object) -> str:
 
 
 def ledger_paths(directory: Path) -> list[Path]:
-    """The ledgers of a store, of every shard that ever wrote there; no file that we do not name."""
+    """The ledgers of a store, of every shard that ever wrote there; no other file."""
     if not directory.is_dir():
         return []
     return sorted(path for path in directory.iterdir() if LEDGER_NAME.fullmatch(path.name))
@@ -109,7 +109,7 @@ def _is_possible(record: Mapping[str, Any]) -> bool:
 
 
 def lines(path: Path) -> Iterator[bytes]:
-    """A ledger's lines; one that is too long to be ours comes in pieces."""
+    """A ledger's lines; one of more than `MAX_LINE` bytes, which no run writes, comes in pieces."""
     try:
         with open_regular(path) as file:
             yield from iter(partial(file.readline, MAX_LINE), b"")
@@ -127,8 +127,8 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 def heads(path: Path) -> Iterator[tuple[str, bool]]:
     """Each line's id, and whether it says that the utterance is saved.
 
-    A third of the time that `read_lines` takes, since a line is not read to its end: one that is
-    damaged further on is among these too. Its files, if there are any, are ours.
+    Takes a third of the time of `read_lines`, since only the start of a line is parsed. A line that
+    is damaged further on is included: its files, if there are any, are this program's.
     """
     for line in lines(path):
         found = _HEAD.match(line)
@@ -141,7 +141,7 @@ def heads(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _text(raw: bytes) -> str:
-    """What a JSON string stands for; of a damaged one, something that is no id of ours."""
+    """The text of a JSON string; "", which is no id, if the string is damaged."""
     try:
         return str(json.loads(b'"%b"' % raw)) if b"\\" in raw else raw.decode()
     except ValueError:
@@ -149,7 +149,7 @@ def _text(raw: bytes) -> str:
 
 
 def read(directory: Path | str) -> Iterator[dict[str, Any]]:
-    """Every record of a store, whatever shards wrote it."""
+    """Every record of a store, of all shards that ever wrote there."""
     for path in ledger_paths(Path(directory)):
         for _line, record in read_lines(path):
             yield record
@@ -178,7 +178,7 @@ class Ledger:
         """Adds one line.
 
         Raises:
-            OSError: the disk took none of it; a part that it took is removed.
+            OSError: it cannot be written; a part that was written is removed.
         """
         line = record.line()
         with self._lock:
@@ -192,7 +192,7 @@ class Ledger:
                 self._synced = time.monotonic()
 
     def close(self) -> None:
-        """Brings what was appended to the disk."""
+        """Closes the file; fsyncs what was appended, if the ledger was opened with `fsync`."""
         with self._lock:
             if self._descriptor >= 0:
                 descriptor, self._descriptor = self._descriptor, -1

@@ -1,19 +1,17 @@
-"""Which processes work in a store: one for each shard, and one way of sharding at a time.
+"""Locks on a store: one process works on each shard, with one way of sharding at a time.
 
-A process that starts holds the start-up lock until it has its shard, and settles in between what
-all shards share. So of two that start together the first settles it alone, and the second finds it
-settled.
+A process that starts holds the start-up lock until it has its shard. Meanwhile it settles what all
+shards share, so that a second process that starts finds it settled.
 
 A lock is two files of `.extract`. `lock-0-of-1` is locked by the kernel (flock) until the process
 and its workers end; its time says since when. `owner-0-of-1` is filelock's record of the owner:
 host, process id, and the start of that process, so that a later process with the same id is not
 taken for the owner. filelock's record holds no time that a message could show.
 
-Some network file systems have no flock. There the record itself is the lock, as a lease: its owner
-renews it every RENEWED_S seconds. Another process takes it over at once if the owner was a process
-of this host and is dead, else when it was not renewed for LEASE_S seconds. filelock's FileLock has
-a fallback of its own, which is turned off: it knows ENOSYS alone of the errors below, and a lock
-whose owner died on another host would stay for ever.
+Some network file systems have no flock. There the record itself is the lock, as a lease that its
+owner renews every RENEWED_S seconds. Another process takes it over at once if the owner was of this
+host and is dead, else after LEASE_S seconds without a renewal. FileLock's own fallback is off: of
+NO_FLOCK it handles ENOSYS only, and the lock of an owner that died on another host would stay.
 """
 
 from __future__ import annotations
@@ -33,9 +31,10 @@ from pathlib import Path
 
 from filelock import FileLock, LeaseCompromise, MarkerSoftFileLock, SoftFileLease, Timeout
 
-from extract.files import explained, make_folder, make_way
+from extract.files import make_folder, make_way
 from extract.manifest import folders
 from extract.text import printable
+from extract.write_errors import explained
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +87,7 @@ def locked(
 
 @contextmanager
 def _starting(directory: Path) -> Iterator[None]:
-    """Holds the start-up lock: no other process looks around or settles what all shards share."""
+    """Holds the start-up lock: meanwhile no other process can begin to work in this store."""
     try:
         lock = _acquire(directory / PRIVATE / "lock", START_UP_S)
     except Timeout:
@@ -109,7 +108,7 @@ def _starting(directory: Path) -> Iterator[None]:
 
 
 def _take(directory: Path, mine: Path, count: int, settle: _Settle) -> _Held:
-    """The lock `mine`, with what all shards share settled; the start-up lock is held."""
+    """Takes the lock `mine` and calls `settle`; the caller holds the start-up lock."""
     others = [path for path in _held_locks(mine.parent) if path != mine]
     for path in others:
         if not path.name.endswith(f"-of-{count}"):
@@ -132,7 +131,7 @@ def _held_locks(folder: Path) -> list[Path]:
 
 def _is_held(path: Path) -> bool:
     if path.is_symlink() or not path.is_file():
-        return False  # none of ours
+        return False  # no run makes such a lock
     try:
         _acquire(path).release()
     except Timeout:
@@ -141,7 +140,7 @@ def _is_held(path: Path) -> bool:
 
 
 def _acquire_shard(directory: Path, path: Path) -> _Held:
-    """A shard's lock; workers of a killed run are waited for, a live process is not."""
+    """Takes a shard's lock; waits for workers of a killed run to end, not for a live process."""
     try:
         return _acquire(path)
     except Timeout:
@@ -168,9 +167,9 @@ class _Held:
 
 
 def _acquire(path: Path, wait_s: float = 0.0) -> _Held:
-    """The lock `path`, once a live process let go of it within `wait_s` seconds, or raises Timeout.
+    """Takes the lock `path`; raises Timeout if another process still holds it after `wait_s`.
 
-    Without flock it takes seconds longer: until the lease was renewed, or was not for LEASE_S.
+    Without flock it waits longer: until the owner renews the lease, or has not for LEASE_S seconds.
     """
     for file in (path, _owner_path(path)):
         make_way(file)
@@ -197,11 +196,11 @@ def _flock(path: Path, wait_s: float) -> FileLock | None:
 
 
 def _own(path: Path, wait_s: float, *, has_flock: bool) -> MarkerSoftFileLock:
-    """This process's record at `path`."""
+    """Writes this process's owner record at `path`, on the terms of `_acquire`."""
     record = MarkerSoftFileLock(path)
     found = record.owner
     if has_flock and (found is None or found.mode == "exclusive"):
-        record.force_break()  # whoever wrote it had the flock, which is ours now
+        record.force_break()  # its owner no longer holds the flock: this process does
         return record.acquire(timeout=0).lock
     lease = SoftFileLease(
         path, lease_duration=LEASE_S, heartbeat_interval=RENEWED_S, on_compromise=_stop

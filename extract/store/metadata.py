@@ -24,7 +24,11 @@ from extract.values import AudioSettings
 NAME = METADATA
 FORMAT = 1
 FIRST_SETTINGS = ("max_peak", "maxx", "alpha", "min_duration_s", "max_duration_s", "resampler")
-GATES = ("max_peak", "min_duration_s", "max_duration_s")  # decide who is saved, not what is saved
+GATES = (
+    "max_peak",
+    "min_duration_s",
+    "max_duration_s",
+)  # decide which recordings are saved, not their numbers
 
 WAYS_OUT = (
     "Ways out: another store.dir=DIR, the store's own settings, or overwrite=true "
@@ -44,7 +48,7 @@ class Unreadable(ValueError):
 def identity(
     audio: AudioSettings, *, weights: str, layer: int, precision: str, source: str, layout: str
 ) -> Identity:
-    """Everything that changes the numbers or where they are, flat, in the config's words."""
+    """Every setting that changes the saved numbers or their files, keyed by its option's name."""
     values = asdict(audio) | {"resampler": audio.resampler.name}
     settings = {f"audio.{key}": values[key] for key in sorted(values, key=_place)}
     return {
@@ -58,7 +62,7 @@ def identity(
 
 
 def _place(setting: str) -> int:
-    """Where a setting stands: new ones behind those that the first release wrote."""
+    """Sort key: settings that the first release wrote, in its order, then new ones."""
     return FIRST_SETTINGS.index(setting) if setting in FIRST_SETTINGS else len(FIRST_SETTINGS)
 
 
@@ -74,7 +78,7 @@ class Comparison:
         return bool(self.differing) and set(self.differing) <= {f"audio.{gate}" for gate in GATES}
 
     def message(self, directory: Path) -> str:
-        """Both sides, and the ways out."""
+        """A table of the settings that differ, in the store and in this run, and the ways out."""
         rows = [("", "in the store", "this run")]
         for key, (theirs, ours) in islice(self.differing.items(), MAX_ROWS):
             rows.append((_cut(printable(key)), *shown_apart(theirs, ours)))
@@ -103,7 +107,7 @@ def read(directory: Path) -> dict[str, Any] | None:
     """A store's metadata; None where it has none.
 
     Raises:
-        Unreadable: it is not ours to read.
+        Unreadable: it is damaged, or no run wrote it.
     """
     path = directory / NAME
     try:
@@ -145,7 +149,7 @@ def write(
 
 
 def frames(stack: ConvStack) -> dict[str, Any]:
-    """Which samples made which frame: what a reader of features needs to find their times.
+    """Sample rate, hop and convolutions, from which a reader computes the time of each frame.
 
     No part of the identity, since the fingerprint of the weights has the convolutions in it.
     """
@@ -168,6 +172,7 @@ def shown_apart(theirs: Any, ours: Any) -> tuple[str, str]:
 
 
 def _look(text: str) -> str:
+    """`text` with an accented letter as one character, since both forms look alike."""
     return unicodedata.normalize("NFKC", text)
 
 

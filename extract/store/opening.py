@@ -1,4 +1,4 @@
-"""A store opened by a run: it holds numbers of the run's kind alone, or the run does not start."""
+"""Opens a store for a run; one that holds features of another identity is refused or replaced."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import re
 import stat
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -30,13 +31,13 @@ MAX_SHOWN = 5  # ids that a message names
 
 _OWN_TEMPORARY = re.compile(  # of `replace_whole`; without the eight digits, of 0.1.0
     r"\.tmp-(?:metadata\.json|ledger(?:\.\d+-of-\d+)?\.jsonl"
-    r"|(?:plan|lengths|owner|unfinished)-\d+-of-\d+(?:\.json)?)-\d+(?:-[0-9a-f]{8})?"
+    r"|(?:plan|durations|lengths|owner|unfinished)-\d+-of-\d+(?:\.json)?)-\d+(?:-[0-9a-f]{8})?"
 )
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What a run brings to a store."""
+    """A run as its store has to know it: identity, gates, ids, shard."""
 
     identity: Identity
     made_with: Mapping[str, str]
@@ -48,7 +49,9 @@ class Opening:
 
 
 def open_store(store: Store, run: Opening, alone: bool) -> frozenset[str]:
-    """Goes on in a store of the same identity, or makes it one if told to; tidies it if alone.
+    """Continues in a store of the run's identity; with `overwrite` drops what has another one.
+
+    If no other process works there (`alone`), also removes what killed runs left and reshards.
 
     Returns:
         Those of the run's ids whose files another program made: they may be replaced by features
@@ -84,7 +87,7 @@ def _tidy(store: Store, run: Opening, alone: bool, is_new: bool) -> set[str]:
 
 
 def _compare(store: Store, run: Opening, alone: bool) -> bool:
-    """Makes sure that the store's numbers are the run's, by replacing them if told to.
+    """Compares the store's identity with the run's; with `overwrite` drops what differs.
 
     Returns:
         Whether no run ever began here.
@@ -123,7 +126,8 @@ def _need_to_be_alone(store: Store, alone: bool) -> None:
 def _refuse_what_is_no_file(directory: Path) -> None:
     """Refuses a ledger that is a link, a folder or a device: appending would write elsewhere.
 
-    And metadata that are a folder, before anything is dropped that they could not replace.
+    Also refuses a folder in place of the metadata. The new metadata could not replace it, so this
+    is checked before anything is dropped.
     """
     paths = [path for path in ledger.ledger_paths(directory) if not _is_file(path)]
     data = directory / metadata.NAME
@@ -139,14 +143,17 @@ def _is_file(path: Path) -> bool:
 
 
 def _sweep_own(directory: Path) -> None:
-    """Removes what killed runs left of metadata, ledgers and notes under temporary names."""
+    """Removes temporary files of metadata, ledgers, notes and caches that killed runs left."""
     for path in [*directory.iterdir(), *(directory / PRIVATE).iterdir()]:
         if _OWN_TEMPORARY.fullmatch(path.name) and not path.is_dir():
             path.unlink(missing_ok=True)
+    for path in (directory / PRIVATE).glob("lengths-*-of-*"):  # the durations' cache, as of 0.1.0
+        with suppress(OSError):
+            path.replace(path.with_name(path.name.replace("lengths", "durations")))
 
 
 def _replace(store: Store, comparison: Comparison, gates: AudioSettings) -> None:
-    """Drops what is there; where only the gates changed, nothing that passes them."""
+    """Drops all utterances; if only the gates differ, those that may not pass the new ones."""
     if comparison.only_gates:
         judge_again(store, gates)
     else:

@@ -1,4 +1,4 @@
-"""What is left to do: the manifest against the ledger, and the ledger against the files."""
+"""Finds what is left to do: compares the manifest with the ledger, the ledger with the files."""
 
 from __future__ import annotations
 
@@ -23,37 +23,36 @@ from extract.values import FAILED, OF_A_SOURCE, REJECTED, SAVED, AudioSettings
 
 
 @dataclass(frozen=True)
-class Trust:
-    """What of an earlier run's word is taken."""
+class ResumePolicy:
+    """Which lines of earlier runs are accepted, so that their recordings are not done again."""
 
-    retry_failed: bool = True
-    checksum: bool = False  # read the files whole instead of looking at their sizes
+    retry_failed: bool = True  # a failed recording is tried again
+    checksum: bool = False  # a saved one's files are read and compared, not only their sizes
 
 
 @dataclass(frozen=True)
 class Remaining:
-    """What a run has to do."""
+    """Which recordings a run has to do, and counts of those that it keeps."""
 
     todo: NDArray[np.bool_]  # for every entry of the manifest: to be saved by this run
-    unseen: NDArray[np.bool_]  # no run got as far as a record of it
+    unseen: NDArray[np.bool_]  # this process's ledger has no record of it
     kept: Counter[tuple[str, str]]  # (status, reason) of what stays as it is
     kept_s: float  # seconds of audio saved earlier
     kept_clipped: int = 0  # of them, utterances with samples held at full scale
 
 
-def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Remaining:
+def remaining(manifest: Manifest, store: Store, path: Path, policy: ResumePolicy) -> Remaining:
     """Reads a ledger, keeps the lines that hold and drops the others from the file.
 
-    A line holds when the recording has neither another size nor another time than it had, and the
-    files of a saved one are whole. A saved one whose recording is gone stays: nothing good is lost.
-    A torn last line is dropped with the rest. Memory: the ids of the manifest, for the time of the
-    call.
+    A line holds if its recording still has the size and time in it and, if it was saved, its files
+    are whole. A saved line also holds if its recording is gone, so that no features are lost. A
+    torn last line does not hold. Memory: the ids of the manifest, for the time of the call.
 
     Args:
-        manifest: what this process is to have done in the end.
+        manifest: this process's recordings.
         store: where the files are.
         path: this process's ledger.
-        trust: what is taken from it.
+        policy: which lines are accepted.
     """
     index_of = {id_: index for index, id_ in enumerate(manifest.ids)}
     todo = np.ones(len(manifest), dtype=bool)
@@ -67,14 +66,14 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
         index = index_of.get(record["id"])
         if index is not None:
             unseen[index] = False
-            if not todo[index] or not _holds(index, record, manifest, store, trust):
+            if not todo[index] or not _holds(index, record, manifest, store, policy):
                 continue
             todo[index] = False
             kept[record["status"], record.get("reason") or ""] += 1
             kept_s += (record.get("duration_s") or 0.0) if record["status"] == SAVED else 0.0
             kept_clipped += bool(record.get("clipped_samples"))
         elif record.get("reason") in OF_A_SOURCE or not store.is_possible(record):
-            continue  # this run says it again; or a line whose id is damaged
+            continue  # this run records it again, or its id is damaged
         holding[-1] = 1
         num_bytes += len(line)
     status = path.stat() if path.exists() else None
@@ -86,23 +85,23 @@ def remaining(manifest: Manifest, store: Store, path: Path, trust: Trust) -> Rem
 
 
 def _holds(
-    index: int, record: Mapping[str, Any], manifest: Manifest, store: Store, trust: Trust
+    index: int, record: Mapping[str, Any], manifest: Manifest, store: Store, policy: ResumePolicy
 ) -> bool:
     status = record.get("status")
-    if status == FAILED and trust.retry_failed:
+    if status == FAILED and policy.retry_failed:
         return False
     now = stamp(manifest[index], manifest.opener)
     then = record.get("source_size"), record.get("source_mtime_ns")
     if now != then and not (status == SAVED and now == MISSING):
         return False
-    return status != SAVED or store.intact(record, checksum=trust.checksum)
+    return status != SAVED or store.intact(record, checksum=policy.checksum)
 
 
 def judge_again(store: Store, gates: AudioSettings) -> None:
-    """Drops the lines that other gates might change: what was rejected, and what no longer passes.
+    """Drops lines that are not true of new gates: all rejected ones, and saved ones that fail them.
 
-    With the files of the latter. In every ledger of the store, before its metadata says that these
-    are its gates: every line that is read after that is true of these gates. Only
+    The files of the latter are removed. This is done in every ledger of the store before the new
+    gates go into its metadata, so that gates in the metadata are true of every line. Call it only
     while no other process works there.
     """
     for path in ledger.ledger_paths(store.directory):
@@ -128,9 +127,9 @@ def _passes(record: Mapping[str, Any], gates: AudioSettings) -> bool:
 
 
 def reshard(store: Store, shard: Shard) -> set[str]:
-    """Sorts the lines of all ledgers into those of this sharding, each utterance's once.
+    """Sorts the lines of all ledgers into the ledgers of this sharding, one line an utterance.
 
-    Nothing is written where they are so already. Only while no other process works in the store.
+    Writes nothing if they are sorted already. Call it only while no other process works there.
 
     Returns:
         The ids of all utterances that a line says are saved, or said before it was damaged.
@@ -169,7 +168,7 @@ def _sort(store: Store, index_named: Mapping[str, int]) -> None:
 
 
 def _is_better(record: Mapping[str, Any], other: bytes | None, store: Store) -> bool:
-    """Whether an utterance's line holds rather than another one, read before it."""
+    """Whether an utterance's line is to replace another line of it that was read before."""
     earlier = other and ledger.parse(other)
     if not earlier or record == earlier:
         return True

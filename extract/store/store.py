@@ -1,4 +1,4 @@
-"""A store: a folder, the layout of its files, and the lines of its ledgers that speak of them."""
+"""A store: a folder, the layout of its files, and the ledgers' lines about these files."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from extract.choices import find
-from extract.files import StoreUnusable
 from extract.store import ledger
 from extract.store.files import StoreFiles, WriteFailed
 from extract.store.layout import Layout, LayoutOptions
+from extract.write_errors import StoreUnusable
 
 __all__ = ["Store", "StoreUnusable", "WriteFailed"]
 
@@ -58,13 +58,13 @@ class Store:
             return False
 
     def is_possible(self, record: Mapping[str, Any]) -> bool:
-        """Whether a line may be a run's: one whose id is damaged names the files of another id."""
+        """Whether a run can have written a line. A damaged id shows: the files are another id's."""
         return not record.get("files") or self.layout.kept(record) is not None
 
     def read_lines(self, path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-        """Whole lines of a ledger with their records, less those that no run can have written."""
+        """Whole lines of a ledger with their records, without any that no run can have written."""
         return ((line, one) for line, one in ledger.read_lines(path) if self.is_possible(one))
 
     def explain(self, error: OSError, needed: int = 0) -> str:
-        """What stopped a write into this store, for the user: `extract.files.explain`."""
+        """Why a write into this store failed, for the user: `extract.write_errors.explain`."""
         return self.files.explain(error, needed)

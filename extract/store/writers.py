@@ -26,8 +26,8 @@ class Writers:
     Args:
         store: where the files go.
         ledger: where the lines go.
-        done: called with each record once it is in the ledger, from a writer's thread.
-        num_threads: how many.
+        done: called by a writer thread with each record once it is in the ledger.
+        num_threads: writer threads.
         foreign: ids whose files here are another program's. Features replace them; a recording
             that gives none leaves them.
     """
@@ -44,11 +44,11 @@ class Writers:
         self._foreign = foreign
         self._max_queued = num_threads * MAX_QUEUED_PER_WRITER
         self._num_queued = 0
-        self._changed = threading.Condition()  # of _num_queued, at half and at none
+        self._changed = threading.Condition()  # notified as _num_queued falls to half, and to 0
         self._error: BaseException | None = None
         self._abandoned = False
         self._queue: SimpleQueue[Encoded | Failure | None] = SimpleQueue()
-        # Lines of what the layout holds. No lock: each access is one step of the interpreter.
+        # Lines of utterances that the layout holds. No lock: each access is one atomic operation.
         self._waiting: dict[str, partial[Record]] = {}
         self._threads = [
             threading.Thread(target=self._work, name=f"writer-{number}")
@@ -60,7 +60,8 @@ class Writers:
     def put(self, item: Encoded | Failure) -> None:
         """Queues one utterance; once the queue is full, waits until half of it is done.
 
-        For one thread. Being woken for each utterance would cost more than saving it.
+        Call it from one thread only. It waits for half of the queue because waking a thread for
+        each utterance would cost more than saving the utterance.
 
         Raises:
             StoreUnusable: an earlier utterance found the store full, read-only or gone.
@@ -74,7 +75,7 @@ class Writers:
         self._queue.put(item)
 
     def close(self, *, abandon: bool = False) -> None:
-        """Waits for what is queued, and has the layout keep what it holds.
+        """Waits until the queue is empty, then closes the layout, which keeps what it holds.
 
         With `abandon` waits only for what is being written: what is not kept by then gets no line
         and leaves no file. The threads end in any case.
@@ -98,7 +99,7 @@ class Writers:
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             self._write(item)
-            del item  # an idle thread holds no utterance
+            del item  # else an idle thread would keep an utterance in memory
             with self._changed:
                 self._num_queued -= 1
                 if self._num_queued in (self._max_queued // 2, 0):
@@ -110,7 +111,7 @@ class Writers:
                 self._save(item)
 
     def _keep_the_rest(self) -> None:
-        """Closes the layout, which may hold utterances; drops those where the run has failed."""
+        """Closes the layout and records the utterances it held; after a failure drops them."""
         abandon = self._abandoned or self._error is not None
         with self._noting_errors():
             self._commit(self.store.layout.close(abandon=abandon))
@@ -137,7 +138,7 @@ class Writers:
                 del self._waiting[id_]
                 item = Failure(item.recording, "write_failed", str(error))
         if item.recording.id not in self._foreign:
-            self.store.layout.discard(item.recording.id)  # of an earlier run: no longer the truth
+            self.store.layout.discard(item.recording.id)  # files of an earlier run, no longer true
         self._record(failure_record(item))
 
     def _commit(self, kept: Iterable[Kept]) -> None:

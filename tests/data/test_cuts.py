@@ -8,7 +8,7 @@ from extract.data.dataset import AudioDataset, identify, stamp
 from extract.data.durations import durations
 from extract.opener import LocalFiles
 from extract.store.ledger import Ledger, Record
-from extract.store.resume import Trust, remaining
+from extract.store.resume import ResumePolicy, remaining
 from extract.store.store import Store
 from extract.values import AudioSettings, Entry, Failure, Utterance
 from support.decoding import decode, prepare
@@ -135,7 +135,7 @@ def test_a_cut_whose_times_moved_is_made_again(tmp_path):
 
     def todo(times) -> list[bool]:
         manifest = cuts(path, times)
-        return remaining(manifest, store, ledger.path, Trust()).todo.tolist()
+        return remaining(manifest, store, ledger.path, ResumePolicy()).todo.tolist()
 
     assert todo(times) == [False, False, False]
     assert todo([(0.0, 1.0), (1.0, 0.9), (2.0, None)]) == [False, True, False]

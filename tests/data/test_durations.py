@@ -168,7 +168,7 @@ def test_a_folder_in_the_place_of_the_index_that_holds_something_is_kept(reader,
     np.testing.assert_allclose(reader(), EXPECTED, atol=1e-4)
     np.testing.assert_allclose(reader(), EXPECTED, atol=1e-4)
     assert (reader.index / "mine").read_text() == "mine"
-    assert "makes it anew" in caplog.text
+    assert "computes it again" in caplog.text
 
 
 def test_an_interrupted_scan_keeps_what_it_has_read(reader, monkeypatch):

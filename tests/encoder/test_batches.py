@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from extract.data.batch import Batch, collate
-from extract.encoder.batches import Encoding
+from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
 from extract.models.load import load_model
 from extract.run import job, work
@@ -103,7 +103,7 @@ def outcomes(items: list[Encoded | Failure]) -> list[int | str]:
 
 
 def test_utterances_and_failures_come_out_in_the_order_of_the_plan():
-    encoding = Encoding(FakeEncoder(), batch_seconds=100)
+    encoding = BatchEncoder(FakeEncoder(), batch_seconds=100)
     batches = [batch(2, 1, first=3 * n, failures=(3 * n + 2,)) for n in range(5)]
     found = outcomes(list(encoding(batches)))
     assert [item for item in found if isinstance(item, int)] == [0, 1, 3, 4, 6, 7, 9, 10, 12, 13]
@@ -115,20 +115,20 @@ def test_utterances_and_failures_come_out_in_the_order_of_the_plan():
 
 def test_a_batch_of_nothing_but_failures_never_reaches_the_encoder():
     encoder = FakeEncoder()
-    assert outcomes(list(Encoding(encoder, 100)([batch(failures=(4,))]))) == ["4: missing"]
+    assert outcomes(list(BatchEncoder(encoder, 100)([batch(failures=(4,))]))) == ["4: missing"]
     assert encoder.sizes == []
 
 
 def test_a_batch_above_the_budget_is_split_before_it_is_tried():
     encoder = FakeEncoder()
-    assert outcomes(list(Encoding(encoder, 2.1)([batch(1, 1, 1, 1, 1)]))) == [0, 1, 2, 3, 4]
+    assert outcomes(list(BatchEncoder(encoder, 2.1)([batch(1, 1, 1, 1, 1)]))) == [0, 1, 2, 3, 4]
     assert max(encoder.sizes) == 2
 
 
 def test_a_batch_is_split_by_what_the_model_makes_of_its_length():
     """Attention of a narrow model costs as much as all else from 1 s on: twice the seconds."""
     encoder = FakeEncoder()
-    encoding = Encoding(encoder, 2.1, quadratic_s=1.0)
+    encoding = BatchEncoder(encoder, 2.1, quadratic_s=1.0)
     assert outcomes(list(encoding([batch(1, 1, 1, 1, 1)]))) == [0, 1, 2, 3, 4]
     assert max(encoder.sizes) == 1
 
@@ -149,7 +149,7 @@ def test_the_next_batch_is_submitted_before_the_last_is_waited_for():
             pending.result = told  # type: ignore[method-assign]
             return pending
 
-    list(Encoding(Ordered(), 100)([batch(1, first=n) for n in range(3)]))
+    list(BatchEncoder(Ordered(), 100)([batch(1, first=n) for n in range(3)]))
     assert events == ["submit 1", "submit 2", "wait 1", "submit 3", "wait 2", "wait 3"]
 
 
@@ -158,7 +158,7 @@ def test_the_next_batch_is_submitted_before_the_last_is_waited_for():
 def test_a_batch_that_does_not_fit_is_halved_and_nobody_is_lost(kind, late):
     encoder = FakeEncoder(lambda call, seconds: seconds > 3, kind, late)
     batches = [batch(*[1.0] * 8, first=8 * n) for n in range(4)]
-    encoding = Encoding(encoder, batch_seconds=100)
+    encoding = BatchEncoder(encoder, batch_seconds=100)
     assert sorted(outcomes(list(encoding(batches)))) == list(range(32))
     assert encoding.times_out_of_memory > 0
 
@@ -167,13 +167,13 @@ def test_a_batch_that_does_not_fit_is_halved_and_nobody_is_lost(kind, late):
 def test_running_out_once_at_any_moment_loses_nobody_and_keeps_the_order(call):
     encoder = FakeEncoder(lambda number, seconds: number == call)
     batches = [batch(1, 1, 1, first=3 * n) for n in range(6)]
-    assert outcomes(list(Encoding(encoder, 100)(batches))) == list(range(18))
+    assert outcomes(list(BatchEncoder(encoder, 100)(batches))) == list(range(18))
 
 
 def test_what_fits_is_learned_once_and_holds_for_the_rest_of_the_run(caplog):
     caplog.set_level(logging.WARNING)
     encoder = FakeEncoder(lambda call, seconds: seconds > 5)
-    encoding = Encoding(encoder, batch_seconds=100)
+    encoding = BatchEncoder(encoder, batch_seconds=100)
     batches = [batch(*[1.0] * 8, first=8 * n) for n in range(10)]
     assert outcomes(list(encoding(batches))) == list(range(80))
     assert encoding.times_out_of_memory == 1
@@ -184,7 +184,7 @@ def test_what_fits_is_learned_once_and_holds_for_the_rest_of_the_run(caplog):
 
 def test_a_short_utterance_beside_a_long_one_does_not_make_all_batches_short():
     encoder = FakeEncoder(lambda call, seconds: seconds > 30)
-    encoding = Encoding(encoder, batch_seconds=100)
+    encoding = BatchEncoder(encoder, batch_seconds=100)
     batches = [batch(20, 0.5), batch(*[1.0] * 20, first=2)]
     assert outcomes(list(encoding(batches))) == list(range(22))
     assert encoder.sizes == [2, 1, 1, 20]
@@ -192,7 +192,9 @@ def test_a_short_utterance_beside_a_long_one_does_not_make_all_batches_short():
 
 def test_one_that_never_fits_is_recorded_and_its_neighbours_are_saved():
     encoder = FakeEncoder(lambda call, seconds: seconds > 10)
-    items = list(Encoding(encoder, 100)([batch(3, 3), batch(40, 2, first=2), batch(1, first=4)]))
+    items = list(
+        BatchEncoder(encoder, 100)([batch(3, 3), batch(40, 2, first=2), batch(1, first=4)])
+    )
     assert sorted(map(str, outcomes(items))) == ["0", "1", "2: out_of_memory", "3", "4"]
     [lost] = [item for item in items if isinstance(item, Failure)]
     assert lost.detail.startswith("/there/2.wav: 40.0 s did not fit")
@@ -201,14 +203,14 @@ def test_one_that_never_fits_is_recorded_and_its_neighbours_are_saved():
 
 def test_a_device_without_any_memory_gives_a_record_for_each_and_ends():
     encoder = FakeEncoder(lambda call, seconds: True, late=True)
-    found = outcomes(list(Encoding(encoder, 100)([batch(1, 1, 1), batch(1, first=3)])))
+    found = outcomes(list(BatchEncoder(encoder, 100)([batch(1, 1, 1), batch(1, first=3)])))
     assert sorted(map(str, found)) == [f"{n}: out_of_memory" for n in range(4)]
 
 
 def test_one_that_does_not_fit_the_device_goes_to_the_larger_one_alone():
     device, cpu = FakeEncoder(lambda call, seconds: seconds > 10), FakeEncoder()
     made = []
-    encoding = Encoding(device, 100, fallback=lambda: made.append(1) or cpu)
+    encoding = BatchEncoder(device, 100, fallback=lambda: made.append(1) or cpu)
     found = outcomes(list(encoding([batch(40, 30, 2), batch(1, first=3)])))
     assert sorted(found) == [0, 1, 2, 3]
     assert cpu.sizes == [1, 1]
@@ -216,7 +218,9 @@ def test_one_that_does_not_fit_the_device_goes_to_the_larger_one_alone():
 
 def test_one_that_fits_neither_device_is_recorded():
     full = FakeEncoder(lambda call, seconds: seconds > 10, "CPU", late=True)
-    found = outcomes(list(Encoding(FakeEncoder(full.too_much), 100, lambda: full)([batch(40, 2)])))
+    found = outcomes(
+        list(BatchEncoder(FakeEncoder(full.too_much), 100, lambda: full)([batch(40, 2)]))
+    )
     assert sorted(map(str, found)) == ["0: out_of_memory", "1"]
     assert full.sizes == [1]
 
@@ -227,7 +231,7 @@ def test_nothing_of_a_failed_try_is_held_while_the_next_is_made(late, depth):
     encoder = FakeEncoder(lambda call, seconds: seconds > 3, late=late)
     gc.disable()  # a cycle would be freed too late on a device as well
     try:
-        for _ in Encoding(encoder, 100, depth=depth)([batch(1, 1, 1, 1), batch(1, 1, first=4)]):
+        for _ in BatchEncoder(encoder, 100, depth=depth)([batch(1, 1, 1, 1), batch(1, 1, first=4)]):
             pass
     finally:
         gc.enable()
@@ -241,11 +245,11 @@ def test_another_error_is_ours_and_raises(where):
     encoder = FakeEncoder(lambda call, seconds: call == 1, late=where == "result")
     encoder.error = RuntimeError("shapes cannot be multiplied")
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        list(Encoding(encoder, 100)([batch(1), batch(1, first=1)]))
+        list(BatchEncoder(encoder, 100)([batch(1), batch(1, first=1)]))
 
 
 def test_features_that_are_not_finite_fail_alone():
-    items = list(Encoding(FakeEncoder(bad=(1,)), 100)([batch(1, 1, 1)]))
+    items = list(BatchEncoder(FakeEncoder(bad=(1,)), 100)([batch(1, 1, 1)]))
     assert outcomes(items) == [0, "1: non_finite_features", 2]
     assert items[1].detail.startswith("/there/1.wav: the encoder gave NaN or Inf")
 
@@ -267,8 +271,8 @@ def test_the_real_encoder_gives_the_same_features_after_a_shortage():
                 raise torch.OutOfMemoryError
             return super().submit(waveforms, lengths)
 
-    plenty = list(Encoding(Encoder(model), 100)([whole]))
-    little = list(Encoding(Small(model), 100)([whole]))
+    plenty = list(BatchEncoder(Encoder(model), 100)([whole]))
+    little = list(BatchEncoder(Small(model), 100)([whole]))
     assert [item.recording.id for item in little] == list("01234")
     for one, other in zip(plenty, little, strict=True):
         torch.testing.assert_close(one.features.values, other.features.values, atol=1e-5, rtol=0)

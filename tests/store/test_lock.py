@@ -13,10 +13,10 @@ import time
 import pytest
 from filelock import MarkerSoftFileLock
 
-from extract.files import StoreUnusable
 from extract.run.signals import stop_on_signals
 from extract.store import lock
 from extract.store.lock import StoreBusy, locked
+from extract.write_errors import StoreUnusable
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 

@@ -332,7 +332,7 @@ def test_a_link_in_the_place_of_a_speakers_folder_costs_that_speaker_alone(
     "symbolic links in the place of the store's files",
     "replaced or refused, never written through",
 )
-@pytest.mark.parametrize("name", ["plan-0-of-1", "lengths-0-of-1", "owner-0-of-1"])
+@pytest.mark.parametrize("name", ["plan-0-of-1", "durations-0-of-1", "owner-0-of-1"])
 def test_links_among_the_stores_notes_are_not_written_through(run, out, victim, name):
     assert run() == 0
     (out / ".extract" / name).unlink(missing_ok=True)
@@ -398,6 +398,7 @@ LEFT = [
     ".tmp-metadata.json-12-0123abcd",
     ".tmp-ledger.jsonl-12",
     ".tmp-ledger.0-of-2.jsonl-12-0123abcd",
+    ".extract/.tmp-durations-0-of-1-12-0123abcd",
     ".extract/.tmp-lengths-0-of-1-12",
     ".extract/.tmp-lengths-0-of-1-12-0123abcd",
     ".extract/.tmp-plan-0-of-1-12-0123abcd",
@@ -433,11 +434,21 @@ def test_every_temporary_name_that_a_run_gives_is_one_that_is_swept(run, out, mo
         assert run() == 0
         (out / "ledger.jsonl").write_text((out / "ledger.jsonl").read_text() + "torn")
         assert run() == 0
-    kinds = ("metadata.json", "ledger.jsonl", "plan-", "lengths-", "unfinished-")
+    kinds = ("metadata.json", "ledger.jsonl", "plan-", "durations-", "unfinished-")
     assert all(any(kind in name for name in made) for kind in kinds), made
     assert list(out.rglob(".tmp-*"))
     assert run() == 0
     assert not list(out.rglob(".tmp-*"))
+
+
+def test_durations_that_an_earlier_version_kept_are_not_read_again(run, out):
+    assert run() == 0
+    path = out / ".extract" / "durations-0-of-1"
+    before = path.stat().st_ino
+    path.rename(path.with_name("lengths-0-of-1"))
+    assert run() == 0
+    assert path.stat().st_ino == before
+    assert not path.with_name("lengths-0-of-1").exists()
 
 
 def test_nothing_is_swept_from_a_folder_that_is_no_store_of_ours(run, out):

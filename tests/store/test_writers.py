@@ -424,9 +424,8 @@ def test_a_file_that_another_program_has_open_costs_only_itself(parts, monkeypat
 def test_a_cache_that_another_program_has_open_is_said_and_left(tmp_path, monkeypatch, caplog):
     (tmp_path / "plan").write_bytes(b"old")
     monkeypatch.setattr(systems, "PAUSES_S", ())
-    monkeypatch.setattr(
-        os, "replace", lambda _source, target: (_ for _ in ()).throw(in_use(target))
-    )
+    denied = unittest.mock.Mock(side_effect=in_use(str(tmp_path / "plan")))
+    monkeypatch.setattr(os, "replace", denied)
     replace_cache(tmp_path / "plan", b"new")
     assert "another program has it open" in caplog.text
     assert (tmp_path / "plan").read_bytes() == b"old"

@@ -1,4 +1,4 @@
-"""A card that is not there: torch's fake tensors have device, dtype and shape but no numbers."""
+"""A fake GPU: torch's fake tensors have a device, dtype and shape but no numbers."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,15 +20,15 @@ CARD = torch.device("cuda", 0)
 
 @contextmanager
 def fake_card(attention: Attention) -> Iterator[None]:
-    """Everything made inside is fake, and whatever would wait for the card raises."""
+    """Makes all tensors of the block fake; an operation that would wait for the GPU raises."""
 
-    def send(_: Packing, array: np.ndarray) -> Tensor:
+    def to_device(_: Packing, array: np.ndarray) -> Tensor:
         return torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=CARD)
 
     stand_ins = [
-        patch.object(Packing, "send", send),
+        patch.object(Packing, "to_device", to_device),
         patch.object(encoder, "_usable_device", lambda device: CARD),
-        patch.object(encoder, "_Copies", lambda device: None),  # streams want a driver
+        patch.object(encoder, "_Copies", lambda device: None),  # CUDA streams need a driver
         patch.object(first_layer, "choose_activations", lambda layer, kernel: layer.in_steps),
         patch.object(forward, "choose_attention", lambda *_: attention),
         FakeTensorMode(allow_non_fake_inputs=True),
@@ -40,6 +40,6 @@ def fake_card(attention: Attention) -> Iterator[None]:
 
 
 def encoder_on_card(architecture: Architecture, precision: str) -> Encoder:
-    """With weights that are fake too; inside `fake_card`."""
+    """An encoder on the fake GPU, its weights fake too; for use inside `fake_card`."""
     weights = {name: torch.empty(shape) for name, shape in weight_shapes(architecture).items()}
     return Encoder(Checkpoint(architecture, weights), device="cuda", precision=precision)

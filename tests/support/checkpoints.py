@@ -1,4 +1,4 @@
-"""Models as the tools of the field save them: tensors' names and settings written out here.
+"""Models as fairseq, s3prl and torchaudio save them; names and settings are written out here.
 
 The names are those of fairseq's `HubertModel`, `Wav2Vec2Model` and `TransformerEncoder`
 (fairseq/models/hubert/hubert.py, fairseq/models/wav2vec/wav2vec2.py), which s3prl and WavLM keep.
@@ -79,7 +79,7 @@ def fairseq_config(model: HubertModel) -> dict[str, Any]:
 
 @contextmanager
 def fairseq_dictionary() -> Iterator[Any]:
-    """An object of `fairseq.data.dictionary.Dictionary`, which can be pickled meanwhile."""
+    """An object of `fairseq.data.dictionary.Dictionary` that can be pickled during the block."""
     with foreign_class("fairseq.data.dictionary", "Dictionary") as dictionary:
         found = dictionary()
         found.symbols, found.indices = ["<s>", "0", "1"], {"<s>": 0, "0": 1, "1": 2}
@@ -105,7 +105,7 @@ def foreign_class(module: str, name: str) -> Iterator[type]:
 
 
 def fairseq_file(model: HubertModel, *, normalize: bool = False) -> dict[str, Any]:
-    """What ContentVec's `checkpoint_best_legacy_500.pt` holds, but for its dictionary."""
+    """What ContentVec's `checkpoint_best_legacy_500.pt` holds, without its dictionary."""
     return {
         "args": None,
         "cfg": {
@@ -137,7 +137,7 @@ def fairseq_args_file(model: HubertModel, *, normalize: bool = False) -> dict[st
 
 
 def finetuned_file(model: HubertModel) -> dict[str, Any]:
-    """A model fine-tuned with CTC: its encoder within another, its settings within others."""
+    """A model fine-tuned with CTC: its tensors' names and its settings are nested deeper."""
     inner = "w2v_encoder.w2v_model."
     state = {f"{inner}{name}": weight for name, weight in fairseq_state(model).items()}
     state["w2v_encoder.proj.weight"] = state[f"{inner}final_proj.weight"].clone()

@@ -1,4 +1,4 @@
-"""The command in a process of its own, that may be killed."""
+"""Starts the command in a process of its own, which a test may kill."""
 
 import multiprocessing
 import os
@@ -21,7 +21,9 @@ def start(argv: list[str], cwd: Path, log: Path | None = None) -> multiprocessin
     from extract.run.build import _encoder
 
     assert extract.run.job
-    _encoder("tiny_random", None, 0, "cpu", "auto", None)  # imported and built, for every child
+    _encoder(
+        "tiny_random", None, 0, "cpu", "auto", None
+    )  # every child inherits torch and the encoder
 
     def child() -> None:
         os.setsid()

@@ -1,4 +1,4 @@
-"""Configs for runs that no command line starts."""
+"""Configs for tests that call `run_shard` themselves."""
 
 from pathlib import Path
 

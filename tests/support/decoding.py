@@ -1,4 +1,4 @@
-"""What the package does with an open recording, done to the file at a path."""
+"""Decodes the file at a path: opens it, then calls the package's function of the same name."""
 
 import math
 import os

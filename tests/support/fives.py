@@ -3,7 +3,7 @@
     fives/<run>-<number>.five   members; each a line of JSON, {"id": ..., "bytes": ...}, then these
                                 bytes, which torch.load reads; a member without an id is none
 
-Five utterances are one archive: `put` keeps nothing four times, and then five at once.
+Five utterances are one archive: four calls of `put` return nothing, and the fifth returns all five.
 """
 
 import io
@@ -17,9 +17,9 @@ from threading import Lock
 
 import torch
 
-from extract.files import StoreUnusable, explained
 from extract.store.files import crc32
 from extract.store.layout import Kept, Layout, LayoutOptions
+from extract.write_errors import StoreUnusable, explained
 
 FOLDER = "fives"
 SIZE = 5
@@ -97,7 +97,7 @@ class Fives(Layout):
             self._remove(id)
 
     def _remove(self, id_):
-        """Takes an utterance out of its archive, where all others stay in their places."""
+        """Removes an utterance's name from its archive; the others keep their offsets."""
         for path in self._archives():
             found = list(members(path))
             if id_ not in [member["id"] for member, _offset in found]:
@@ -141,14 +141,14 @@ class Fives(Layout):
 
 
 def note(id_):
-    """For tests: which utterances were put."""
+    """For tests: appends the id to the file that $FIVES_PUT names."""
     if path := os.environ.get("FIVES_PUT"):
         with open(path, "a") as file:
             file.write(f"{id_}\n")
 
 
 def wait_if_told(moment):
-    """For tests: at this moment the disk is full, or it waits until a file is there."""
+    """For tests: at the moment $FIVES_FULL the disk is full; at $FIVES_WAIT it waits for `go`."""
     if os.environ.get("FIVES_FULL") == str(moment):
         raise StoreUnusable("the disk is full")
     if os.environ.get("FIVES_WAIT") == str(moment):

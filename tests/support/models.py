@@ -47,14 +47,15 @@ def hubert_config(of: Architecture) -> HubertConfig:
 
 
 def fingerprint_of(model: Model) -> str:
-    """Of transformers' own modules too."""
+    """The fingerprint of a model's weights; also takes transformers' own modules."""
     return fingerprint(as_checkpoint(model))
 
 
 def small_model(norm: str, *, seed: int = 0, lively: bool = True, **settings: Any) -> HubertModel:
     """Group norm and post-norm layers as in HuBERT base, or layer norm and pre-norm as in large.
 
-    Norms and biases are drawn where it is `lively`: as they start, they would hide a mistake.
+    `lively` draws norms and biases at random: with the ones and zeros that they start with, a
+    mistake would not show.
     """
     layer_norm = norm == "layer"
     sizes: dict[str, Any] = {
@@ -100,7 +101,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def family_model(name: str) -> PreTrainedModel:
-    """With norms, biases, running statistics and relative positions that show in features."""
+    """A model of a family whose norms, biases, statistics and positions all show in features."""
     kind, settings = FAMILIES[name]
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**{**SIZES, **settings})
@@ -132,7 +133,7 @@ def folder_of(
 
 
 class Payload:
-    """A pickle that runs a command when it is loaded without care."""
+    """An object whose pickle makes the folder `proof` when `pickle.load` loads it."""
 
     def __init__(self, proof: Path) -> None:
         self.proof = proof

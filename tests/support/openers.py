@@ -1,6 +1,6 @@
 """Openers of recordings that are no files: bytes in memory, members of a tar.
 
-In a module of their own, since workers that are not forked import it.
+In a module of their own, since workers that are not forked have to import them.
 """
 
 import io
@@ -31,7 +31,7 @@ class Memory:
 
 
 class Bare:
-    """What a file object has at the least: no descriptor, no `readinto`, no `tell`."""
+    """The least file object that an opener may return: no descriptor, `readinto` or `tell`."""
 
     def __init__(self, content: bytes) -> None:
         self._file = io.BytesIO(content)

@@ -15,9 +15,9 @@ from enum import Enum
 from pathlib import Path
 
 from extract import choices
-from extract.app import conf_dir
-from extract.config import DOCKS, ORDERED, Config
+from extract.config import MODULE_GROUPS, ORDERED, Config
 from extract.fields import MISSING
+from extract.hydra_setup import conf_dir
 from extract.options import Option, fields_of, is_number, kinds, schema_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
@@ -66,7 +66,7 @@ def _choices() -> Iterator[str]:
 def _said_of(group: str) -> dict[str, str]:
     """What each choice of a group is: the first line of its module, or of its file in `conf/`."""
     said = {}
-    for choice in choices.own(DOCKS[group].modules) if group in DOCKS else ():
+    for choice in choices.own(MODULE_GROUPS[group].modules) if group in MODULE_GROUPS else ():
         module = sys.modules[schema_of(group, choice).__module__]
         said[choice] = (inspect.getdoc(module) or "").splitlines()[0].removesuffix(".")
     for file in Path(conf_dir(), group).glob("*.yaml"):
@@ -81,7 +81,8 @@ def _said_of(group: str) -> dict[str, str]:
 
 def _tables_of_choices(group: Option) -> Iterator[str]:
     """The options that a choice's own schema adds to the group's, in a table for each choice."""
-    for choice in choices.own(DOCKS[group.name].modules) if group.name in DOCKS else ():
+    modules = MODULE_GROUPS.get(group.name)
+    for choice in choices.own(modules.modules) if modules else ():
         schema = schema_of(group.name, choice)
         if own := {option.name for option in fields_of(schema)} - set(vars(group.type())):
             yield from (f"With `{group.name}={choice}`:", "")

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from extract import choices
+
 
 def install(
     folder: Path, group: str, name: str, module: str, source: str, dist: str = "elsewhere"
@@ -26,3 +28,9 @@ def install(
     (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}\n")
     before = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), before]))}
+
+
+def forget_packages() -> None:
+    """Lets this process look for packages anew."""
+    choices._entry_points.cache_clear()
+    choices._offered.cache_clear()

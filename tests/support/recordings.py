@@ -25,7 +25,7 @@ RATES_HZ = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 def signal(num_values: int) -> np.ndarray:
-    """(num_values,) float64 within [-0.9, 0.9]: noise that needs no generator's promise."""
+    """(num_values,) float64 within [-0.9, 0.9]: noise, the same with every version of NumPy."""
     state = (np.arange(1, num_values + 1, dtype=np.uint64) * np.uint64(6364136223846793005)) >> 40
     return (state.astype(np.float64) / 2**23 - 1) * 0.9
 

@@ -1,4 +1,4 @@
-"""Stores, read from nothing but their files."""
+"""Reads and checks stores by their files alone, without the package's readers."""
 
 import json
 from collections import Counter
@@ -38,7 +38,7 @@ def ledger(store: Path) -> list[dict]:
 
 
 def audit(store: Path, ids: set[str]) -> None:
-    """What must hold after any run that finished, read from nothing but files.
+    """Asserts what must hold after any run that finished, by the store's files alone.
 
     I1 every id once; I2 every saved one readable, finite, of the right shape; I3 nothing unreadable
     under a final name; I4 no stray file.

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from enum import IntEnum
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
@@ -65,9 +66,23 @@ def _library(name: str | None, *rest: object) -> ctypes.CDLL:
     return ctypes.CDLL(name, *rest)
 
 
+def _backslashed(path: str) -> str:
+    return path.replace("/", "\\")
+
+
+def _walk(top: str | Path, *rest: object) -> Iterator[tuple[str, list[str], list[str]]]:
+    for root, folders, files in os.walk(top, *rest):
+        yield str(top) + _backslashed(root[len(str(top)) :]), folders, files
+
+
+def _real_path(path: str | os.PathLike[str]) -> str:
+    return _backslashed(os.path.realpath(path))
+
+
+_PATH = Seen(os.path, realpath=_real_path)
 _SIGNALS = IntEnum("Signals", {name: int(getattr(signal, name)) for name in SIGNALS})
 SEEN = {
-    "os": Seen(os, OF_OS, name="nt", sep="\\", altsep="/", O_BINARY=0),
+    "os": Seen(os, OF_OS, name="nt", sep="\\", path=_PATH, walk=_walk, O_BINARY=0),
     "sys": Seen(sys, platform="win32"),
     "signal": Seen(signal, OF_SIGNAL, Signals=_SIGNALS),
     "ctypes": Seen(ctypes, CDLL=_library),

@@ -16,8 +16,8 @@ import soundfile
 import torch
 
 from extract import internal
-from extract.app import conf_dir
 from extract.data import dataset
+from extract.hydra_setup import conf_dir
 from extract.run import build, job, work
 from support.command import TINY
 from support.recordings import DEMO, write_wav

@@ -445,7 +445,7 @@ def test_a_disk_that_is_full_at_any_write_says_so(extract_folder, tmp_path, capf
             shutil.rmtree(disk / "out")
             capfd.readouterr()
     folders, locks = {"out:", "4-cnhubert:"}, {"lock:", "lock-0-of-1:", "owner:", "owner-0-of-1:"}
-    others = {"metadata.json:", "unfinished-0-of-1:", "plan-0-of-1:", "lengths-0-of-1:"}
+    others = {"metadata.json:", "unfinished-0-of-1:", "plan-0-of-1:", "durations-0-of-1:"}
     utterance, ledger_itself = {"the"}, {"ledger.jsonl:"}
     assert stopped_at >= folders | locks | others | utterance | ledger_itself, stopped_at
 

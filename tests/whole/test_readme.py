@@ -10,7 +10,7 @@ from omegaconf import MISSING
 
 import extract
 from extract import choices, exits
-from extract.app import conf_dir
+from extract.hydra_setup import conf_dir
 from extract.options import options
 from extract.values import STATUS_OF
 from support import options_page

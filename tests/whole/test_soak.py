@@ -20,7 +20,7 @@ from extract.data.dataset import AudioDataset
 from extract.data.loader import ResilientLoader
 from extract.data.plan import plan_batches
 from extract.data.workers import Options
-from extract.encoder.batches import Encoding
+from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
 from extract.manifest.manifest import Manifest
 from extract.models.load import load_model
@@ -122,7 +122,7 @@ def test_a_long_run_holds_at_its_end_what_it_held_at_one_fifth(scratch, entries)
     ledger = Ledger(store.directory / "ledger.jsonl")
     writers = Writers(store, ledger, num_threads=2)
     gauge = Gauge(loader, len(batches))
-    encoding = Encoding(Encoder(load_model("tiny_random")), 100)
+    encoding = BatchEncoder(Encoder(load_model("tiny_random")), 100)
     try:
         run(gauge, encoding, writers, np.ones(NUM, dtype=bool), Clock())
         writers.close()

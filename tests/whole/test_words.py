@@ -1,5 +1,6 @@
 """What is typed on the command line and what the run is given for it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from extract import choices
-from extract.config import DOCKS, Config
+from extract.config import MODULE_GROUPS, Config
 from extract.options import is_text, options, schema_of
 from extract.run import job
-from extract.words import KEPT, prepared
+from extract.words import KEPT, QUOTED, prepared
 from support.recordings import write_wav
 from support.stores import audit
 
@@ -97,6 +98,8 @@ def test_any_text_is_what_the_option_is_given(option, text):
 def test_any_texts_of_a_sweep_are_what_its_jobs_are_given(texts):
     texts = [text.replace(",", "").strip(" \t") for text in texts]
     assume(not any("${" in text or KEPT.fullmatch(text) or text == "???" for text in texts))
+    rests = (" , ".join(texts[start:]) for start in range(len(texts)))
+    assume(not any(re.match(QUOTED, rest) for rest in rests))  # a comma in quotes separates nothing
     word, _flag = prepared(["-m", f"dataset.path={' , '.join(texts)}"])
     override = OverridesParser.create().parse_override(word)
     (jobs,) = BasicSweeper.split_arguments([override], None)
@@ -106,7 +109,7 @@ def test_any_texts_of_a_sweep_are_what_its_jobs_are_given(texts):
 def config_with_the(option):
     """The schema in which the option's group is the first choice's that has it."""
     config, (group, _, key) = Config(), option.partition(".")
-    for choice in choices.own(DOCKS[group].modules) if group in DOCKS else ():
+    for choice in choices.own(MODULE_GROUPS[group].modules) if group in MODULE_GROUPS else ():
         schema = schema_of(group, choice)
         if key in schema.__dataclass_fields__:
             setattr(config, group, schema())

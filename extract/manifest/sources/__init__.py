@@ -1,1 +1,1 @@
-"""Sources: a module for each way to name recordings, of the choice's name."""
+"""Sources: what lists recordings. Each module is a choice of the config group `dataset`."""

@@ -50,8 +50,7 @@ class Options(SourceOptions):
 
     kind: str = "folder"
     path: str = location()  # the folder
-    # Endings of the files to take, `[wav,flac]`; null = what audio files are called, [] = every
-    # file
+    # Endings of the files to take, `[wav,flac]`; null = those of audio files, [] = every file
     extensions: list[str] | None = None
 
 
@@ -79,7 +78,7 @@ def read(options: Options, output: Output) -> Iterator[Entry | Failure]:
 
 
 def _report(walk: Walk, wanted: Sequence[str], num: int, num_others: int) -> None:
-    """Says what was left out; ValueError if nothing was found."""
+    """Logs what was left out; ValueError if nothing was found."""
     shown = printable(walk.root)
     if walk.stores:
         log.info("%s: left out what runs wrote: %s", shown, _some(walk.stores))

@@ -118,7 +118,7 @@ def _failure(where: str, path: str, reason: Reason, detail: str) -> Failure:
 
 
 def _bounded(path: str) -> str:
-    """`path` where it is one; what is too long for a file's path is not kept whole."""
+    """`path`, shortened if it is too long to be a file's path."""
     return path if len(path) <= MAX_PATH_BYTES else shortened(path)
 
 

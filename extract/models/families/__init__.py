@@ -1,1 +1,1 @@
-"""Families of models: a module for each, of its name."""
+"""Families of models, one module each; a module's name is the family's."""

@@ -10,7 +10,7 @@ from extract.models.settings import Rule, require
 MODEL_TYPES = ("data2vec-audio",)
 PREFIX = "data2vec_audio."  # of weights in the file of a model with a head
 MAX_DEPTH = 32  # a bound for hostile files; models have 5
-ALWAYS = {"feat_extract_norm": "layer", "do_stable_layer_norm": False}  # no settings of it
+ALWAYS = {"feat_extract_norm": "layer", "do_stable_layer_norm": False}  # not in its config
 DEFAULTS = {
     **{name: default for name, default in common.DEFAULTS.items() if name not in ALWAYS},
     "num_conv_pos_embeddings": 5,  # here the number of convolutions

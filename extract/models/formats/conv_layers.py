@@ -1,6 +1,6 @@
-"""fairseq's way to write convolutions: `[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2`.
+"""Parses fairseq's `conv_feature_layers`: `[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2`.
 
-fairseq evaluates the text as Python. Here it is parsed, and only lists, `+` and `*` are known.
+fairseq evaluates the text as Python. This parser accepts numbers, lists, tuples, `+` and `*` only.
 """
 
 import ast
@@ -15,10 +15,10 @@ Layer = tuple[int, int, int]  # channels, kernel, stride
 
 
 def parse(written: Any) -> list[Layer]:
-    """The layers that `conv_feature_layers` stands for: a text, or a list as it is.
+    """The layers (channels, kernel, stride) of `conv_feature_layers`, a text or a list.
 
     Raises:
-        ValueError: it is no list of three whole numbers each, or one of too many.
+        ValueError: it is not a list of triples of whole numbers, or it is too long.
     """
     try:
         if not isinstance(written, str):

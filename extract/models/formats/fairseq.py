@@ -1,4 +1,4 @@
-"""A single file of fairseq's, or of a tool that took its models over, by what it holds.
+"""Reads a single file of fairseq, or of a tool that took over its models, by its content.
 
     fairseq      {"model": tensors, "cfg": {"model": ..., "task": ...}}; "args" before 2021
     WavLM        {"model": tensors, "cfg": settings of model and task in one}
@@ -6,8 +6,8 @@
     torchaudio   tensors alone, under names of its own
     slim files   tensors alone: settings show in their shapes, or are a published model's
 
-What a file says goes before what its shapes show: where the two differ, the checks of `weights`
-find it, as they do for a `config.json`.
+A setting that the file says is used before one that its shapes show. If the two differ, the checks
+of `weights` refuse the file, as for a wrong `config.json`.
 """
 
 import re
@@ -25,7 +25,7 @@ from extract.models.formats.pickles import Stub
 from extract.models.formats.shapes import FIRST_CONVOLUTION, complete, seen
 from extract.models.settings import shown
 
-_WORDS = {  # fairseq's, and a `config.json`'s
+_WORDS = {  # fairseq's name of a setting: that of a `config.json`
     "activation_fn": "hidden_act",
     "conv_bias": "conv_bias",
     "conv_pos": "num_conv_pos_embeddings",
@@ -40,14 +40,14 @@ _WORDS = {  # fairseq's, and a `config.json`'s
     "num_buckets": "num_buckets",
 }
 _NORMS = {"default": "group", "layer_norm": "layer"}
-_ONLY: dict[str, tuple[Any, ...]] = {  # fairseq's settings that no tensor's name shows
+_ONLY: dict[str, tuple[Any, ...]] = {  # settings that no tensor shows: the values computed here
     "attn_type": ("", None),
     "layer_type": ("transformer", None),
     "pos_enc_type": ("abs", None),
     "quantize_input": (False, None),
     "sample_rate": (16_000, None),
 }
-# Settings that transformers' data2vec does not have: it always is so.
+# transformers' data2vec has no such settings and always computes these values.
 _ONLY_OF_DATA2VEC = {"do_stable_layer_norm": (False,), "feat_extract_norm": ("layer",)}
 _ALWAYS = {"feat_extract_activation": "gelu", "hidden_act": "gelu", "layer_norm_eps": 1e-5}
 _OF_TRANSFORMERS = re.compile(r"(?!encoder\.)(?:\w+\.)?feature_projection\.projection\.weight")
@@ -88,19 +88,19 @@ def _weights(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _configs(held: Mapping[Any, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """What is said of the model and of its task, both in fairseq's words; empty if nothing is."""
+    """Settings of the model and of its training task by fairseq's names; {} if not in the file."""
     if "model_weight" in held:
         return _mapping(held.get("model_cfg")), _mapping(held.get("task_cfg"))
     whole = _mapping(held.get("cfg")) or _mapping(held.get("args"))
     model = _mapping(whole.get("model")) or whole
     task = _mapping(whole.get("task")) or whole
-    if inner := _mapping(model.get("w2v_args")):  # a fine-tuned model keeps those it began from
+    if inner := _mapping(model.get("w2v_args")):  # of the model that a fine-tuned one began from
         model = _mapping(inner.get("model")) or inner
     return model, task
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """What a namespace or mapping says by name; {} for anything else."""
+    """A namespace or mapping as a dict of its named values; {} for anything else."""
     if isinstance(value, Stub):
         value = vars(value)
     if not isinstance(value, Mapping):
@@ -109,12 +109,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value that can be compared: a tensor is its type's name, as in a message."""
+    """`value`, but a tensor as its type's name, which can be compared and shown."""
     return f"a {type(value).__name__}" if isinstance(value, Tensor) else value
 
 
 def _said(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's settings in a `config.json`'s words, as far as they are said."""
+    """The settings that fairseq's config says, by the names of a `config.json`."""
     said = {ours: model[theirs] for theirs, ours in _WORDS.items() if model.get(theirs) is not None}
     if (mode := model.get("extractor_mode")) is not None:
         said["feat_extract_norm"] = _NORMS.get(mode, mode) if isinstance(mode, str) else mode
@@ -135,9 +135,10 @@ def _require(said: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> No
 
 
 def _model_type(weights: Mapping[str, Tensor], model: Mapping[str, Any]) -> str:
-    """Transformers' word for a model, by what it alone has; HuBERT and wav2vec 2.0 differ in none.
+    """The `model_type` in transformers, from weights that only one type has.
 
-    They are one network. A file of wav2vec 2.0 holds the quantizer of its training, or says so.
+    HuBERT and wav2vec 2.0 are the same network. A file is wav2vec 2.0's if its config says so or it
+    holds the quantizer of wav2vec 2.0's training.
     """
     if "encoder.layers.0.attention.gru_rel_pos_linear.weight" in weights:
         return "wavlm"
@@ -150,7 +151,7 @@ def _model_type(weights: Mapping[str, Tensor], model: Mapping[str, Any]) -> str:
 
 
 def _input_norm(task: Mapping[str, Any]) -> bool | None:
-    """Whether waveforms were of zero mean and unit variance in training, as `normalize` says."""
+    """Whether training waveforms had zero mean and unit variance (`normalize`); None: unknown."""
     found = task.get("normalize")
     if not (found is None or isinstance(found, bool)):
         raise ValueError(f"normalize is {shown(found)}; true or false is needed")

@@ -1,7 +1,7 @@
-"""A model's files, read without trusting them: JSON, and tensors in whatever container.
+"""Reads a model's files without trusting them: JSON, and tensors as safetensors or a pickle.
 
-What a file is shows in its first bytes; its name decides nothing. Every fault is a ValueError that
-says what the file is and what helps. No code of a file is run.
+A file's first bytes decide how it is read, never its name. Every fault is a ValueError that says
+what the file is and what helps. No code in a file is run.
 """
 
 import json
@@ -53,9 +53,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> Mapping[Any, Any]:
-    """The tensors of a file by their names, among whatever else it holds.
+    """The mapping that a file holds: tensors by name, and in a pickle other values too.
 
-    They may be a view of the file.
+    Tensors may be mapped to the file.
 
     Raises:
         ValueError: it cannot be read, is damaged, or holds more than tensors.
@@ -70,7 +70,7 @@ def read_tensors(path: Path) -> Mapping[Any, Any]:
         found = load_file(path) if is_safetensors else pickles.load(path, start)
     except pickles.Refused:
         raise
-    except Exception as error:  # whatever damage makes of the readers' own assumptions
+    except Exception as error:  # a damaged file makes the readers raise almost anything
         problem = shortened(str(error).strip().partition("\n")[0])
         raise ValueError(
             f"{path.name} does not load: {type(error).__name__}: {problem}; if it is cut off or"
@@ -87,7 +87,7 @@ def _is_safetensors(start: bytes) -> bool:
 
 
 def start_of(path: Path, num_bytes: int) -> bytes:
-    """The first bytes of a file; ValueError if it cannot be read or stands for the file meant."""
+    """The first bytes of a file; ValueError if it is unreadable, an LFS pointer or a web page."""
     try:
         with path.open("rb") as file:
             start = file.read(num_bytes)

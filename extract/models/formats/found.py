@@ -1,4 +1,4 @@
-"""What a model's files say, before anything is made of it."""
+"""`Found`: a model's settings and tensors as its files state them, not yet checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Found:
-    """A model's settings and tensors, as transformers has them, whatever file they came from.
+    """A model's settings and tensors by transformers' names, from any file format.
 
-    The tensors may be a view of the file and of any dtype; the settings are not checked yet.
+    Tensors may be mapped to the file and have any dtype. Settings are not checked yet.
     """
 
     settings: Mapping[str, Any]  # as in a `config.json`, with `model_type`
     weights: Mapping[str, Tensor]  # by transformers' names; a family's prefix may stand before them
-    input_norm: bool | None  # whether waveforms were of zero mean and unit variance; None: not said
-    said_by: str = "config.json"  # what the settings come from, in a message
+    input_norm: bool | None  # whether waveforms had zero mean and unit variance; None: not stated
+    said_by: str = "config.json"  # where the settings come from, for messages

@@ -1,6 +1,6 @@
-"""Names of tensors as fairseq and torchaudio have them, turned into transformers' own.
+"""Renames tensors from fairseq's and torchaudio's names to transformers'.
 
-A name of transformers' own stays as it is: which tool wrote a file need not be known.
+Names that are transformers' already do not change, so the tool that wrote a file need not be known.
 """
 
 import re
@@ -11,11 +11,11 @@ from torch import Tensor
 
 _STATES = ("model", "model_weight", "state_dict")  # fairseq's, s3prl's, many trainers'
 
-# Of modules around the encoder: DataParallel's, a fine-tuned model's, a sequence model's encoder.
+# Added by modules around the encoder: DataParallel, a fine-tuned model, a sequence model.
 _PREFIX = re.compile(r"^(?:module\.|model\.|w2v_encoder\.|(?:encoder\.)?w2v_model\.)+")
 
 _CONV = r"feature_extractor\.conv_layers\.(\d+)"
-_Rules = tuple[tuple[str, str], ...]  # what a name starts with, what stands there instead
+_Rules = tuple[tuple[str, str], ...]  # (pattern of a name's start, replacement)
 _FAIRSEQ: _Rules = (  # s3prl keeps its names
     (rf"{_CONV}\.0\.", r"feature_extractor.conv_layers.\1.conv."),
     (rf"{_CONV}\.2\.(?:1\.)?", r"feature_extractor.conv_layers.\1.layer_norm."),
@@ -26,7 +26,7 @@ _TORCHAUDIO: _Rules = (
     (r"encoder\.feature_projection\.", "feature_projection."),
     (r"encoder\.transformer\.", "encoder."),
 )
-_POSITIONS: _Rules = (  # one convolution under a weight norm; several, as data2vec has them
+_POSITIONS: _Rules = (  # one convolution with a weight norm; data2vec's several
     (r"encoder\.pos_conv\.0\.(?!0\.)", "encoder.pos_conv_embed.conv."),
     (r"encoder\.pos_conv\.(\d+)\.0\.", r"encoder.pos_conv_embed.layers.\1.conv."),
 )
@@ -50,7 +50,7 @@ def named(found: Mapping[Any, Any]) -> dict[str, Tensor]:
     """The tensors of a file by transformers' names.
 
     Raises:
-        ValueError: two of them stand for the same.
+        ValueError: two tensors have the same name in transformers.
     """
     tensors = {
         name: tensor
@@ -76,7 +76,7 @@ def _renamed(name: str, rules: _Rules) -> str:
 
 
 def _replaced(name: str, rules: _Rules) -> str:
-    """`name` with its start replaced by the first rule that fits it."""
+    """`name` with its start replaced by the first rule that matches, if any."""
     for start, instead in rules:
         renamed, number = re.subn(f"^{start}", instead, name)
         if number:
@@ -85,6 +85,6 @@ def _replaced(name: str, rules: _Rules) -> str:
 
 
 def state_of(held: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """The tensors of a model by their names, from what a file holds: all of it, or a part."""
+    """A model's state dict: the part of a file's mapping that is one, else all of it."""
     parts = [held.get(name) for name in _STATES]
     return next((part for part in parts if isinstance(part, Mapping)), held)

@@ -1,7 +1,7 @@
-"""Files of `torch.save`, read without running any code that they name.
+"""Reads files of `torch.save` without running any code that they name.
 
-torch's weights-only unpickler makes tensors and plain containers. The two classes of fairseq below
-are read as `Stub`s: attributes and nothing else. Every other class or function is refused.
+torch's weights-only unpickler makes tensors and plain containers. Two more classes, which fairseq's
+files hold, are read as `Stub`s with attributes only. Any other class or function is refused.
 """
 
 import pickle
@@ -17,7 +17,7 @@ import torch
 
 from extract.text import shortened
 
-ZIP, PICKLE = b"PK\x03\x04", b"\x80"  # how torch's files start: since 1.6, and before
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"  # first bytes of files of torch 1.6 and later, and earlier
 
 _STUBBED = ("fairseq.data.dictionary.Dictionary", "argparse.Namespace")
 _ALLOWED_MODULES = ("torch", "torch._tensor", "torch._utils", "torch.storage")
@@ -38,33 +38,34 @@ _STRINGS = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE")
 
 
 class Refused(ValueError):
-    """A file names more than tensors are made of."""
+    """A pickle names classes or functions other than those of tensors, or is damaged."""
 
 
 class Stub:
-    """Stands for an object of a class that is not imported; `vars` gives its attributes."""
+    """Replaces an object whose class is not imported; `vars` gives its attributes."""
 
     def __init__(self, *_: object) -> None:
         pass
 
 
 def load(path: Path, start: bytes) -> Any:
-    """What `torch.save` wrote, its tensors mapped to the file where it is a zip archive.
+    """What `torch.save` wrote; the tensors of a zip archive are mapped to the file.
 
-    Pages of a mapped tensor are read when they are used: an optimizer's state costs no memory.
+    The kernel reads a mapped tensor's pages when they are used, so that an optimizer's state in the
+    file costs no memory.
 
     Args:
         path: the file.
         start: its first bytes.
 
     Raises:
-        Refused: it names classes or functions that are not of tensors.
-        Exception: whatever damage makes of torch's own assumptions.
+        Refused: it names classes or functions other than those of tensors.
+        Exception: the file is damaged; torch raises many kinds.
     """
     stubs: list[Any] = [(Stub, name) for name in _STUBBED]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(stubs):
-            # torch's, of a sparse tensor or a newer pickle: both are refused by name
+            # torch warns of sparse tensors and newer pickles; both are refused anyway
             warnings.simplefilter("ignore", UserWarning)
             is_zip = start.startswith(ZIP)
             if path.suffix == ".safetensors":  # torch 2.14 believes the name, so it sees none
@@ -88,9 +89,9 @@ def load(path: Path, start: bytes) -> Any:
 
 
 def foreign_names(path: Path, start: bytes) -> list[str]:
-    """Classes and functions that a file's pickle names beyond those of tensors, sorted.
+    """Classes and functions that a file's pickle names, without those of tensors; sorted.
 
-    The pickle's operations are listed, none is run. As many as there are before the first damage.
+    Lists the pickle's operations and runs none. Stops at the first damage.
     """
     found: set[str] = set()
     try:
@@ -114,8 +115,8 @@ def _is_allowed(name: str) -> bool:
 
 
 def _named(file: Any) -> Iterator[str]:
-    """What one pickle names, `module.name`, as it comes."""
-    texts = ["?", "?"]  # on top of the stack, about
+    """Yields each class or function that one pickle names, as `module.name`."""
+    texts = ["?", "?"]  # strings pushed so far: the last two are about the top of the stack
     memo: dict[int, str] = {}
     for operation, argument, _position in pickletools.genops(file):
         name, value = operation.name, str(argument)
@@ -134,6 +135,6 @@ def _named(file: Any) -> Iterator[str]:
 
 
 def _in_python_3(module: str, name: str) -> str:
-    """`module.name` of a pickle, whose protocols before 3 have Python 2's names."""
+    """`module.name` in Python 3; pickles of protocols below 3 use Python 2's names."""
     module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
     return f"{module}.{name}"

@@ -1,4 +1,4 @@
-"""Settings that show in the shapes and names of tensors, and those that show in neither."""
+"""Infers a model's settings from the names and shapes of its tensors."""
 
 import re
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ _POSITIONS = "encoder.pos_conv_embed"
 _DIRECTIONS = ("weight_v", "parametrizations.weight.original1", "weight")
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
-_STRIDES = {  # of the convolutions that every published model has, by their kernels
+_STRIDES = {  # kernels: strides of the convolutions that all published models share
     tuple(kernel for kernel, _ in HUBERT_STACK.layers): [
         stride for _, stride in HUBERT_STACK.layers
     ]
 }
-# (width, wide, layers, norm of the convolutions, positional convolutions) of the published models:
-# attention heads, and whether layers begin with their norms.
+# (width, feed-forward, layers, norm of the convolutions, number of positional convolutions) of the
+# published models: attention heads, and whether layers begin with their norms.
 _PUBLISHED = {
     (768, 3072, 12, "group", 1): (12, False),  # HuBERT, wav2vec 2.0, WavLM base; ContentVec
     (768, 3072, 12, "layer", 5): (12, False),  # data2vec base
@@ -33,10 +33,10 @@ _PUBLISHED = {
 
 
 def seen(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Settings, in a `config.json`'s words, that tensors by transformers' names show.
+    """Settings, by the names of a `config.json`, that follow from the tensors' names and shapes.
 
     Raises:
-        ValueError: a tensor that shows one is missing, or is of other dimensions.
+        ValueError: a tensor that this needs is missing or has another number of dimensions.
     """
     kernels = _convolutions(weights)
     width, _ = _shape(weights, "feature_projection.projection.weight", 2)
@@ -57,10 +57,10 @@ def seen(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def complete(said: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as a file says them, else as they are seen, else those of the published model.
+    """Settings as a file says them, else as shapes show them, else the published model's.
 
     Raises:
-        ValueError: one is neither said nor seen, and the shapes are of no published model.
+        ValueError: a setting is neither said nor seen, and no published model has these shapes.
     """
     of = {**seen, **said}
     if (strides := _STRIDES.get(tuple(seen["conv_kernel"]))) is not None:
@@ -89,7 +89,7 @@ def _convolutions(weights: Mapping[str, Tensor]) -> list[tuple[int, int]]:
 
 
 def _norm(weights: Mapping[str, Tensor]) -> str:
-    """Behind each convolution over channels, or behind the first alone over time."""
+    """The norm: "layer" (over channels, each convolution) or "group" (over time, the first)."""
     has_second = "feature_extractor.conv_layers.1.layer_norm.weight" in weights
     return "layer" if has_second else "group"
 
@@ -119,7 +119,7 @@ def _relative_positions(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _projection(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """ContentVec's, behind the last layer wanted."""
+    """The size of ContentVec's final projection, which features do not need."""
     if "final_proj.weight" not in weights:
         return {}
     return {"classifier_proj_size": _shape(weights, "final_proj.weight", 2)[0]}

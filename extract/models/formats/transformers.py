@@ -1,4 +1,4 @@
-"""A folder as transformers' `save_pretrained` writes it, or as the hub's cache holds it.
+"""Reads a model's folder as transformers' `save_pretrained` writes it or the hub's cache holds it.
 
 config.json
 model.safetensors                 or pytorch_model.bin, or either in shards:
@@ -21,7 +21,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
 PREPROCESSOR_FILE, PROCESSOR_FILE = "preprocessor_config.json", "processor_config.json"
 
-Find = Callable[[str], Path | None]  # where a model's file of a name is; None if it has none
+Find = Callable[[str], Path | None]  # file name -> path of the model's file, None if it has none
 
 
 class ShardMissing(FileNotFoundError):
@@ -39,9 +39,10 @@ def read_settings(find: Find) -> dict[str, Any]:
 
 
 def read(find: Find, settings: Mapping[str, Any]) -> Found:
-    """A model's tensors and what its preprocessor does, beside its settings.
+    """A model's tensors, its preprocessor's normalisation, and the given settings.
 
-    The settings come first, so that a model that is not computed here is not downloaded.
+    Settings are read before this call, so that weights of a model that this encoder cannot compute
+    are not downloaded.
 
     Raises:
         FileNotFoundError: it has no weights, or not all of its shards.
@@ -85,7 +86,7 @@ def _sharded(find: Find, index: Path) -> dict[str, Any]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Which shard each tensor is in; shards are files beside the index."""
+    """Tensor name -> shard's file name, from the index. Shards are files beside the index."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index.name} holds no weight_map; download it again")

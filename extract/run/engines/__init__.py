@@ -1,1 +1,1 @@
-"""Engines: a module for each way to place a job's parts, of the choice's name."""
+"""Engines: what runs a job's shards. Each module is a choice of the config group `engine`."""

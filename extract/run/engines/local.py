@@ -28,7 +28,7 @@ def shards(config: Config) -> Sequence[Shard]:
 def run(
     config: Config, shards: Sequence[Shard], unit: Unit, watch: Observer, stop: Stop
 ) -> list[Summary]:
-    """What became of each shard, in order; once `stop` says so, no other is begun."""
+    """Runs the shards in order; returns their summaries. Begins no other once `stop` is set."""
     summaries: list[Summary] = []
     for shard in shards:
         if summaries and stop():

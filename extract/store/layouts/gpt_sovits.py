@@ -78,7 +78,7 @@ class GptSovits(Layout):
             self._files.remove(name)
 
     def kept(self, record: Mapping[str, Any]) -> Kept | None:
-        """What a line says is kept; None where the files that it names are not the id's own."""
+        """The files that a line names; None if they are not the files of its id."""
         kept = Kept.of(record) if record.get("files") else _kept_by_0_1_0(record)
         own = [(name, 0) for name in names(record["id"])]
         return kept if kept and [file[:2] for file in kept.files] == own else None
@@ -108,7 +108,7 @@ class GptSovits(Layout):
                     yield name.removesuffix(suffix)
 
     def has_files(self, id: str) -> bool:  # noqa: A002
-        """Whether something stands where features or training audio go."""
+        """Whether anything exists at the path of the features or of the training audio."""
         return any(map(self._files.exists, names(id)))
 
     def sweep(self) -> int:
@@ -116,12 +116,12 @@ class GptSovits(Layout):
         return self._files.sweep(self.folders)
 
     def bytes_per_second(self, width: int, itemsize: int, frame_rate: float) -> float:
-        """Of both files: `Layout.bytes_per_second`."""
+        """Bytes of both files: `Layout.bytes_per_second`."""
         return 2 * RECORDING_RATE_HZ + width * itemsize * frame_rate
 
 
 def _kept_by_0_1_0(record: Mapping[str, Any]) -> Kept | None:
-    """What a line of version 0.1.0 says, which knew both sizes, and the checksum of the WAV."""
+    """The files that a line of version 0.1.0 gives by two sizes and the checksum of the WAV."""
     feature, wav = names(record["id"])
     feature_bytes, wav_bytes = record.get("feature_bytes"), record.get("wav_bytes")
     if type(feature_bytes) is not int or type(wav_bytes) is not int:

@@ -17,7 +17,7 @@ from extract.manifest.manifest import Manifest
 from extract.manifest.sources.folder import read_folder
 from extract.shard import Shard
 from extract.store.layout import Kept
-from extract.store.resume import Trust, remaining, reshard
+from extract.store.resume import ResumePolicy, remaining, reshard
 from extract.store.store import Store
 from extract.values import AudioSettings, Entry
 from support.command import TINY
@@ -180,7 +180,7 @@ def test_a_line_that_names_another_utterances_files_is_not_read(store):
         old.unlink()
     path.write_text(both)
     manifest = Manifest.from_entries([Entry("x.wav", "/there")])
-    assert not remaining(manifest, store, path, Trust()).todo.any()
+    assert not remaining(manifest, store, path, ResumePolicy()).todo.any()
     assert [record["id"] for record in ledger(store.directory)] == ["x.wav"]
 
 

@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from extract import choices
 from extract.store.layout import LayoutOptions
 from extract.store.layouts.gpt_sovits import GptSovits
 from extract.store.store import Store
 from support import fives
 from support.command import TINY, start
-from support.packages import install
+from support.packages import forget_packages, install
 from support.recordings import DEMO, write_wav
 from support.stores import ids_of, ledger
 
@@ -32,9 +31,9 @@ def elsewhere(tmp_path, monkeypatch):
     """The layout as an installed package; returns an environment that has it."""
     environment = install(tmp_path / "site", "extract.layouts", "fives", "some_fives", SOURCE)
     monkeypatch.syspath_prepend(tmp_path / "site")
-    choices._offered.cache_clear()
+    forget_packages()
     yield environment
-    choices._offered.cache_clear()
+    forget_packages()
     sys.modules.pop("some_fives", None)
 
 

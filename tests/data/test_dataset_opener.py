@@ -10,7 +10,7 @@ import torch
 
 from extract.data.batch import collate
 from extract.data.dataset import AudioDataset, identify
-from extract.data.durations import Durations, durations
+from extract.data.durations import Headers, durations
 from extract.data.loader import ResilientLoader
 from extract.data.workers import Options
 from extract.manifest.manifest import Manifest
@@ -18,7 +18,7 @@ from extract.manifest.sources.folder import read_folder
 from extract.opener import LocalFiles
 from extract.shard import Shard
 from extract.store.ledger import Ledger, Record
-from extract.store.resume import Trust, remaining
+from extract.store.resume import ResumePolicy, remaining
 from extract.store.store import Store
 from extract.values import Entry, Failure
 from support.openers import Memory, TarMembers, pack_tar
@@ -75,7 +75,7 @@ def test_the_opener_stays_with_every_part_of_a_manifest(packed):
 def test_durations_are_read_through_the_opener_and_again_where_its_stamp_changes(tmp_path, packed):
     index, asked = tmp_path / "index", []
 
-    def scan(items: Durations, chunks):
+    def scan(items: Headers, chunks):
         for chunk in chunks:
             asked.extend(chunk.tolist())
             yield [items[int(number)] for number in chunk]
@@ -102,9 +102,9 @@ def test_a_line_holds_while_the_openers_stamp_does(tmp_path):
         stamps = {"source_size": known.size, "source_mtime_ns": known.mtime_ns}
         ledger.append(Record(entry.id, entry.path, "rejected", "silent", **stamps))
     ledger.close()
-    assert remaining(before, store, ledger.path, Trust()).todo.tolist() == [False] * 3
+    assert remaining(before, store, ledger.path, ResumePolicy()).todo.tolist() == [False] * 3
     after = _with(before, Memory({"a": b"1", "b": b"20", "c": b"3"}))
-    assert remaining(after, store, ledger.path, Trust()).todo.tolist() == [False, True, True]
+    assert remaining(after, store, ledger.path, ResumePolicy()).todo.tolist() == [False, True, True]
 
 
 def test_an_opener_that_is_wrong_costs_a_recording_and_is_called_a_fault_of_the_program():
