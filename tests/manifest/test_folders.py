@@ -230,3 +230,18 @@ def test_names_with_a_colon_are_saved(extract_folder, tmp_path):
         write_wav(tmp_path / "w" / name)
     assert extract_folder(tmp_path / "w") == 0
     assert {record["id"] for record in ledger(tmp_path / "out")} == names
+
+
+def test_folders_are_told_apart_where_the_file_system_numbers_no_files(tmp_path, monkeypatch):
+    """As on some of Windows's: every `st_ino` is 0."""
+
+    class Unnumbered(type(Path())):
+        def stat(self, **options: bool) -> os.stat_result:
+            fields = list(super().stat(**options))
+            fields[1] = 0  # st_ino
+            return os.stat_result(fields)
+
+    touch(tmp_path, "a/x.wav", "b/y.wav", "c/z.wav")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path / "b")
+    monkeypatch.setattr(folders, "Path", Unnumbered)
+    assert ids(tmp_path) == ["a/x.wav", "b/y.wav", "c/z.wav"]

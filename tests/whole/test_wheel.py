@@ -3,14 +3,17 @@
 import os
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+import extract
 from support.recordings import DEMO
 from support.stores import audit, ids_of
 
@@ -33,12 +36,38 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
+def built(tmp_path_factory) -> Path:
+    """A folder with the source distribution, and with the wheel that is built of that."""
     folder = tmp_path_factory.mktemp("dist")
-    command = ["-m", "build", "--wheel", "--no-isolation", "--outdir", folder]
-    run(sys.executable, *command, ROOT, cwd=folder)
-    [wheel] = folder.glob("*.whl")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT, cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built) -> Path:
+    [wheel] = built.glob("*.whl")
     return wheel
+
+
+def test_what_pip_is_told(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = message_from_bytes(archive.read(name))
+    assert (metadata["Name"], metadata["Version"]) == ("extract-ssl", extract.__version__)
+    assert metadata["Requires-Python"] == ">=3.11"
+    pythons = {line.split(" :: ")[-1] for line in metadata.get_all("Classifier")}
+    assert {"3.11", "3.12", "3.13", "Typed", "Linux"} <= pythons
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+
+
+def test_the_source_distribution_holds_what_a_wheel_is_built_of(built):
+    [sdist] = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    options = {str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml")}
+    clips = {f"extract/demo/{path.name}" for path in DEMO.iterdir() if path.is_file()}
+    assert options | clips | {"LICENSE", "README.md", "extract/py.typed"} <= names
 
 
 def test_the_wheel_holds_code_options_clips_and_licences(wheel):
@@ -87,3 +116,16 @@ def test_the_oldest_versions_tested_are_the_oldest_admitted_and_no_new_major_is(
         name: bounds(need, ">=") for name, need in admitted.items()
     }
     assert all(len(bounds(need, "<")) == 1 for need in admitted.values())
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cpu"])
+def test_an_image_is_made_of_what_is_sent_to_docker(name):
+    lines = (ROOT / name).read_text("utf8").splitlines()
+    copied = {path for line in lines if line.startswith("COPY ") for path in line.split()[1:-1]}
+    ignored = (ROOT / ".dockerignore").read_text("utf8").splitlines()
+    sent = {line[1:] for line in ignored if line.startswith("!")}
+    assert copied == sent
+    assert {"pyproject.toml", "README.md", "LICENSE", "conf", "extract"} == copied
+    assert all((ROOT / path).exists() for path in copied)
+    assert "USER extract" in lines
+    assert lines.index("USER extract") < lines.index('ENTRYPOINT ["python", "-m", "extract"]')
