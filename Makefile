@@ -4,6 +4,7 @@ BIN = $(VENV)/bin
 OLDEST ?= 3.11
 NEWEST ?= 3.13
 TESTS ?=
+PARALLEL ?= --numprocesses 2 --dist loadfile
 
 .PHONY: help venv demo test test-oldest test-newest pytest lint types docs bench bench-gpu clean
 
@@ -35,7 +36,7 @@ test-newest:  ## the tests on the newest Python, with the newest version of ever
 	$(MAKE) pytest VENV=$(VENV)-newest PYTHON="$$(./.ci/python $(NEWEST))"
 
 pytest: venv
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
 
 lint: venv  ## ruff: rules and format; import-linter: which module may import which
 	$(BIN)/ruff check .
