@@ -305,7 +305,7 @@ def test_a_run_leaves_nothing_in_the_temporary_folder(tmp_path):
             command += [f"audio.alpha={0.3 if start_method == 'fork' else 0.4}"]
             result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
             assert result.returncode == 0, result.stderr
-            assert os.listdir(temporary) == []
+            assert list(Path(temporary).iterdir()) == []
 
 
 def said(capfd: pytest.CaptureFixture) -> list[str]:
