@@ -4,6 +4,7 @@ BIN = $(VENV)/bin
 OLDEST ?= 3.11
 NEWEST ?= 3.13
 TESTS ?=
+PARALLEL ?= --numprocesses 2 --dist loadfile
 
 .PHONY: help venv demo test test-oldest test-newest test-pre pytest lint types docs bench bench-gpu clean
 
@@ -38,7 +39,7 @@ test-pre:  ## as test-newest, with pre-releases too, of what pyproject.toml admi
 	$(MAKE) pytest VENV=$(VENV)-pre PYTHON="$$(./.ci/python $(NEWEST))" PRE=--pre
 
 pytest: venv
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
 
 lint: venv  ## ruff: rules and format; import-linter: which module may import which
 	$(BIN)/ruff check .

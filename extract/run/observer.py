@@ -14,7 +14,7 @@ from extract.store.ledger import Record
 
 
 class Observer(Protocol):
-    """Is told by `run_shard` what happens: progress, records, the end of a shard.
+    """Told by `run_shard` what happens: progress, records, the end of a shard.
 
     In this order: `reading` many times, `planned` once, `recorded` for each record, `ended` once;
     `said` at any time. `ended` alone where the store cannot be used, and none of them where

@@ -103,7 +103,7 @@ def test_another_archive_of_torchs_is_written_by_torch_itself(monkeypatch, caplo
                 assert read.dtype == dtype
                 assert torch.equal(read, tensor)
         assert [record.levelname for record in caplog.records] == ["WARNING"]
-        assert "another archive" in caplog.text
+        assert "new kind of archive" in caplog.text
     finally:
         formats._surroundings.cache_clear()
         formats._is_known.cache_clear()

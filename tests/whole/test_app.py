@@ -296,17 +296,16 @@ def test_help_answers_without_torch():
 
 
 def test_a_run_leaves_nothing_in_the_temporary_folder(tmp_path):
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    options = ["dataset=demo", f"store.dir={tmp_path / 'out'}", "device=cpu"]
-    for start_method in ("fork", "forkserver"):
-        command = [sys.executable, "-m", "extract", *options, "overwrite=true"]
-        command += [f"loader.start_method={start_method}", "loader.num_workers=2"]
-        command += [f"audio.alpha={0.3 if start_method == 'fork' else 0.4}"]
-        environment = {**os.environ, "TMPDIR": str(temporary)}
-        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
-        assert result.returncode == 0, result.stderr
-        assert list(temporary.iterdir()) == []
+    options = ["dataset=demo", f"store.dir={tmp_path / 'out'}", "device=cpu", "overwrite=true"]
+    with tempfile.TemporaryDirectory() as temporary:  # a socket's path takes 107 bytes
+        environment = {**os.environ, "TMPDIR": temporary}
+        for start_method in ("fork", "forkserver"):
+            command = [sys.executable, "-m", "extract", *options, "loader.num_workers=2"]
+            command += [f"loader.start_method={start_method}"]
+            command += [f"audio.alpha={0.3 if start_method == 'fork' else 0.4}"]
+            result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+            assert result.returncode == 0, result.stderr
+            assert list(Path(temporary).iterdir()) == []
 
 
 def said(capfd: pytest.CaptureFixture) -> list[str]:
