@@ -32,9 +32,11 @@ def elsewhere(tmp_path, monkeypatch):
     """The layout as an installed package; returns an environment that has it."""
     environment = install(tmp_path / "site", "extract.layouts", "fives", "some_fives", SOURCE)
     monkeypatch.syspath_prepend(tmp_path / "site")
-    choices._offered.cache_clear()
+    for cached in (choices._offered, choices._entry_points):
+        cached.cache_clear()
     yield environment
-    choices._offered.cache_clear()
+    for cached in (choices._offered, choices._entry_points):
+        cached.cache_clear()
     sys.modules.pop("some_fives", None)
 
 
