@@ -32,7 +32,7 @@ KEPT = 128  # file names, more than are in flight; later files replace earlier o
 
 def utterance(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Features, as the encoder gives them, and training audio of one utterance."""
-    features = torch.randn(HIDDEN_SIZE, num_frames(DURATION_S * 16_000)).to(dtype).t()
+    features = torch.randn(HIDDEN_SIZE, num_frames(DURATION_S * 16_000)).to(dtype).t()[None]
     wav32k = torch.randint(-9000, 9000, (DURATION_S * 32_000,), dtype=torch.int16)
     return features, wav32k
 

@@ -12,8 +12,9 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from extract.choices import Group
-from extract.fields import MISSING, location, number
+from extract.fields import MISSING, checked, location, number
 from extract.manifest.source import SourceOptions
+from extract.models.wanted import LAYER, PROJECTION, FinalNorm, is_layer, is_projection
 from extract.shard import Shard
 from extract.store.layout import LayoutOptions
 from extract.values import AudioSettings
@@ -49,8 +50,12 @@ class ModelConfig:
     name: str = MISSING  # names the output folder
     path: str = location()  # a folder, a model hub's id, or `tiny_random`
     revision: str | None = None  # commit or tag on the hub
-    # Features of this layer, counted from 1; later ones are not computed. null = the last
-    layer: int | None = number(None, at_least=1)
+    # Features of this layer, or of several in one pass; those past it are not computed. null = the
+    # last
+    layer: Any = field(default=None, metadata=checked(LAYER, is_layer))
+    # The model's own `final_proj`, as RVC v1 applies it to ContentVec's layer 9; auto = false
+    projection: bool | str = field(default="auto", metadata=checked(PROJECTION, is_projection))
+    final_norm: FinalNorm = FinalNorm.transformers
 
 
 @dataclass

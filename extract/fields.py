@@ -1,7 +1,8 @@
-"""Fields of the options' schemas: a number with its range, a path, a value that must be given."""
+"""Fields of the options' schemas: a number with its range, a path, a value that is checked."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,19 @@ def number(
 ) -> Any:
     """A schema's field for a number, with the range that `extract.options.check` enforces."""
     return field(default=default, metadata={"range": Range(at_least, at_most, above)})
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a value must be that no type of the schema says."""
+
+    needed: str  # in words
+    fits: Callable[[Any], bool]
+
+
+def checked(needed: str, fits: Callable[[Any], bool]) -> dict[str, Any]:
+    """The metadata of an option that takes what `fits`: `field(default=..., metadata=...)`."""
+    return {"check": Check(needed, fits)}
 
 
 def location(default: Any = MISSING) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from operator import attrgetter
@@ -13,8 +13,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from extract import choices
 from extract.config import MODULE_GROUPS, ORDERED, Config, StartMethod
-from extract.fields import MISSING, Range
+from extract.fields import MISSING, Check, Range
 from extract.machine import start_methods
+from extract.text import shortened
 
 
 @dataclass(frozen=True)
@@ -151,16 +152,20 @@ def is_number(option: Option) -> bool:
 
 
 def check(config: Config) -> None:
-    """Refuses numbers out of range, and a choice's name with the options of another choice.
+    """Refuses values that no run can mean, and the name of a choice whose options are not there.
 
     Raises:
-        ValueError: names the option, its value, and the range.
+        ValueError: names the option, its value, and what is needed.
     """
     for group, (_modules, key) in MODULE_GROUPS.items():
         _check_choice(group, key, getattr(config, group, None))
     for name, option in options_of(config).items():
+        value = attrgetter(name)(config)
         if is_number(option):
-            _check_number(name, option, attrgetter(name)(config))
+            _check_number(name, option, value)
+        rule: Check | None = option.metadata.get("check")
+        if rule is not None and not rule.fits(value):
+            raise ValueError(f"{name}: {shortened(repr(value))}; needed {rule.needed}")
     _check_start_method(config.loader.start_method)
     for smaller, in_order, larger, needed in ORDERED:
         values = attrgetter(smaller, larger)(config)
@@ -245,9 +250,13 @@ def run_name(config: Any, type_of: Callable[[Any], Any] = type) -> str:
 
 
 def _part(key: str, value: Any) -> str:
-    """A setting in a folder's name: `alpha0.3`, `layer9`; for a choice only what is chosen."""
+    """A setting in a folder's name: `alpha0.3`, `layer6_9`; for a choice only what is chosen."""
     if isinstance(value, Enum):
         return value.name
+    if isinstance(value, bool):
+        return key if value else f"no_{key}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = "_".join(map(str, value))
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{key}{value:g}"
     return f"{key}{value}".replace("/", "_")

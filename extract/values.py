@@ -158,11 +158,12 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Features:
-    """One utterance's features: `values` (num_frames, hidden_size) on the CPU, memory of its own.
+    """One utterance's features: `values` (layers, num_frames, hidden_size) on the CPU.
 
-    They lie in memory as in a file, channel by channel: `values.T` is contiguous. They have the
-    encoder's dtype, or float32 if they were computed again in float32 and do not fit into float16.
-    `values` is an ordinary tensor that requires no gradient: a model may be trained on it.
+    `layers` is 1 unless the encoder was asked for several. They lie as in a file, layer by layer
+    and channel by channel, in memory of their own: `values.mT` is contiguous. They have the
+    encoder's dtype; float32 where a redo in float32 does not fit into float16. `values` is an
+    ordinary tensor that requires no gradient: a model may be trained on it.
     """
 
     values: Tensor

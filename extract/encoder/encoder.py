@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from extract.encoder.copies import Copies
 from extract.encoder.forward import ExactForward
 from extract.frames import ConvStack
 from extract.models.family import Model, as_checkpoint
+from extract.models.wanted import Layer, wanted_of
 from extract.text import count
 from extract.values import Features
 
@@ -28,12 +30,22 @@ CPU_ARITHMETIC = {
 class Encoder:
     """Encodes padded batches exactly, on one device in one precision.
 
-    `model` is the result of `load_model`, or transformers' own HubertModel.
+    A CPU that cannot multiply in half precision computes in float32 and rounds the features:
+    torch's emulation would be slower, and its errors larger. Not thread-safe.
 
-    `precision` is fp32, fp16, bf16, or auto: fp16 on CUDA, fp32 on the CPU. A CPU that cannot
-    multiply in half precision computes in float32 and rounds the features: torch's emulation would
-    be slower, and its errors larger. `layer` counts from 1; None and the last layer mean
-    `last_hidden_state`. Not thread-safe.
+    Args:
+        model: what `load_model` gives, or a model of transformers, such as HubertModel.
+        device: cpu, cuda or cuda:N.
+        precision: fp32, fp16, bf16, or auto: fp16 on CUDA, fp32 on the CPU.
+        layer: which layers, in one pass: a number, a list of numbers, or `all`. 0 is what enters
+            the first layer, -1 and None are the last. Layers past those are not computed.
+        projection: true applies the model's `final_proj` to each layer; auto is false.
+        final_norm: transformers, or fairseq, which leaves the norm behind the last layer of a
+            pre-norm model out where that layer is named.
+
+    Raises:
+        ValueError: the model does not have what is asked for, or is not one that is computed here;
+            the device is not there.
     """
 
     def __init__(
@@ -42,24 +54,25 @@ class Encoder:
         *,
         device: str | torch.device = "cpu",
         precision: str = "auto",
-        layer: int | None = None,
+        layer: Layer = None,
+        projection: bool | str = "auto",
+        final_norm: str = "transformers",
     ) -> None:
         checkpoint = as_checkpoint(model)
         self.architecture = checkpoint.architecture
-        self.num_layers = self.architecture.layers
-        if layer is not None and not 1 <= layer <= self.num_layers:
-            raise ValueError(f"layer={layer}: this model has layers 1 to {self.num_layers}")
+        has_projection = checkpoint.projection is not None
+        asked = self._asked = layer, projection, final_norm
+        self.wanted = wanted_of(self.architecture, *asked, has_projection=has_projection)
         self.device = _usable_device(device)
         self.dtype = _dtype(precision, self.device)
-        self.hidden_size = self.architecture.width
-        self.layer = layer
         with exact_float32(self.device):
             computed_in = arithmetic(self.dtype, self.device)
-            self.exact = ExactForward(checkpoint, self.device, computed_in, layer)
+            self.exact = ExactForward(checkpoint, self.device, computed_in, self.wanted)
+        self.hidden_size = self.exact.width  # numbers of a frame, in each layer's features
         # `redo` needs the float32 weights as loaded; on a CPU in float32 `exact` holds them.
         has_them = self.device.type == "cpu" and computed_in == torch.float32
         self.model = None if has_them else checkpoint
-        self.copies = _Copies(self.device) if self.device.type == "cuda" else None
+        self.copies = Copies(self.device) if self.device.type == "cuda" else None
 
     @torch.inference_mode()
     def submit(self, waveforms: Tensor, lengths: Sequence[int]) -> "Pending":
@@ -74,8 +87,8 @@ class Encoder:
         """
         check_batch(waveforms, lengths, self.architecture.stack)
         if not lengths:
-            nothing = torch.empty(self.hidden_size, 0, dtype=self.dtype)
-            return Pending(self, waveforms, [], nothing, nothing.isfinite().all(0))
+            nothing = torch.empty(len(self.wanted.layers), self.hidden_size, 0, dtype=self.dtype)
+            return Pending(self, waveforms, [], nothing, _finite(nothing))
         if self.copies is None:
             values, finite = self._compute(waveforms, lengths)
             return Pending(self, waveforms, list(lengths), values, finite)
@@ -84,11 +97,23 @@ class Encoder:
         return Pending(self, waveforms, list(lengths), values, finite, done)
 
     def _compute(self, waveforms: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Packed (D, N) features and whether each frame is finite (N,), on the device."""
+        """Packed (L, D, N) features and whether each frame is finite (N,), on the device."""
         with exact_float32(self.device):
-            packed = self.exact.forward(waveforms, lengths).to(self.dtype)
-            # Files hold features transposed; here, on the device, it costs least.
-            return packed.t().contiguous(), packed.isfinite().all(1)
+            values = self.exact.forward(waveforms, lengths, self.dtype)
+            return values, _finite(values)
+
+    def on_cpu(self) -> "Encoder":
+        """The encoder of the same features on the CPU, in float32; not of one that is there."""
+        assert self.model is not None
+        layer, projection, final_norm = self._asked
+        return Encoder(
+            self.model,
+            device="cpu",
+            precision="fp32",
+            layer=layer,
+            projection=projection,
+            final_norm=final_norm,
+        )
 
     def encode(self, waveforms: Tensor, lengths: Sequence[int]) -> list[Features]:
         """`submit(...)` and wait: one `Features` for each utterance, in order."""
@@ -96,50 +121,15 @@ class Encoder:
 
     @torch.inference_mode()
     def redo(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
-        """Features of each waveform (samples,) alone, in float32 from the weights as loaded."""
+        """(L, D, T) of each waveform (samples,) alone, in float32 from the weights as loaded."""
         with exact_float32(self.device):
             exact = self.exact
             if self.model is not None:
-                exact = ExactForward(self.model, self.device, torch.float32, self.layer)
+                exact = ExactForward(self.model, self.device, torch.float32, self.wanted)
             return [
                 exact.forward(waveform[None].to(self.device), [len(waveform)]).cpu()
                 for waveform in waveforms
             ]
-
-
-class _Copies:
-    """Copies batches to and from a CUDA device on two streams beside the one that computes.
-
-    Batch n + 1 is uploaded and batch n - 1 is downloaded while batch n is computed.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.up, self.down = (
-            torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            for _ in range(2)
-        )
-
-    def upload(self, host: Tensor) -> Tensor:
-        """The tensor on the device, for the current stream; asynchronous if `host` is pinned."""
-        compute = torch.cuda.current_stream(self.device)
-        with torch.cuda.stream(self.up):
-            tensor = host.to(self.device, non_blocking=True)
-        compute.wait_stream(self.up)
-        tensor.record_stream(compute)  # else CUDA's allocator may reuse its memory too early
-        return tensor
-
-    def download(self, *tensors: Tensor) -> tuple[list[Tensor], torch.cuda.Event]:
-        """Pinned copies of tensors of the current stream; valid once the event has occurred."""
-        hosts = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in tensors]
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self.down.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self.down):
-            for host, tensor in zip(hosts, tensors, strict=True):
-                host.copy_(tensor, non_blocking=True)
-                tensor.record_stream(self.down)
-            done.record(self.down)
-        return hosts, done
 
 
 @dataclass
@@ -149,7 +139,7 @@ class Pending:
     encoder: Encoder
     waveforms: Tensor
     lengths: list[int]
-    values: Tensor  # packed (D, N)
+    values: Tensor  # packed (L, D, N)
     finite: Tensor  # (N,) of every frame
     done: "torch.cuda.Event | None" = None  # occurs when the download is done; None on a CPU
     features: list[Features] = field(default_factory=list)
@@ -168,20 +158,25 @@ class Pending:
         stack = self.encoder.architecture.stack
         sizes = [stack.num_frames(length) for length in self.lengths]
         finite = [bool(rows.all()) for rows in torch.split(self.finite, sizes)]
-        values = [_copied(columns) for columns in torch.split(self.values, sizes, dim=1)]
+        values = [_copied(columns) for columns in torch.split(self.values, sizes, dim=2)]
         retried = [not ok and self.encoder.dtype != torch.float32 for ok in finite]
         again = [index for index, retry in enumerate(retried) if retry]
         alone = [self.waveforms[index, : self.lengths[index]] for index in again]
         for index, exact in zip(again, self.encoder.redo(alone) if alone else [], strict=True):
             finite[index] = bool(exact.isfinite().all())
             rounded = exact.to(self.encoder.dtype)
-            values[index] = _copied((rounded if rounded.isfinite().all() else exact).t())
+            values[index] = _copied(rounded if rounded.isfinite().all() else exact)
         return [Features(*parts) for parts in zip(values, finite, retried, strict=True)]
 
 
 def _copied(columns: Tensor) -> Tensor:
-    """(D, T) -> (T, D), a copy whose transpose is contiguous."""
-    return columns.clone(memory_format=torch.contiguous_format).t()
+    """(L, D, T) -> (L, T, D) in memory of its own, which lies as it was."""
+    return columns.clone(memory_format=torch.contiguous_format).mT
+
+
+def _finite(values: Tensor) -> Tensor:
+    """(L, D, N) -> (N,): whether all of a frame is finite. One layer at a time, to save memory."""
+    return torch.stack([layer.isfinite().all(0) for layer in values]).all(0)
 
 
 def check_batch(waveforms: Tensor, lengths: Sequence[int], stack: ConvStack) -> None:

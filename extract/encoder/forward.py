@@ -5,10 +5,10 @@ linear layer computes padding and no feature depends on it (`extract.encoder.pac
 only. Nothing here imports transformers: an `Architecture` says what to compute, and weights are
 looked up by their names (`extract.models.weights`).
 
-Shapes: B utterances, S samples, N frames of all, D width.
+Shapes: B utterances, S samples, L wanted layers, N frames of all, D width, P width of features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from extract.encoder.packing import Packing, block_sizes, choose_attention
 from extract.encoder.positions import PositionalEmbedding
 from extract.encoder.relative_bias import GatedBias, attend_biased
 from extract.models.architecture import Architecture
+from extract.models.wanted import Wanted
 from extract.models.weights import Checkpoint
 
 CPU_BLOCK_ROWS, CPU_ROWS_STEP = 512, 32  # rows of a product on a CPU, see `packing.block_sizes`
@@ -45,22 +46,33 @@ class TransformerLayer:
 class ExactForward:
     """A model's weights on one device in one dtype, and its forward over a batch.
 
-    `layer` counts from 1. None and the last layer give transformers' `last_hidden_state`, an
-    earlier one its `hidden_states[layer]`; the weights of later layers are not kept. The first
-    convolution and its norm stay float32 (`extract.encoder.first_layer`).
+    Layers past the last wanted one are neither kept nor computed. The first convolution and its
+    norm stay float32: 0.2 % of the arithmetic, and where half precision would overflow.
+
+    Args:
+        model: architecture and weights.
+        device: where they are multiplied.
+        dtype: what they are multiplied in.
+        wanted: which layers; None is the last.
     """
 
     def __init__(
-        self, model: Checkpoint, device: torch.device, dtype: torch.dtype, layer: int | None = None
+        self,
+        model: Checkpoint,
+        device: torch.device,
+        dtype: torch.dtype,
+        wanted: Wanted | None = None,
     ) -> None:
         of = model.architecture
         self.device, self.dtype = device, dtype
         self.stack, self.eps, self.pre_norm = of.stack, of.eps, of.pre_norm
         self.num_heads = of.heads
-        self.num_layers = of.layers if layer is None else layer
+        self.wanted = wanted or Wanted((of.layers,))
+        self.width = of.width
         self.attend = choose_attention(device, dtype, of.heads, of.width // of.heads)
         with torch.no_grad():
             self._load(of, model.weights)
+            self._load_projection(model)
 
     def _load(self, of: Architecture, weights: Mapping[str, Tensor]) -> None:
         def norm(name: str) -> Norm:
@@ -95,17 +107,43 @@ class ExactForward:
         self.positions = PositionalEmbedding(of, weights, self.device)
         self.bias = None if of.relative_bias is None else GatedBias(of, weights, self.device)
         self.encoder_norm = norm("encoder.layer_norm")
-        self.layers = [layer(number) for number in range(self.num_layers)]
-        self.final_norm = self.pre_norm and self.num_layers == of.layers
+        self.layers = [layer(number) for number in range(max(self.wanted.layers))]
+        self.normed = of.layers if self.pre_norm and self.wanted.final_norm else None
+
+    def _load_projection(self, model: Checkpoint) -> None:
+        self.final_projection = None
+        if self.wanted.projected:
+            assert model.projection is not None
+            weight, bias = (part.to(self.device, self.dtype) for part in model.projection)
+            self.final_projection, self.width = Linear(weight, bias), len(weight)
 
     @torch.inference_mode()
-    def forward(self, waveforms: Tensor, lengths: Sequence[int]) -> Tensor:
-        """(B, S) float32 waveforms on the device, lengths in samples -> packed (N, D) features.
+    def forward(
+        self, waveforms: Tensor, lengths: Sequence[int], dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """(B, S) float32 waveforms on the device, lengths in samples -> features (L, P, N).
 
-        Utterance i has `stack.num_frames(lengths[i])` rows, which do not depend on samples past its
-        length. Each length must be at least `stack.min_samples()`.
+        They lie as in a file, channel by channel. Utterance i has `stack.num_frames(lengths[i])`
+        columns. What lies past its length is never read by them. Each length must be at least
+        `stack.min_samples()`. `dtype` is the features'; None is what they are computed in.
         """
         packing = Packing([self.stack.num_frames(length) for length in lengths], self.device)
+        num_rows, layers = packing.offsets[-1], self.wanted.layers
+        shape = len(layers), self.width, num_rows
+        out = torch.empty(shape, dtype=dtype or self.dtype, device=self.device)
+        for number, blocks in enumerate(self._hidden(waveforms, lengths, packing)):
+            if number in layers:
+                features = self._finished(blocks, number)[:num_rows].to(out.dtype)
+                out[layers.index(number)].copy_(features.t())  # now: the next layer overwrites it
+        return out
+
+    def _hidden(
+        self, waveforms: Tensor, lengths: Sequence[int], packing: Packing
+    ) -> Iterator[Sequence[Tensor]]:
+        """What enters the first layer, then what leaves each: the batch's rows in blocks (M, D).
+
+        A layer overwrites the blocks before it.
+        """
         num_rows = packing.offsets[-1]
         features = self.convolutions.features(waveforms, lengths, packing)
         hidden = joined([self._project(block) for block in in_blocks(features)])
@@ -113,11 +151,19 @@ class ExactForward:
         if not self.pre_norm:
             hidden = self._norm(hidden, self.encoder_norm)
         blocks = in_blocks(hidden[:num_rows])
+        yield blocks
         values = None if self.bias is None else self.bias.values(packing)
         for layer in self.layers:
             blocks = self._transform(blocks, layer, packing, values)
-        hidden = joined(blocks)[:num_rows]
-        return self._norm(hidden, self.encoder_norm) if self.final_norm else hidden
+            yield blocks
+
+    def _finished(self, blocks: Sequence[Tensor], number: int) -> Tensor:
+        """Features of layer `number`, (N, P) and what the rows that fill its last block give."""
+        if number == self.normed:
+            blocks = [self._norm(block, self.encoder_norm) for block in blocks]
+        if self.final_projection is not None:
+            blocks = [self.final_projection(block) for block in blocks]
+        return joined(blocks)
 
     def _norm(self, x: Tensor, norm: Norm) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], *norm, self.eps)

@@ -12,7 +12,7 @@ from torch import Tensor
 from extract import choices
 from extract.models.architecture import Architecture
 from extract.models.settings import shown
-from extract.models.weights import Checkpoint
+from extract.models.weights import Checkpoint, find_projection
 
 
 class Family(Protocol):
@@ -82,4 +82,5 @@ def as_checkpoint(model: Model) -> Checkpoint:
     if family is None:
         found, needed = shown(settings.get("model_type")), " or ".join(model_types())
         raise ValueError(f"model: model_type is {found}; this encoder computes {needed}")
-    return Checkpoint(family.architecture(settings), model.state_dict())
+    architecture, weights = family.architecture(settings), model.state_dict()
+    return Checkpoint(architecture, weights, find_projection(architecture, weights))

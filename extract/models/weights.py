@@ -24,16 +24,24 @@ CONV = f"{POSITIONS}.conv"  # the positional convolution, in most models with a 
 NORM, DIRECTION = (f"{CONV}.parametrizations.weight.original{part}" for part in (0, 1))
 EARLIER_NAMES = {f"{CONV}.weight_g": NORM, f"{CONV}.weight_v": DIRECTION}
 BATCH_NORM = f"{POSITIONS}.batch_norm"
+FINAL_PROJECTION = "final_proj"
 BIAS_TABLE = "encoder.layers.0.attention.rel_attn_embed"  # layer 0's table serves all layers
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
 
+Projection = tuple[Tensor, Tensor]  # weight (P, D) and bias (P,)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model: its architecture, and the float32 weights that `weight_shapes` names."""
+    """What features are made of: an architecture and float32 weights, `weight_shapes` of them.
+
+    `projection` is the model's `final_proj` where its file has one that fits.
+    """
 
     architecture: Architecture
     weights: Mapping[str, Tensor]
+    projection: Projection | None = None
 
 
 def weight_shapes(of: Architecture) -> dict[str, tuple[int, ...]]:
@@ -146,8 +154,25 @@ def checkpoint(
             raise ValueError(f"{name} is {tuple(renamed[name].shape)}; {said_by} says {shape}")
         if not _is_plain(renamed[name]):
             raise ValueError(f"{name} is a {renamed[name].dtype} tensor without all of its numbers")
-    owned = {name: renamed[name].detach().to(torch.float32, copy=True) for name in shapes}
-    return Checkpoint(of, owned)
+    owned = {name: _owned(renamed[name]) for name in shapes}
+    projection = find_projection(of, renamed)
+    return Checkpoint(of, owned, projection and (_owned(projection[0]), _owned(projection[1])))
+
+
+def find_projection(of: Architecture, weights: Mapping[str, Tensor]) -> Projection | None:
+    """A model's `final_proj`, a linear layer behind the last; None where there is none that fits.
+
+    Pretraining of HuBERT compares its output with the units' embeddings. Most tools drop it.
+    """
+    weight, bias = (weights.get(f"{FINAL_PROJECTION}.{part}") for part in ("weight", "bias"))
+    if weight is None or bias is None or not (_is_plain(weight) and _is_plain(bias)):
+        return None
+    fits = weight.dim() == 2 and weight.shape[1] == of.width and bias.shape == weight.shape[:1]
+    return (weight, bias) if fits and len(weight) else None
+
+
+def _owned(weight: Tensor) -> Tensor:
+    return weight.detach().to(torch.float32, copy=True)
 
 
 def _require_layers(number: int, names: Iterable[str]) -> None:
@@ -217,15 +242,19 @@ def _folded(weights: Mapping[str, Tensor]) -> Tensor:
     return folded
 
 
-def fingerprint(model: Checkpoint) -> str:
+def fingerprint(model: Checkpoint, *, projected: bool = False) -> str:
     """Hash, 64 hex digits, of a model's float32 weights and of `feature_settings`.
 
-    The same weights from another file format give the same fingerprint.
+    The same weights from another file format give the same fingerprint. The projection is in it
+    where features are `projected`.
     """
     settings = json.dumps(feature_settings(model.architecture), sort_keys=True)
     whole = hashlib.blake2b(settings.encode(), digest_size=32)
     with ThreadPoolExecutor(cores()) as pool:  # hashlib releases the GIL
-        named = ((name, model.weights[name]) for name in sorted(weight_shapes(model.architecture)))
+        named = [(name, model.weights[name]) for name in sorted(weight_shapes(model.architecture))]
+        if projected and model.projection is not None:
+            parts = zip(("weight", "bias"), model.projection, strict=True)
+            named += [(f"{FINAL_PROJECTION}.{part}", weight) for part, weight in parts]
         for digest in pool.map(_digest, named):
             whole.update(digest)
     return whole.hexdigest()

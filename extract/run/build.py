@@ -19,6 +19,7 @@ from extract.machine import best_start_method, cores
 from extract.manifest.manifest import Manifest
 from extract.manifest.source import Output, read_source
 from extract.models.load import load_model
+from extract.models.wanted import Layer, is_several, plain_layer
 from extract.models.weights import fingerprint
 from extract.run.auto import LoaderPlan
 from extract.store.layout import Layout
@@ -37,12 +38,41 @@ def read_manifest(config: Config, layout: Layout) -> Manifest:
     return read_source(config.dataset, output)
 
 
+def require_layers(config: Config, layout: Layout) -> None:
+    """Refuses several layers where the layout keeps one.
+
+    Raises:
+        ValueError: names the layers and what else can be done.
+    """
+    layer = config.model.layer
+    if is_several(layer) and not layout.takes_layers:
+        raise ValueError(
+            f"model.layer={layer}: a file of the layout {config.store.layout} holds one layer, and "
+            "its readers would take the first of several. Ways out: one layer; a store for each "
+            "layer, by a sweep (-m model.layer=6,9); or a layout that takes several (store=NAME)"
+        )
+
+
 @functools.lru_cache(maxsize=1)
 def _encoder(
-    path: str, revision: str | None, seed: int, device: str, precision: str, layer: int | None
+    path: str,
+    revision: str | None,
+    seed: int,
+    device: str,
+    precision: str,
+    wanted: tuple[Layer, bool | str, str],
 ) -> tuple[Encoder, str]:
     model = load_model(path, revision=revision, seed=seed)
-    return Encoder(model, device=device, precision=precision, layer=layer), fingerprint(model)
+    layer, projection, final_norm = wanted
+    encoder = Encoder(
+        model,
+        device=device,
+        precision=precision,
+        layer=layer,
+        projection=projection,
+        final_norm=final_norm,
+    )
+    return encoder, fingerprint(model, projected=encoder.wanted.projected)
 
 
 def load_encoder(config: Config) -> tuple[Encoder, str]:
@@ -51,9 +81,8 @@ def load_encoder(config: Config) -> tuple[Encoder, str]:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = config.model
-    return _encoder(
-        model.path, model.revision, config.seed, device, config.precision.name, model.layer
-    )
+    wanted = plain_layer(model.layer), model.projection, model.final_norm.name
+    return _encoder(model.path, model.revision, config.seed, device, config.precision.name, wanted)
 
 
 def load_batches(

@@ -15,7 +15,7 @@ from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
 from extract.machine import collect_garbage_again, keep_freed_memory
 from extract.options import check
-from extract.run.build import load_batches, load_encoder, read_manifest
+from extract.run.build import load_batches, load_encoder, read_manifest, require_layers
 from extract.run.clock import Clock
 from extract.run.observer import Observer, Silent
 from extract.run.pipeline import run
@@ -66,6 +66,7 @@ def run_shard(
     """
     check(replace(config, shard=shard))
     store = Store(config.store.dir, fsync=config.store.fsync, options=config.store)
+    require_layers(config, store.layout)
     manifest = shard.part_of(read_manifest(config, store.layout))
     encoder, weights = load_encoder(config)
     job = Job(config, shard, manifest, encoder, store, watch, stop)
@@ -157,12 +158,9 @@ def _pinned(batches: ResilientLoader[Batch]) -> Iterator[Batch]:
 def _batch_encoder(job: Job, batch_seconds: float) -> BatchEncoder:
     """The encoding stage; on a GPU with the same model on the CPU as its fallback."""
     encoder = job.encoder
-    model, layer = encoder.model, encoder.layer
     fallback: Callable[[], Encoder] | None = None
-    if encoder.device.type != "cpu" and model is not None and job.config.cpu_fallback:
-        fallback = functools.cache(
-            lambda: Encoder(model, device="cpu", precision="fp32", layer=layer)
-        )
+    if encoder.device.type != "cpu" and job.config.cpu_fallback:
+        fallback = functools.cache(encoder.on_cpu)
     quadratic_s = encoder.architecture.quadratic_s
     return BatchEncoder(encoder, SLACK * batch_seconds, fallback, quadratic_s=quadratic_s)
 
@@ -192,4 +190,5 @@ def _bytes_left(job: Job, tally: Tally) -> float | None:
     left_s = max(0.0, tally.total_s - tally.saved_s)
     encoder, layout = job.encoder, job.store.layout
     frame_rate = encoder.architecture.stack.frame_rate
-    return left_s * layout.bytes_per_second(encoder.hidden_size, encoder.dtype.itemsize, frame_rate)
+    width = encoder.hidden_size * len(encoder.wanted.layers)
+    return left_s * layout.bytes_per_second(width, encoder.dtype.itemsize, frame_rate)

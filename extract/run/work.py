@@ -113,7 +113,7 @@ def _opening(job: Job, weights: str) -> Opening:
     identity = metadata.identity(
         config.audio,
         weights=weights,
-        layer=encoder.layer or encoder.num_layers,
+        model=encoder.wanted,
         precision=dtype_name(encoder.dtype),
         source=job.manifest.source,
         layout=job.store.layout_name,

@@ -105,18 +105,18 @@ def _loaded(whole: bytes) -> Tensor | None:
 
 
 def encode_features(features: Tensor) -> list[Buffer]:
-    """A feature file's bytes, in parts: (num_frames, hidden_size) -> (1, hidden_size, num_frames).
+    """A feature file's bytes, in parts: of (1, num_frames, hidden_size), channel by channel.
 
     Features that lie channel by channel, as the encoder gives them, are not copied. Others are
     copied by numpy: torch would start threads on all cores for each writer thread (10x slower).
     """
     words = features.view(_WORDS[features.element_size()]).numpy()
-    transposed = np.ascontiguousarray(words.T)
-    return archive(transposed.data.cast("B"), features.dtype, (1, *transposed.shape))
+    transposed = np.ascontiguousarray(words.swapaxes(1, 2))
+    return archive(transposed.data.cast("B"), features.dtype, transposed.shape)
 
 
 def load_features(path: str) -> Tensor:
-    """A feature file's features, (num_frames, hidden_size), in the dtype that was saved.
+    """A feature file's features, (1, num_frames, hidden_size), in the dtype that was saved.
 
     Raises:
         OSError: there is no such file.
@@ -130,7 +130,7 @@ def load_features(path: str) -> Tensor:
         raise ValueError(f"{printable(path)}: cannot be read: {shortened(str(error))}") from error
     if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[0] != 1:
         raise ValueError(f"{printable(path)}: needed a tensor (1, dimensions, frames)")
-    return found[0].T
+    return found.mT
 
 
 def encode_wav(wav32k: Tensor) -> list[Buffer]:

@@ -97,6 +97,10 @@ class Layout(Protocol):
     folders: tuple[str, ...]
     """The folders below the store that it writes in: no recordings are looked for there."""
 
+    takes_layers: bool = False
+    """Whether `put` takes features of several layers. Else a run that asks for several is refused
+    before any work: a reader of files that hold one would take the first."""
+
     def create(self) -> None:
         """Makes the folders.
 
@@ -152,7 +156,7 @@ class Layout(Protocol):
         """
 
     def read(self, kept: Kept) -> Tensor:
-        """The features as `put` had them: (num_frames, hidden_size), in the dtype saved.
+        """The features as `put` had them: (layers, num_frames, hidden_size), in the dtype saved.
 
         Raises:
             OSError: the file is not there.
@@ -172,7 +176,7 @@ class Layout(Protocol):
         """Bytes that a second of audio takes in the store.
 
         Args:
-            width: of the features.
+            width: numbers of a frame, in all layers.
             itemsize: bytes of one of their numbers.
             frame_rate: frames per second.
         """

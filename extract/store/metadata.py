@@ -18,6 +18,7 @@ from extract.files import read_whole, replace_whole
 from extract.frames import HUBERT_STACK, ConvStack
 from extract.manifest.folders import METADATA
 from extract.manifest.paths import same_place
+from extract.models.wanted import FinalNorm, Wanted
 from extract.text import printable
 from extract.values import AudioSettings
 
@@ -46,19 +47,40 @@ class Unreadable(ValueError):
 
 
 def identity(
-    audio: AudioSettings, *, weights: str, layer: int, precision: str, source: str, layout: str
+    audio: AudioSettings,
+    *,
+    weights: str,
+    model: Wanted,
+    precision: str,
+    source: str,
+    layout: str,
 ) -> Identity:
-    """Every setting that changes the saved numbers or their files, keyed by its option's name."""
+    """Every setting that changes the saved numbers or their files, keyed by its option's name.
+
+    A setting that is newer than the first release is left out where it changes nothing, so that
+    earlier stores keep their identity.
+    """
     values = asdict(audio) | {"resampler": audio.resampler.name}
     settings = {f"audio.{key}": values[key] for key in sorted(values, key=_place)}
     return {
         "dataset.path": printable(source),  # a path need not be Unicode; JSON must be
         "model.weights": weights,
-        "model.layer": layer,
+        **_of_model(model),
         "precision": precision,
         **settings,
         "layout": layout,
     }
+
+
+def _of_model(wanted: Wanted) -> Identity:
+    """What is taken of the model. One layer is a number, several are a list in their order."""
+    layers = list(wanted.layers)
+    settings: Identity = {"model.layer": layers[0] if len(layers) == 1 else layers}
+    if wanted.projected:
+        settings["model.projection"] = True
+    if not wanted.final_norm:
+        settings["model.final_norm"] = FinalNorm.fairseq.name
+    return settings
 
 
 def _place(setting: str) -> int:

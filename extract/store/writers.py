@@ -160,7 +160,7 @@ def _line_of(item: Encoded) -> partial[Record]:
         SAVED,
         peak=recording.peak,
         duration_s=recording.duration_s,
-        num_frames=len(features.values),
+        num_frames=features.values.shape[1],
         dtype=dtype_name(features.values.dtype),
         retried_fp32=features.retried_fp32,
         clipped_samples=recording.clipped_samples,

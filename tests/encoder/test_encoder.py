@@ -53,7 +53,7 @@ def waveforms() -> Tensor:
 
 def test_encode_gives_one_features_an_utterance(model: HubertModel, waveforms: Tensor) -> None:
     found = Encoder(model).encode(waveforms, LENGTHS)
-    assert [tuple(one.values.shape) for one in found] == [(num_frames(n), 32) for n in LENGTHS]
+    assert [tuple(one.values.shape) for one in found] == [(1, num_frames(n), 32) for n in LENGTHS]
     for one, waveform, length in zip(found, waveforms, LENGTHS, strict=True):
         alone = model(waveform[None, :length]).last_hidden_state[0]
         assert (one.values - alone).abs().max() <= 1e-5
@@ -78,9 +78,9 @@ def assert_trainable(values: Tensor) -> None:
     assert not values.is_inference()
     assert not values.requires_grad
     values = values.float()
-    linear = torch.nn.Linear(values.shape[1], 1)
+    linear = torch.nn.Linear(values.shape[2], 1)
     linear(values).sum().backward()
-    assert torch.allclose(linear.weight.grad[0], values.sum(0), rtol=1e-4, atol=1e-3)
+    assert torch.allclose(linear.weight.grad[0], values.sum((0, 1)), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
@@ -101,7 +101,7 @@ def test_a_model_can_be_trained_on_features_that_were_redone(
     assert {one.values.dtype for one in found} == {torch.float16, torch.float32}
     for one in found:
         assert_trainable(one.values)
-        assert one.values.T.is_contiguous()
+        assert one.values.mT.is_contiguous()
 
 
 def test_the_forward_itself_records_nothing_for_a_gradient(
@@ -139,7 +139,7 @@ def test_a_length_is_too_short_by_the_models_own_convolutions() -> None:
     sizes = {"conv_kernel": kernels, "conv_stride": strides, "conv_dim": (32,) * 8}
     encoder = Encoder(small_model("group", **sizes))
     found = encoder.encode(torch.zeros(2, 1_360), [1_360, 720])
-    assert [len(one.values) for one in found] == [2, 1]
+    assert [one.values.shape[1] for one in found] == [2, 1]
     with pytest.raises(ValueError, match="719 to 719 samples; the encoder needs at least 720"):
         encoder.encode(torch.zeros(1, 719), [719])
 
@@ -293,7 +293,6 @@ def test_a_result_is_worked_out_once(
     ("settings", "words"),
     [
         ({"precision": "fp8"}, "precision=fp8.*auto, fp32, fp16, bf16"),
-        ({"layer": 0}, "layer=0.*1 to 2"),
         ({"layer": 3}, "layer=3.*1 to 2"),
         ({"device": "gpu"}, "device=gpu"),
         ({"device": "mps"}, "device=mps"),

@@ -17,6 +17,7 @@ from extract.encoder.linear import Linear
 from extract.encoder.packing import Packing, attend_each, attend_padded, block_sizes, gathered
 from extract.frames import num_frames
 from extract.models.family import as_checkpoint
+from extract.models.wanted import wanted_of
 from support.models import small_model
 
 CPU = torch.device("cpu")
@@ -37,13 +38,15 @@ def padded(waveforms: list[Tensor]) -> tuple[Tensor, list[int]]:
 
 def encode(exact: ExactForward, waveforms: list[Tensor]) -> list[Tensor]:
     batch, lengths = padded(waveforms)
-    return list(exact.forward(batch, lengths).split([num_frames(size) for size in lengths]))
+    [features] = exact.forward(batch, lengths).mT
+    return list(features.split([num_frames(size) for size in lengths]))
 
 
 def exact_forward(
     model: HubertModel, dtype: torch.dtype = torch.float32, layer: int | None = None
 ) -> ExactForward:
-    return ExactForward(as_checkpoint(model), CPU, dtype, layer)
+    checkpoint = as_checkpoint(model)
+    return ExactForward(checkpoint, CPU, dtype, wanted_of(checkpoint.architecture, layer))
 
 
 def noise(lengths: list[int], seed: int = 1) -> list[Tensor]:
@@ -126,7 +129,7 @@ def test_other_convolutions_are_data(stack: str, norm: str) -> None:
     batch, lengths = padded(waveforms)
     frames = [exact.stack.num_frames(length) for length in lengths]
     assert frames == [len(features) for features in expected]
-    assert worst(list(exact.forward(batch, lengths).split(frames)), expected) <= 1e-5
+    assert worst(list(exact.forward(batch, lengths)[0].mT.split(frames)), expected) <= 1e-5
 
 
 def special_waveforms() -> dict[str, Tensor]:

@@ -327,7 +327,7 @@ def test_a_reshard_that_was_killed_is_finished_and_loses_nothing(tmp_path, monke
 
 
 def saved(store: Store, name: str, size: int) -> Record:
-    files = put(store, name, torch.zeros(size, 2), torch.zeros(9, dtype=torch.int16))
+    files = put(store, name, torch.zeros(1, size, 2), torch.zeros(9, dtype=torch.int16))
     return Record(name, f"/there/{name}", SAVED, files=files)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extract.frames import ConvStack
+from extract.models.wanted import Wanted
 from extract.store import metadata
 from extract.values import AudioSettings
 
@@ -17,7 +18,7 @@ def identity(weights: str = "abc", layer: int = 12, precision: str = "float32", 
     return metadata.identity(
         AudioSettings(**audio),
         weights=weights,
-        layer=layer,
+        model=Wanted((layer,)),
         precision=precision,
         source="/data",
         layout="gpt_sovits",
@@ -93,7 +94,7 @@ def test_metadata_is_made_of_these_bytes(tmp_path):
     run = metadata.identity(
         AudioSettings(),
         weights="0123abcd",
-        layer=12,
+        model=Wanted((12,)),
         precision="float16",
         source="/data/ä",
         layout="gpt_sovits",

@@ -565,7 +565,7 @@ def test_every_flipped_bit_of_a_feature_file_is_found(tmp_path):
     """And with the lines of an earlier version, which held no checksum of it, none raises."""
     store = Store(tmp_path, fsync=False)
     store.create()
-    features = torch.linspace(-3, 3, 21).view(7, 3)
+    features = torch.linspace(-3, 3, 21).view(1, 7, 3)
     files = put(store, "a.wav", features, torch.zeros(9, dtype=torch.int16))
     path = Path(paths(store, "a.wav")[0])
     whole = path.read_bytes()

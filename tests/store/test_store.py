@@ -18,7 +18,7 @@ from extract.store.formats import encode_features, encode_wav
 from extract.store.store import Store, StoreUnusable, WriteFailed
 from support.stores import paths, put
 
-FEATURES = torch.arange(60, dtype=torch.float32).view(20, 3)
+FEATURES = torch.arange(60, dtype=torch.float32).view(1, 20, 3)
 WAV = torch.arange(-6_400, 6_720, dtype=torch.int16)
 
 
@@ -50,7 +50,7 @@ def test_both_files_are_read_back_as_they_were(store, dtype):
     put(store, "speaker/a.wav", FEATURES.to(dtype), WAV)
     features = torch.load(store.directory / "4-cnhubert/speaker/a.wav.pt", weights_only=True)
     assert features.dtype == dtype
-    assert torch.equal(features, FEATURES.to(dtype).T[None])
+    assert torch.equal(features, FEATURES.to(dtype).mT)
     samples, rate = soundfile.read(store.directory / "5-wav32k/speaker/a.wav", dtype="int16")
     assert rate == 32_000
     assert torch.equal(torch.from_numpy(samples), WAV)
@@ -58,15 +58,15 @@ def test_both_files_are_read_back_as_they_were(store, dtype):
 
 def test_special_values_survive_every_dtype():
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        values = torch.tensor([[0.0, -0.0], [1e-7, -torch.finfo(dtype).max]], dtype=dtype)
+        values = torch.tensor([[[0.0, -0.0], [1e-7, -torch.finfo(dtype).max]]], dtype=dtype)
         found = torch.load(io.BytesIO(b"".join(encode_features(values))), weights_only=True)
-        assert torch.equal(found[0].view(torch.uint8), values.T.contiguous().view(torch.uint8))
+        assert torch.equal(found.view(torch.uint8), values.mT.contiguous().view(torch.uint8))
 
 
 def test_a_slice_of_a_batch_costs_only_itself():
-    batch = torch.randn(100_000, 32)
-    alone = num_bytes(encode_features(batch[:50].clone()))
-    assert num_bytes(encode_features(batch[:50])) == alone
+    batch = torch.randn(1, 100_000, 32)
+    alone = num_bytes(encode_features(batch[:, :50].clone()))
+    assert num_bytes(encode_features(batch[:, :50])) == alone
     assert alone < 50 * 32 * 4 + 2_000
     wavs = torch.zeros(1_000_000, dtype=torch.int16)
     assert num_bytes(encode_wav(wavs[:500])) == 44 + 2 * 500
@@ -120,14 +120,14 @@ def failing(monkeypatch, name: str, call: int, code: int) -> None:
 def test_a_full_disk_leaves_no_file_and_says_how_much_is_missing(store, monkeypatch, name, call):
     failing(monkeypatch, name, call, errno.ENOSPC)
     with pytest.raises(StoreUnusable, match=r"the disk is full: .* MB free, .* MB needed"):
-        put(store, "a.wav", torch.zeros(50_000, 8), WAV)
+        put(store, "a.wav", torch.zeros(1, 50_000, 8), WAV)
     assert files(store) == []
 
 
 def test_the_room_that_is_missing_is_the_utterances_own(store, monkeypatch):
     failing(monkeypatch, "writev", 0, errno.EDQUOT)
     with pytest.raises(StoreUnusable, match=r"\b1\.6 MB needed for the next utterance alone"):
-        put(store, "a.wav", torch.zeros(50_000, 8), WAV)
+        put(store, "a.wav", torch.zeros(1, 50_000, 8), WAV)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -348,7 +348,7 @@ def test_what_is_whole_is_told_from_what_is_not(store):
                 Path(path).unlink()
             elif damage == "flipped":
                 with open(path, "r+b") as file:
-                    values = FEATURES.T.contiguous().numpy().tobytes()
+                    values = FEATURES.mT.contiguous().numpy().tobytes()
                     file.seek(2_000 if which else file.read().index(values))
                     file.write(b"\x55\xaa\x55")
             assert store.intact(saved) is (damage in ("none", "flipped"))

@@ -26,7 +26,7 @@ from support.stores import put
 
 def encoded(name: str, *, retried_fp32: bool = False, dtype: torch.dtype = torch.float16):
     recording = Recording(0, name, f"/there/{name}", 100, 7, 0.5, 0.41, 3)
-    features = Features(torch.zeros(20, 4, dtype=dtype), True, retried_fp32)
+    features = Features(torch.zeros(1, 20, 4, dtype=dtype), True, retried_fp32)
     return Encoded(recording, features, torch.zeros(13_120, dtype=torch.int16))
 
 
@@ -97,7 +97,7 @@ def test_the_line_comes_after_the_files(parts, monkeypatch):
 
 
 def test_a_failure_takes_an_earlier_runs_files_away(parts):
-    put(parts.store, "a.wav", torch.zeros(2, 2), torch.zeros(9, dtype=torch.int16))
+    put(parts.store, "a.wav", torch.zeros(1, 2, 2), torch.zeros(9, dtype=torch.int16))
     parts.writers.put(Failure(Recording(0, "a.wav", "/there/a.wav"), "silent", "only zeros"))
     parts.writers.close()
     assert parts.lines()["a.wav"]["status"] == "rejected"
@@ -232,7 +232,7 @@ def test_abandoning_finishes_only_what_is_under_way(parts, held):
 def test_writing_calls_up_none_of_torchs_threads(parts, channels_first):
     """With more of them than cores, OpenMP sends the encoder's to sleep at every barrier."""
     _surroundings.cache_clear()
-    many = torch.zeros(768, 250).T if channels_first else torch.zeros(250, 768)
+    many = torch.zeros(1, 768, 250).mT if channels_first else torch.zeros(1, 250, 768)
     item = encoded("a.wav")
     item = dataclasses.replace(item, features=dataclasses.replace(item.features, values=many))
     written = threading.Event()

@@ -28,7 +28,7 @@ def fake_card(attention: Attention) -> Iterator[None]:
     stand_ins = [
         patch.object(Packing, "to_device", to_device),
         patch.object(encoder, "_usable_device", lambda device: CARD),
-        patch.object(encoder, "_Copies", lambda device: None),  # CUDA streams need a driver
+        patch.object(encoder, "Copies", lambda device: None),  # streams want a driver
         patch.object(first_layer, "choose_activations", lambda layer, kernel: layer.in_steps),
         patch.object(forward, "choose_attention", lambda *_: attention),
         FakeTensorMode(allow_non_fake_inputs=True),

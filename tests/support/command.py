@@ -22,8 +22,8 @@ def start(argv: list[str], cwd: Path, log: Path | None = None) -> multiprocessin
 
     assert extract.run.job
     _encoder(
-        "tiny_random", None, 0, "cpu", "auto", None
-    )  # every child inherits torch and the encoder
+        "tiny_random", None, 0, "cpu", "auto", (None, "auto", "transformers")
+    )  # imported and built, for every child
 
     def child() -> None:
         os.setsid()

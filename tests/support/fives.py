@@ -48,6 +48,7 @@ def members(path: Path) -> Iterator[tuple[dict, int]]:
 class Fives(Layout):
     suffixes = ("",)
     folders = (FOLDER,)
+    takes_layers = True
 
     def __init__(self, files):
         self._files = files

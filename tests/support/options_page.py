@@ -114,6 +114,8 @@ def _default(option: Option, prefix: str) -> str:
 def _values(option: Option) -> str:
     """What an option takes: `whole number, 0 to 1024, or auto`."""
     found = kinds(option) - {type(None)}
+    if "check" in option.metadata:
+        return option.metadata["check"].needed + ", or `null`" * (option.default is None)
     [*others] = sorted((kind for kind in found if kind is not str), key=str)
     if is_number(option):
         whole = "whole number" if others == [int] else "number"

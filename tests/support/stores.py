@@ -13,7 +13,7 @@ from extract.values import Encoded, Features, Recording
 
 
 def encoded(id_: str, features: torch.Tensor, wav32k: torch.Tensor) -> Encoded:
-    """An utterance as the encoder hands it to the store: features (num_frames, hidden_size)."""
+    """An utterance as the encoder hands it to the store: features (1, num_frames, hidden_size)."""
     recording = Recording(0, id_, f"/there/{id_}")
     return Encoded(recording, Features(features, True, False), wav32k)
 

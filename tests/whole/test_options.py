@@ -7,6 +7,7 @@ import pytest
 
 from extract.config import Config
 from extract.fields import Range
+from extract.models.wanted import FinalNorm
 from extract.options import check, is_number, options, run_name
 
 NUMBERS = [name for name, option in options().items() if is_number(option)]
@@ -21,7 +22,7 @@ def config_with(name, value):
 
 
 def test_there_are_numbers():
-    assert {"seed", "model.layer", "audio.alpha", "loader.num_workers", "shard.count"} < {*NUMBERS}
+    assert {"seed", "audio.alpha", "loader.num_workers", "shard.count"} < {*NUMBERS}
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -68,7 +69,6 @@ BOUNDS = {
     "store.num_writers": ((1, 1024), (0, 1025)),
     "shard.index": ((0,), (-1,)),
     "shard.count": ((1, 1_000_000), (0, 1_000_001)),
-    "model.layer": ((1, 1000), (0, -1)),
     "seed": ((0, 2**64 - 1), (-1, 2**64)),
 }
 
@@ -170,6 +170,24 @@ def test_the_names_of_runs_stay_what_they_are():
         "hubert_base-layer9-bf16-maxx0.95-alpha0.3-torchaudio-max_peak3-min_duration_s0.6-"
         "max_duration_s54"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("model.layer", -1, "layer-1"),
+        ("model.layer", [12, 6, 9], "layer12_6_9"),
+        ("model.layer", "all", "layerall"),
+        ("model.projection", True, "projection"),
+        ("model.projection", False, "no_projection"),
+        ("model.final_norm", FinalNorm.fairseq, "fairseq"),
+    ],
+)
+def test_what_is_taken_of_a_model_is_in_a_runs_name(name, value, said):
+    config = config_with(name, value)
+    config.model.name = "hubert"
+    check(config)
+    assert run_name(config) == f"hubert-{said}-maxx0.95-alpha0.5"
 
 
 def test_a_runs_name_is_one_folder():

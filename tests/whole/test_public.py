@@ -103,7 +103,9 @@ def test_features_on_the_fly_take_three_more():
     batch = collate([dataset[0], dataset[1]])
     encoder = Encoder(load_model("tiny_random"))
     features = encoder.encode(batch.waveforms, batch.lengths.tolist())
-    assert [len(one.values) for one in features] == [num_frames(n) for n in batch.lengths.tolist()]
+    assert [one.values.shape[1] for one in features] == [
+        num_frames(n) for n in batch.lengths.tolist()
+    ]
 
 
 def test_a_model_is_trained_on_features_on_the_fly(tmp_path):

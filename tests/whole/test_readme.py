@@ -69,7 +69,7 @@ def test_the_first_python_example_runs(page, capsys):
     names = {}
     exec(example, names)
     assert len(names["dataset"]) == 12
-    shapes = re.findall(r"torch.Size\(\[(\d+), 32\]\)", capsys.readouterr().out)
+    shapes = re.findall(r"torch.Size\(\[1, (\d+), 32\]\)", capsys.readouterr().out)
     assert len(shapes) == (12 if page is README else 0)
 
 

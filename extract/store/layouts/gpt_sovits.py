@@ -1,6 +1,7 @@
 """The two folders that GPT-SoVITS trains on.
 
-    4-cnhubert/<id>.pt   (1, hidden_size, num_frames), as torch.load(weights_only=True) reads it
+    4-cnhubert/<id>.pt   (1, hidden_size, num_frames), for torch.load with weights_only=True; one
+                         layer, since the trainer takes `ssl[0]` of whatever is there
     5-wav32k/<id>        int16 mono WAV at 32 kHz, whatever the extension says
 
 Source: GPT_SoVITS/prepare_datasets/2-get-hubert-wav32k.py, which its trainer reads back.
@@ -95,7 +96,7 @@ class GptSovits(Layout):
         return self._files.is_whole(file, checksum=False) and is_readable(self._files.read(file))
 
     def read(self, kept: Kept) -> Tensor:
-        """The features, (num_frames, hidden_size): `Layout.read`."""
+        """The features, (1, num_frames, hidden_size): `Layout.read`."""
         from extract.store.formats import load_features
 
         return load_features(self._files.existing(kept.files[0][0]))

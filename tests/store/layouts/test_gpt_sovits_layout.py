@@ -26,8 +26,8 @@ from support.stores import encoded, ledger, put
 
 GOLDEN = Path(__file__).parent / "golden_files"
 DTYPES = [torch.float16, torch.float32, torch.bfloat16]
-# (num_frames, hidden_size) and samples, of which the golden files are made
-VALUES = ((torch.arange(12, dtype=torch.float32) - 3.5) / 8).view(3, 4).T
+# (1, num_frames, hidden_size) and samples, of which the golden files are made
+VALUES = ((torch.arange(12, dtype=torch.float32) - 3.5) / 8).view(1, 3, 4).mT
 WAV = torch.arange(-3, 4, dtype=torch.int16) * 4681
 # What the demo's store holds: frames, and bytes of the training audio.
 DEMO_STORE = {
@@ -72,7 +72,7 @@ def test_files_are_made_of_these_bytes(store, dtype):
     if torch.__version__.startswith("2.11."):
         assert feature.read_bytes() == golden.read_bytes()
     for path in (feature, golden):
-        assert torch.equal(torch.load(path, weights_only=True), VALUES.to(dtype).T[None])
+        assert torch.equal(torch.load(path, weights_only=True), VALUES.to(dtype).mT)
 
 
 def test_the_demos_store_is_what_it_always_was(command, tmp_path):
@@ -104,7 +104,7 @@ def header(num_bytes: int) -> bytes:
 
 
 def test_a_second_of_audio_takes_what_is_said(store):
-    features = torch.zeros(768, 500, dtype=torch.float16).T  # 10 s
+    features = torch.zeros(1, 768, 500, dtype=torch.float16).mT  # 10 s
     kept = save(store, "a.wav", features, torch.zeros(320_000, dtype=torch.int16))
     taken = sum(size for _name, _offset, size, _crc in kept.files)
     assert 10 * store.layout.bytes_per_second(768, 2, 50) == pytest.approx(taken, rel=0.01)
@@ -115,7 +115,7 @@ def test_a_second_of_audio_takes_what_is_said(store):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_features_are_read_as_they_were_put(store, dtype):
-    features = torch.randn(50, 8).to(dtype)
+    features = torch.randn(1, 50, 8).to(dtype)
     found = store.layout.read(save(store, "deep/a.wav", features))
     assert found.dtype == dtype
     assert torch.equal(found, features)
