@@ -1,6 +1,7 @@
-"""FFmpeg's filter graphs through PyAV: whatever is decoded becomes 32 kHz mono float32.
+"""FFmpeg's filter graphs through PyAV: whatever is decoded becomes mono float32 at one rate.
 
-What FFmpeg's swresample gives in the ffmpeg program, to the last bit.
+What FFmpeg's swresample gives in the ffmpeg program, to the last bit; the mean of channels aside,
+which FFmpeg does not offer without naming them.
 """
 
 import gc
@@ -17,7 +18,10 @@ from av.filter.context import FilterContext
 
 from extract.audio.spans import Samples
 from extract.frames import RECORDING_RATE_HZ
+from extract.values import Mix
 
+FLOATS = "sample_fmts=flt"  # interleaved float32, full scale 1
+REFERENCE = f"{FLOATS}:channel_layouts=mono:sample_rates={RECORDING_RATE_HZ}"
 BLOCK_SAMPLES = 16_384  # resampled at once, per channel: twice as fast as a whole minute at once
 
 
@@ -26,14 +30,19 @@ class UnmixableError(Exception):
 
 
 class Resampler:
-    """FFmpeg's swresample, to 32 kHz mono float32, as the ffmpeg program sets it up."""
+    """FFmpeg's swresample, as the ffmpeg program sets it up.
 
-    def __init__(self, graph: Graph, sample_format: str, layout: str, rate_hz: int) -> None:
+    `wanted` says in its words what comes out: `FLOATS`, and perhaps a rate and speakers.
+    """
+
+    def __init__(
+        self, graph: Graph, sample_format: str, layout: str, rate_hz: int, wanted: str
+    ) -> None:
         self.source = graph.add_abuffer(
             format=sample_format, layout=layout, sample_rate=rate_hz, time_base=Fraction(1, rate_hz)
         )
         try:
-            self.sink = _resampling(graph, self.source)
+            self.sink = _resampling(graph, self.source, wanted)
         except ArgumentError as error:  # swresample has no matrix for these speakers
             raise UnmixableError(layout) from error
         self.num_waiting = 0
@@ -53,16 +62,21 @@ class Resampler:
 
 
 @contextmanager
-def resampler(sample_format: str, layout: str, rate_hz: int) -> Iterator[Resampler]:
+def resampler(
+    sample_format: str, layout: str, rate_hz: int, wanted: str = REFERENCE
+) -> Iterator[Resampler]:
     """A `Resampler` whose memory is freed at the end; raises UnmixableError."""
     with _graph() as graph:
-        yield Resampler(graph, sample_format, layout, rate_hz)
+        yield Resampler(graph, sample_format, layout, rate_hz, wanted)
 
 
 def resample(
-    frames: Iterable[av.AudioFrame], check: Callable[[float, int], None]
+    frames: Iterable[av.AudioFrame],
+    check: Callable[[float, int], None],
+    rate_hz: int = RECORDING_RATE_HZ,
+    mix: Mix = Mix.ffmpeg,
 ) -> Generator[Samples, None, None]:
-    """Yield `frames` as float32 at 32 kHz mono, in parts of (num_samples,).
+    """Yield `frames` as float32 mono at `rate_hz`, in parts of (num_samples,).
 
     `check(duration_s, rate_hz)` may raise: it is asked before each frame is kept, so that a
     recording without end costs no memory.
@@ -71,15 +85,46 @@ def resample(
     takes over, as in FFmpeg; the old one gives back its last half millisecond, which FFmpeg 5.1
     dropped.
     """
+    if mix is Mix.mean:
+        frames = _means(frames)
+    wanted = f"{FLOATS}:channel_layouts=mono:sample_rates={rate_hz}"
+    yield from _converted(frames, check, wanted)
+
+
+def _converted(
+    frames: Iterable[av.AudioFrame], check: Callable[[float, int], None], wanted: str
+) -> Generator[Samples, None, None]:
+    """What `wanted` makes of `frames`, in parts of (num_samples * channels,)."""
     duration_s = 0.0
-    for (sample_format, layout, rate_hz), run in groupby(frames, key=_kind):
+    for kind, run in groupby(frames, key=_kind):
+        rate_hz = kind[2]
         check(duration_s, rate_hz)
-        with resampler(sample_format, layout, rate_hz) as resampled:
+        with resampler(*kind, wanted) as converted:
             for frame in run:
                 duration_s += frame.samples / rate_hz
                 check(duration_s, rate_hz)
-                yield from resampled(frame)
-            yield from resampled(None)
+                yield from converted(frame)
+            yield from converted(None)
+
+
+def _means(frames: Iterable[av.AudioFrame]) -> Iterator[av.AudioFrame]:
+    """The mean of the channels of `frames`, summed as librosa's `to_mono` sums: the same bits."""
+    for (layout, rate_hz), run in groupby(frames, key=_speakers):
+        num_channels = len(av.AudioLayout(layout).channels)
+        for part in _converted(run, _unchecked, FLOATS):
+            by_time = part.reshape(-1, num_channels)
+            mean = by_time.mean(axis=1) if num_channels > 1 else by_time[:, 0]
+            frame = av.AudioFrame.from_ndarray(mean[None], "flt", "mono")
+            frame.sample_rate = rate_hz
+            yield frame
+
+
+def _speakers(frame: av.AudioFrame) -> tuple[str, int]:
+    return frame.layout.name, frame.sample_rate
+
+
+def _unchecked(_duration_s: float, _rate_hz: int) -> None:
+    """`resample`'s own check sees each frame after its channels are one."""
 
 
 def _kind(frame: av.AudioFrame) -> tuple[str, str, int]:
@@ -103,13 +148,12 @@ def _graph() -> Iterator[Graph]:
                 held.clear()
 
 
-def _resampling(graph: Graph, source: FilterContext) -> FilterContext:
-    """The sink behind `source`, for 32 kHz mono float32.
+def _resampling(graph: Graph, source: FilterContext, wanted: str) -> FilterContext:
+    """The sink behind `source`, for what `wanted` says.
 
     The frames between are as large as fits the processor's cache, whatever the codec's size.
     """
     blocks = graph.add("asetnsamples", f"nb_out_samples={BLOCK_SAMPLES}:pad=0")
-    wanted = f"sample_fmts=flt:channel_layouts=mono:sample_rates={RECORDING_RATE_HZ}"
     sink = graph.add("abuffersink")
     graph.link_nodes(source, blocks, graph.add("aformat", wanted), sink)
     graph.configure(auto_buffer=False)
@@ -124,4 +168,5 @@ def _pulled(sink: FilterContext) -> Iterator[Samples]:
         except EOFError:
             return
         assert isinstance(piece, av.AudioFrame)
-        yield np.frombuffer(memoryview(piece.planes[0]), np.float32, piece.samples)
+        num_values = piece.samples * len(piece.layout.channels)
+        yield np.frombuffer(memoryview(piece.planes[0]), np.float32, num_values)

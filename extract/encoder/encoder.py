@@ -52,6 +52,8 @@ class Encoder:
         self.device = _usable_device(device)
         self.dtype = _dtype(precision, self.device)
         self.hidden_size = self.architecture.width
+        # Of its model's training. Waveforms are taken as they come: the dataset normalises them.
+        self.wants_unit_variance = checkpoint.wants_unit_variance
         self.layer = layer
         with exact_float32(self.device):
             computed_in = arithmetic(self.dtype, self.device)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from extract.config import Config, StartMethod
+from extract.config import Config, InputNorm, StartMethod
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset, identify
 from extract.data.durations import UNKNOWN_S, Durations, Scanned
@@ -22,7 +22,7 @@ from extract.models.load import load_model
 from extract.models.weights import fingerprint
 from extract.run.auto import LoaderPlan
 from extract.store.layout import Layout
-from extract.values import Failure
+from extract.values import Failure, Gain
 
 
 def read_manifest(config: Config, layout: Layout) -> Manifest:
@@ -37,9 +37,15 @@ def read_manifest(config: Config, layout: Layout) -> Manifest:
 
 @functools.lru_cache(maxsize=1)
 def _encoder(
-    path: str, revision: str | None, seed: int, device: str, precision: str, layer: int | None
+    path: str,
+    revision: str | None,
+    seed: int,
+    device: str,
+    precision: str,
+    layer: int | None,
+    ask_input_norm: bool,
 ) -> tuple[Encoder, str]:
-    model = load_model(path, revision=revision, seed=seed)
+    model = load_model(path, revision=revision, seed=seed, ask_input_norm=ask_input_norm)
     return Encoder(model, device=device, precision=precision, layer=layer), fingerprint(model)
 
 
@@ -50,8 +56,27 @@ def load_encoder(config: Config) -> tuple[Encoder, str]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = config.model
     return _encoder(
-        model.path, model.revision, config.seed, device, config.precision.name, model.layer
+        model.path,
+        model.revision,
+        config.seed,
+        device,
+        config.precision.name,
+        model.layer,
+        _follows_the_model(config),
     )
+
+
+def input_norm(config: Config, encoder: Encoder) -> InputNorm:
+    """What becomes of waveforms before the encoder: `auto` settled, to `none` or another."""
+    if config.model.input_norm is not InputNorm.auto:
+        return config.model.input_norm
+    normalised = _follows_the_model(config) and encoder.wants_unit_variance
+    return InputNorm.unit_variance if normalised else InputNorm.none
+
+
+def _follows_the_model(config: Config) -> bool:
+    """Whether the model says what its input is: GPT-SoVITS's gain feeds all models alike."""
+    return config.model.input_norm is InputNorm.auto and config.audio.gain is Gain.none
 
 
 def load_batches(
@@ -65,7 +90,7 @@ def load_batches(
     """The dataset's batches, from workers that may die."""
     method = start_method(config, device)
     if method != "fork":  # else forked workers share its pages as they are
-        dataset = AudioDataset(dataset.manifest.share(), dataset.settings, dataset.stack)
+        dataset = dataset.shared()
 
     def crashed(index: int, cause: str) -> Batch:
         recording = identify(dataset.manifest, index)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from enum import Enum
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from extract.values import AudioSettings
 
 NAME = METADATA
 FORMAT = 1
+NO_INPUT_NORM = "none"
 FIRST_SETTINGS = ("max_peak", "maxx", "alpha", "min_duration_s", "max_duration_s", "resampler")
 GATES = ("max_peak", "min_duration_s", "max_duration_s")  # decide who is saved, not what is saved
 
@@ -42,24 +44,53 @@ class Unreadable(ValueError):
 
 
 def identity(
-    audio: AudioSettings, *, weights: str, layer: int, precision: str, source: str, layout: str
+    audio: AudioSettings,
+    *,
+    weights: str,
+    layer: int,
+    precision: str,
+    source: str,
+    layout: str,
+    input_norm: str = NO_INPUT_NORM,
 ) -> Identity:
-    """Everything that changes the numbers or where they are, flat, in the config's words."""
-    values = asdict(audio) | {"resampler": audio.resampler.name}
-    settings = {f"audio.{key}": values[key] for key in sorted(values, key=_place)}
+    """Everything that changes the numbers or where they are, flat, in the config's words.
+
+    Of the settings that the first release did not have, those alone that are not as it had them.
+    """
+    new = {"model.input_norm": input_norm, **_settings(audio)}
+    first = {f"audio.{key}": new.pop(f"audio.{key}") for key in FIRST_SETTINGS}
     return {
         "dataset.path": printable(source),  # a path need not be Unicode; JSON must be
         "model.weights": weights,
         "model.layer": layer,
         "precision": precision,
-        **settings,
+        **first,
         "layout": layout,
+        **{key: value for key, value in new.items() if value != LATER_SETTINGS[key]},
     }
 
 
-def _place(setting: str) -> int:
-    """Where a setting stands: new ones behind those that the first release wrote."""
-    return FIRST_SETTINGS.index(setting) if setting in FIRST_SETTINGS else len(FIRST_SETTINGS)
+def _settings(audio: AudioSettings) -> dict[str, Any]:
+    """Settings as JSON has them, by the options' names."""
+    values = {f"audio.{field.name}": getattr(audio, field.name) for field in fields(audio)}
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.name
+    return list(value) if isinstance(value, tuple) else value
+
+
+# What a store that does not say it was made with.
+LATER_SETTINGS = {
+    "model.input_norm": NO_INPUT_NORM,
+    **{
+        key: value
+        for key, value in _settings(AudioSettings()).items()
+        if key.removeprefix("audio.") not in FIRST_SETTINGS
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -93,6 +124,7 @@ def compare(store: Identity | None, run: Identity) -> Comparison:
         return Comparison({})
     if same_place(store.get("dataset.path"), run.get("dataset.path")):
         store = {**store, "dataset.path": run["dataset.path"]}
+    store, run = {**LATER_SETTINGS, **store}, {**LATER_SETTINGS, **run}
     keys = [*run, *(key for key in store if key not in run)]
     return Comparison(
         {key: (store.get(key), run.get(key)) for key in keys if store.get(key) != run.get(key)}
