@@ -43,7 +43,7 @@ def _encoder(
     device: str,
     precision: str,
     layer: int | None,
-    ask_input_norm: bool,
+    ask_input_norm: bool = False,
 ) -> tuple[Encoder, str]:
     model = load_model(path, revision=revision, seed=seed, ask_input_norm=ask_input_norm)
     return Encoder(model, device=device, precision=precision, layer=layer), fingerprint(model)

@@ -107,6 +107,25 @@ def test_the_settings_are_followed(recordings_of_all_kinds):
     assert not torch.equal(plain.wav32k, quiet.wav32k)
 
 
+def test_an_item_may_have_no_training_audio_and_be_of_unit_variance(recordings_of_all_kinds):
+    manifest = read_folder(recordings_of_all_kinds)
+    plain = AudioSettings(rate_path="direct", mix="mean", gain="none", scale=1.0, max_peak=None)
+    for dataset in (
+        AudioDataset(manifest, plain, unit_variance=True),
+        AudioDataset(manifest, plain, unit_variance=True).shared(),
+    ):
+        item = dataset[0]
+        assert isinstance(item, Utterance)
+        assert (item.wav32k.shape, item.wav32k.dtype) == ((0,), torch.int16)
+        assert abs(float(item.waveform.mean())) < 1e-5
+        assert float(item.waveform.var()) == pytest.approx(1, abs=1e-3)
+        assert item.recording.clipped_samples == 0
+    raw = AudioDataset(manifest, plain)[0]
+    assert isinstance(raw, Utterance)
+    assert raw.recording == item.recording
+    assert float(raw.waveform.var()) < 0.5
+
+
 def test_size_and_time_are_those_before_decoding(tmp_path, monkeypatch):
     """So that a recording which changes in mid-decode is seen as changed by the next run."""
     path = write_wav(tmp_path / "a.wav", 0.5)

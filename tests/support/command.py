@@ -21,7 +21,9 @@ def start(argv: list[str], cwd: Path, log: Path | None = None) -> multiprocessin
     from extract.run.build import _encoder
 
     assert extract.run.job
-    _encoder("tiny_random", None, 0, "cpu", "auto", None)  # imported and built, for every child
+    _encoder(
+        "tiny_random", None, 0, "cpu", "auto", None, False
+    )  # imported and built, for every child
 
     def child() -> None:
         os.setsid()
