@@ -102,6 +102,7 @@ class _Wanted:
             return Decoded(np.empty(0, np.float32), RECORDING_RATE_HZ, 0)
         rate_hz = self.rate_hz(first.sample_rate)
         parts = resample(chain([first], frames), self.gate.check, rate_hz, self.mix)
+        del first  # held on to, it makes the allocator take new memory for the frames after it
         samples, end = taken(parts, self.gate.span.at(rate_hz))
         return Decoded(samples, rate_hz, end)
 

@@ -112,11 +112,25 @@ def _means(frames: Iterable[av.AudioFrame]) -> Iterator[av.AudioFrame]:
     for (layout, rate_hz), run in groupby(frames, key=_speakers):
         num_channels = len(av.AudioLayout(layout).channels)
         for part in _converted(run, _unchecked, FLOATS):
-            by_time = part.reshape(-1, num_channels)
-            mean = by_time.mean(axis=1) if num_channels > 1 else by_time[:, 0]
+            mean = _mean(part.reshape(-1, num_channels))
             frame = av.AudioFrame.from_ndarray(mean[None], "flt", "mono")
             frame.sample_rate = rate_hz
             yield frame
+
+
+def _mean(by_time: Samples) -> Samples:
+    """`by_time.mean(axis=1)` of (num_samples, channels), the same bits, several times as fast.
+
+    Below eight numbers numpy's sum takes one after the other too.
+    """
+    num_channels = by_time.shape[1]
+    if num_channels >= 8:
+        return np.asarray(by_time.mean(axis=1))
+    total = by_time[:, 0].copy()
+    for channel in range(1, num_channels):
+        total += by_time[:, channel]
+    total /= np.float32(num_channels)
+    return total
 
 
 def _speakers(frame: av.AudioFrame) -> tuple[str, int]:
