@@ -92,7 +92,9 @@ def measure() -> list[Row]:
         for title, (name, codec, rate_hz, layout, duration_s) in FORMATS.items():
             path = Path(folder) / name
             write_recording(path, codec, rate_hz, layout, duration_s)
-            assert np.array_equal(read(path, decode), frame_by_frame(path, as_samples=False))
+            assert np.array_equal(
+                read(path, decode).samples, frame_by_frame(path, as_samples=False)
+            )
             works = [
                 partial(read, path, partial(prepare, settings=AudioSettings())),
                 partial(read, path, decode),

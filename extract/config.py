@@ -17,7 +17,7 @@ from extract.manifest.source import SourceOptions
 from extract.models.wanted import LAYER, PROJECTION, FinalNorm, is_layer, is_projection
 from extract.shard import Shard
 from extract.store.layout import LayoutOptions
-from extract.values import AudioSettings
+from extract.values import AudioSettings, Gain, Resampler
 
 MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed takes no larger one
 
@@ -32,6 +32,17 @@ class Precision(Enum):
     fp32 = "fp32"
     fp16 = "fp16"
     bf16 = "bf16"
+
+
+class InputNorm(Enum):
+    """Whether a waveform is brought to zero mean and unit variance before the encoder.
+
+    `auto`: with `audio.gain=none` as the model was trained, else `none`, as GPT-SoVITS has it.
+    """
+
+    auto = "auto"
+    none = "none"
+    unit_variance = "unit_variance"
 
 
 class StartMethod(Enum):
@@ -49,6 +60,7 @@ class ModelConfig:
 
     name: str = MISSING  # names the output folder
     path: str = location()  # a folder, a model hub's id, or `tiny_random`
+    input_norm: InputNorm = InputNorm.auto
     revision: str | None = None  # commit or tag on the hub
     # Features of this layer, or of several in one pass; those past it are not computed. null = the
     # last
@@ -120,4 +132,11 @@ MODULE_GROUPS = {
 ORDERED: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
     ("shard.index", operator.lt, "shard.count", "0 <= index < count"),
     ("audio.min_duration_s", operator.le, "audio.max_duration_s", "min <= max"),
+)
+
+# Options that change nothing without another's value: then they are left as they are.
+ONLY_WITH: tuple[tuple[str, str, Enum], ...] = (
+    ("audio.maxx", "audio.gain", Gain.peak_blend),
+    ("audio.alpha", "audio.gain", Gain.peak_blend),
+    ("audio.resampler_width", "audio.resampler", Resampler.torchaudio),
 )

@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from extract import choices
-from extract.config import MODULE_GROUPS, ORDERED, Config, StartMethod
+from extract.config import MODULE_GROUPS, ONLY_WITH, ORDERED, Config, StartMethod
 from extract.fields import MISSING, Check, Range
 from extract.machine import start_methods
 from extract.text import shortened
@@ -161,8 +161,8 @@ def check(config: Config) -> None:
         _check_choice(group, key, getattr(config, group, None))
     for name, option in options_of(config).items():
         value = attrgetter(name)(config)
-        if is_number(option):
-            _check_number(name, option, value)
+        for one in value if isinstance(value, tuple) else [value] * is_number(option):
+            _check_number(name, option, one)
         rule: Check | None = option.metadata.get("check")
         if rule is not None and not rule.fits(value):
             raise ValueError(f"{name}: {shortened(repr(value))}; needed {rule.needed}")
@@ -172,6 +172,20 @@ def check(config: Config) -> None:
         if not in_order(*values):
             found = " ".join(map("{}={}".format, (smaller, larger), values))
             raise ValueError(f"{found}; needed {needed}")
+    for name, owner, value in ONLY_WITH:
+        if not has_effect(name, config) and attrgetter(name)(config) != options()[name].default:
+            raise ValueError(
+                f"{name}={attrgetter(name)(config)}: it has no effect with "
+                f"{owner}={attrgetter(owner)(config).name}; needed {owner}={value.name}, or "
+                f"{name} left out"
+            )
+
+
+def has_effect(name: str, config: Any) -> bool:
+    """Whether an option can change anything, by the options that it depends on."""
+    return all(
+        attrgetter(owner)(config) is value for option, owner, value in ONLY_WITH if option == name
+    )
 
 
 def _check_choice(group: str, key: str, values: Any) -> None:
@@ -196,7 +210,7 @@ def _check_start_method(method: StartMethod) -> None:
 
 def _check_number(name: str, option: Option, value: Any) -> None:
     allowed: Range | None = option.metadata.get("range")
-    if allowed is None or value == option.default:  # also `auto` and null
+    if allowed is None or value == option.default or _is_null(value, option):  # also `auto`
         return
     needed = f"{allowed} or {option.default}" if isinstance(option.default, str) else str(allowed)
     try:
@@ -205,6 +219,10 @@ def _check_number(name: str, option: Option, value: Any) -> None:
         raise ValueError(f"{name}: {value!r}; needed {needed}") from None
     if number not in allowed:
         raise ValueError(f"{name}: {value!r}; needed {needed}")
+
+
+def _is_null(value: Any, option: Option) -> bool:
+    return value is None and type(None) in kinds(option)
 
 
 def _parsed(text: str, option: Option) -> float:
@@ -244,13 +262,15 @@ def run_name(config: Any, type_of: Callable[[Any], Any] = type) -> str:
     named = [name for name in known if not name.startswith(NOT_IN_NAME)]
     for name in sorted(named, key=lambda name: name.startswith("audio.")):
         value, default = attrgetter(name)(config), known[name].default
-        if value != default or name in ALWAYS_NAMED:
+        if value != default or (name in ALWAYS_NAMED and has_effect(name, config)):
             parts.append(_part(name.rpartition(".")[2], value))
     return "-".join(parts)
 
 
 def _part(key: str, value: Any) -> str:
     """A setting in a folder's name: `alpha0.3`, `layer6_9`; for a choice only what is chosen."""
+    if value is None or (isinstance(value, Enum) and value.name == "none"):
+        return f"{key}_none"
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, bool):

@@ -70,8 +70,33 @@ OF_A_SOURCE: Final[frozenset[Reason]] = frozenset({"bad_line", "bad_id", "unread
 NO_INDEX = -1  # of a line, folder or name in a source that is no entry of the manifest
 
 
+class RatePath(Enum):
+    """How a recording gets to the encoder's 16 kHz.
+
+    `via_32k`: decoded to 32 kHz, which is the training audio's rate, and halved, as GPT-SoVITS has
+    it. `direct`: decoded at its own rate and resampled once; no training audio is made.
+    """
+
+    via_32k = "via_32k"
+    direct = "direct"
+
+
+class Mix(Enum):
+    """How several channels become one: FFmpeg's 0.7071 * (left + right), or their mean."""
+
+    ffmpeg = "ffmpeg"
+    mean = "mean"
+
+
+class Gain(Enum):
+    """What levels a recording: `maxx`, `alpha` and its peak, or nothing."""
+
+    peak_blend = "peak_blend"
+    none = "none"
+
+
 class Resampler(Enum):
-    """Resampler from 32 kHz to 16 kHz: `soxr` is librosa's default and the reference's."""
+    """Resampler to 16 kHz: `soxr` is librosa's default and the reference's."""
 
     soxr = "soxr"
     torchaudio = "torchaudio"
@@ -87,20 +112,52 @@ class AudioSettings:
     maxx: float = number(0.95, above=0, at_most=1)  # the level that `alpha` pulls peaks towards
     alpha: float = number(0.5, at_least=0, at_most=1)  # 0 = leave the level, 1 = peaks at `maxx`
     resampler: Resampler = Resampler.soxr
-    # Louder recordings are rejected (`peak_above_gate`); full scale is 1
-    max_peak: float = number(2.2, above=0)
+    # Louder recordings are rejected (`peak_above_gate`); full scale is 1. null = no gate
+    max_peak: float | None = number(2.2, above=0)
     min_duration_s: float = number(0.0, at_least=0)  # shorter ones are rejected (`too_short`)
     max_duration_s: float = number(600.0, above=0)  # longer ones are rejected (`too_long`)
+    rate_path: RatePath = RatePath.via_32k
+    mix: Mix = Mix.ffmpeg
+    gain: Gain = Gain.peak_blend
+    scale: float = number(1145.14, above=0)  # the encoder's input is multiplied by this
+    # torchaudio's `lowpass_filter_width`, with all else as torchaudio has it; null = the filter of
+    # resampy's `kaiser_best`
+    resampler_width: int | None = number(None, at_least=1, at_most=1000)
+    # Zeros before and after the waveform, in samples at 16 kHz
+    pad_samples: tuple[int, int] = number((0, 0), at_least=0, at_most=16000)
+    # A waveform of fewer samples at 16 kHz is padded with zeros to so many
+    min_samples: int = number(0, at_least=0, at_most=16000)
 
     def __post_init__(self) -> None:
-        if isinstance(self.resampler, Resampler):
-            return
-        try:
-            self.resampler = Resampler[self.resampler]
-        except KeyError:
-            choices = " or ".join(choice.name for choice in Resampler)
-            found = f"audio.resampler: {self.resampler!r}"
-            raise ValueError(f"{found}; needed {choices}") from None
+        for name, kind in _CHOICES.items():
+            setattr(self, name, _choice(kind, name, getattr(self, name)))
+        if len(self.pad_samples) != 2:
+            found = f"audio.pad_samples: {list(self.pad_samples)}"
+            raise ValueError(f"{found}; needed two numbers, before and after")
+        self.pad_samples = self.pad_samples[0], self.pad_samples[1]  # of a config it is a list
+
+    @property
+    def has_training_audio(self) -> bool:
+        """Whether the 32 kHz copy is made that GPT-SoVITS trains on."""
+        return self.rate_path is RatePath.via_32k
+
+
+_CHOICES: dict[str, type[Enum]] = {
+    "resampler": Resampler,
+    "rate_path": RatePath,
+    "mix": Mix,
+    "gain": Gain,
+}
+
+
+def _choice(kind: type[Enum], name: str, value: Enum | str) -> Enum:
+    if isinstance(value, kind):
+        return value
+    try:
+        return kind[str(value)]
+    except KeyError:
+        choices = " or ".join(choice.name for choice in kind)
+        raise ValueError(f"audio.{name}: {value!r}; needed {choices}") from None
 
 
 @dataclass(frozen=True)
@@ -125,7 +182,7 @@ class Recording:
     path: str
     size: int = -1  # bytes, -1 where there is no file
     mtime_ns: int = -1
-    peak: float | None = None  # largest magnitude at 32 kHz; full scale is 1
+    peak: float | None = None  # largest magnitude as decoded; full scale is 1
     duration_s: float | None = None
     clipped_samples: int | None = None  # samples of the training audio held at full scale
 
@@ -153,7 +210,8 @@ class Utterance:
 
     recording: Recording
     waveform: Tensor  # (num_samples,) float32, 16 kHz, at the encoder's gain
-    wav32k: Tensor  # (num_samples,) int16, 32 kHz, at the training audio's gain
+    # (num_samples,) int16, 32 kHz, at the training audio's gain; empty where none is wanted
+    wav32k: Tensor
 
 
 @dataclass(frozen=True)
@@ -177,4 +235,4 @@ class Encoded:
 
     recording: Recording
     features: Features
-    wav32k: Tensor  # (num_samples,) int16; a view of its batch
+    wav32k: Tensor  # (num_samples,) int16; a view of its batch; empty where none is wanted

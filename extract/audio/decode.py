@@ -1,18 +1,20 @@
-"""Decodes a recording to 32 kHz mono: what `ffmpeg -i path -f f32le -ac 1 -ar 32000 -` writes.
+"""A recording in, mono samples out: what `ffmpeg -i path -f f32le -ac 1 -ar 32000 -` writes.
 
-The samples are FFmpeg's to the last bit, since PyAV brings FFmpeg's libraries. They cost less time
-than an ffmpeg process: a canonical WAV is read without FFmpeg (`wav.py`), and decoded frames of
-about 20 ms are joined into blocks that fit the processor's cache before they are resampled.
+The samples are FFmpeg's to the last bit, for PyAV carries its libraries, at a fraction of its
+cost: a canonical WAV is read as it lies (`wav.py`), and whatever is decoded reaches the resampler
+in blocks that fit the processor's cache instead of codec frames of some 20 ms. Without `-ar 32000`
+they are what librosa and soundfile read.
 
 A recording is a seekable binary file object (`faults.opened` opens one) and a name for errors.
 """
 
 import math
 import os
-from collections.abc import Generator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import BinaryIO
 
 import av
@@ -29,10 +31,11 @@ from extract.audio.ffmpeg import (
     likely_duration_s,
     open_container,
 )
-from extract.audio.resampling import BLOCK_SAMPLES, resample, resampler
+from extract.audio.resampling import BLOCK_SAMPLES, resample
 from extract.audio.spans import WHOLE, Samples, Span, taken
 from extract.audio.wav import LAYOUTS, WavHeader, read_blocks, read_header, to_float
 from extract.frames import RECORDING_RATE_HZ
+from extract.values import Mix, RatePath
 
 READ_SAMPLES = 262_144  # 8 s: read at once from a WAV that needs no resampling
 MAX_RATE_HZ = 3_072_000  # a header may claim 2 GHz: swresample's filter would take gigabytes
@@ -65,37 +68,84 @@ class _Gate:
             )
 
 
-def decode(
-    file: BinaryIO, where: str, max_duration_s: float = math.inf, span: Span = WHOLE
-) -> Samples:
-    """Decode a recording, or a span of it, to 32 kHz mono.
+@dataclass(frozen=True)
+class Decoded:
+    """The samples of a recording, or of a span of it."""
 
-    FFmpeg mixes stereo as 0.7071 * (left + right), which is not the mean. `ffmpeg.best_stream`
-    chooses among several audio streams. Damaged packets are skipped.
+    samples: Samples  # (num_samples,) mono, float32, full scale 1.0, writable
+    rate_hz: int
+    end: int  # how many samples the recording gave, up to the span's end or its own
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds."""
+        return len(self.samples) / self.rate_hz
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is made of a recording: at which rate, mixed how, which span."""
+
+    rate_path: RatePath
+    mix: Mix
+    gate: _Gate
+
+    def rate_hz(self, own_hz: int) -> int:
+        return own_hz if self.rate_path is RatePath.direct else RECORDING_RATE_HZ
+
+    def of_frames(self, frames: Iterable[av.AudioFrame]) -> Decoded:
+        """At the rate of the first frame, if not at 32 kHz: a stream may change it on the way."""
+        frames = iter(frames)
+        first = next(frames, None)
+        if first is None:
+            return Decoded(np.empty(0, np.float32), RECORDING_RATE_HZ, 0)
+        rate_hz = self.rate_hz(first.sample_rate)
+        parts = resample(chain([first], frames), self.gate.check, rate_hz, self.mix)
+        del first  # held on to, it makes the allocator take new memory for the frames after it
+        samples, end = taken(parts, self.gate.span.at(rate_hz))
+        return Decoded(samples, rate_hz, end)
+
+
+def decode(
+    file: BinaryIO,
+    where: str,
+    max_duration_s: float = math.inf,
+    span: Span = WHOLE,
+    *,
+    rate_path: RatePath = RatePath.via_32k,
+    mix: Mix = Mix.ffmpeg,
+) -> Decoded:
+    """Read a recording as mono, or a span of it.
+
+    Of several audio streams the default one is taken, or the one with the most channels. Damage is
+    skipped, and what could be decoded is returned.
 
     Args:
         file: any audio or video file; its content alone decides how it is read.
         where: its name in errors.
         max_duration_s: longest span wanted, in seconds. Decoding stops there.
-        span: the samples to return, counted in the whole recording. Decoding runs from the
-            recording's beginning to the span's end; of a 32 kHz mono WAV only the span is read.
+        span: the samples to return, counted in the whole recording. Decoding begins at the
+            recording's beginning, a mono WAV that is not resampled aside, and ends with the span.
+        rate_path: 32 kHz, or the recording's own rate.
+        mix: how channels become one: as FFmpeg does, stereo as 0.7071 * (left + right), or as their
+            mean.
 
     Returns:
-        (num_samples,) float32 at 32 kHz, full scale 1.0, at least one sample, writable.
+        At least one sample.
 
     Raises:
         AudioError: `undecodable`, `empty` or `too_long`.
     """
     with faults_of_the_file(where):
-        gate = _Gate(where, max_duration_s, span)
+        wanted = _Wanted(rate_path, mix, _Gate(where, max_duration_s, span))
         header = _wav_header(file, where)
-        samples, end = _decode_wav(file, header, gate) if header else _decode_any(file, gate)
-    if not len(samples):
-        found = "no samples"
-        if 0 < end <= span.start < span.stop:
-            found = f"the recording ends at {end / RECORDING_RATE_HZ:g} s"
+        decoded = _decode_wav(file, header, wanted) if header else _decode_any(file, wanted)
+    if not len(decoded.samples):
+        found, span = "no samples", span.at(decoded.rate_hz)
+        if 0 < decoded.end <= span.start < span.stop:
+            found = f"the recording ends at {decoded.end / decoded.rate_hz:g} s"
         raise AudioError("empty", f"{where}: {found}; at least one is needed")
-    return samples
+    return decoded
 
 
 def probe_duration_s(file: BinaryIO, where: str) -> float:
@@ -146,18 +196,14 @@ def _wav_header(file: BinaryIO, where: str, *, samples: bool = True) -> WavHeade
     return read_header(file, samples=samples)
 
 
-# `_decode_wav`, `_read_wav` and `_decode_any` return the samples of the gate's span, and how many
-# 32 kHz samples of the recording lie before the end of the span or of the recording.
+def _decode_wav(file: BinaryIO, header: WavHeader, wanted: _Wanted) -> Decoded:
+    wanted.gate.check(header.duration_s, header.rate_hz, "the header declares")
+    if header.num_channels == 1 and wanted.rate_hz(header.rate_hz) == header.rate_hz:
+        return _read_wav(file, header, wanted.gate.span.at(header.rate_hz))
+    return wanted.of_frames(_wav_frames(file, header))
 
 
-def _decode_wav(file: BinaryIO, header: WavHeader, gate: _Gate) -> tuple[Samples, int]:
-    gate.check(header.duration_s, header.rate_hz, "the header declares")
-    if header.rate_hz == RECORDING_RATE_HZ and header.num_channels == 1:
-        return _read_wav(file, header, gate.span)
-    return taken(_resampled_wav(file, header), gate.span)
-
-
-def _read_wav(file: BinaryIO, header: WavHeader, span: Span) -> tuple[Samples, int]:
+def _read_wav(file: BinaryIO, header: WavHeader, span: Span) -> Decoded:
     start, stop = min(span.start, header.num_samples), min(span.stop, header.num_samples)
     samples = np.empty(stop - start, np.float32)
     num_samples = 0
@@ -165,38 +211,38 @@ def _read_wav(file: BinaryIO, header: WavHeader, span: Span) -> tuple[Samples, i
         end = num_samples + block.shape[1]
         to_float(block[0], out=samples[num_samples:end])
         num_samples = end
-    return samples[:num_samples], start + num_samples
+    return Decoded(samples[:num_samples], header.rate_hz, start + num_samples)
 
 
-def _resampled_wav(file: BinaryIO, header: WavHeader) -> Generator[Samples, None, None]:
+def _wav_frames(file: BinaryIO, header: WavHeader) -> Iterator[av.AudioFrame]:
     layout = LAYOUTS[header.num_channels]
-    with resampler(header.sample_format, layout, header.rate_hz) as resampled:
-        for block in read_blocks(file, header, BLOCK_SAMPLES):
-            frame = av.AudioFrame.from_ndarray(block, header.sample_format, layout)
-            frame.sample_rate = header.rate_hz
-            yield from resampled(frame)
-        yield from resampled(None)
+    for block in read_blocks(file, header, BLOCK_SAMPLES):
+        frame = av.AudioFrame.from_ndarray(block, header.sample_format, layout)
+        frame.sample_rate = header.rate_hz
+        yield frame
 
 
-def _decode_any(file: BinaryIO, gate: _Gate) -> tuple[Samples, int]:
-    """Decodes by FFmpeg: the best stream, and the next best if that one has no samples."""
+def _decode_any(file: BinaryIO, wanted: _Wanted) -> Decoded:
+    """Of the first stream, in the order of FFmpeg's choice, that has any samples."""
     tried: frozenset[int] = frozenset()
     problem: FFmpegError | None = None
+    decoded: Decoded | None = None
+    gate = wanted.gate
     while True:
         with open_container(file) as container:
             stream = best_stream(container, file, tried)
-            if stream is None and tried:
+            if stream is None and decoded:
                 break
             stream = _audio_stream(stream, gate.where)
             frames = _frames(file, container, stream, gate)
-            samples, end = taken(resample(frames, gate.check), gate.span)
+            decoded = wanted.of_frames(frames)
             tried |= {stream.index}
-        if end:
-            return samples, end
+        if decoded.end:
+            return decoded
         problem = problem or frames.problem
     if problem:
         raise undecodable(gate.where, problem)
-    return samples, 0
+    return decoded
 
 
 def _frames(

@@ -1,8 +1,9 @@
 """Prepares a recording: the encoder's waveform at 16 kHz and the training audio at 32 kHz.
 
-The arithmetic is GPT-SoVITS's (`2-get-hubert-wav32k.py`). Each recording has one gain, a blend of
-1 and of the gain that brings its peak to `maxx`. It is applied at two scales: 32768 for the int16
-training audio and 1145.14 for the encoder. Nothing here imports torch, so that workers start fast.
+By default the arithmetic is GPT-SoVITS's (`2-get-hubert-wav32k.py`): one gain per recording, which
+blends the recording as it is with the recording whose peak is put at `maxx`, at two scales: 32768
+for the int16 copy and 1145.14 for the encoder. Nothing here imports torch, so that workers start
+fast.
 """
 
 import math
@@ -10,15 +11,15 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 
-from extract.audio.decode import channels_cancel, decode
+from extract.audio.decode import Decoded, channels_cancel, decode
 from extract.audio.faults import AudioError
+from extract.audio.rates import num_samples_16k, resample_to_16k
 from extract.audio.spans import WHOLE, Span
-from extract.frames import ENCODER_RATE_HZ, HUBERT_STACK, RECORDING_RATE_HZ, ConvStack
+from extract.frames import HUBERT_STACK, ConvStack
 from extract.text import count
-from extract.values import AudioSettings, Resampler
+from extract.values import AudioSettings, Gain
 
 __all__ = [
     "Prepared",
@@ -28,18 +29,10 @@ __all__ = [
     "to_int16",
 ]
 
-ENCODER_SCALE = 1145.14  # GPT-SoVITS's; a model whose first norm is a group norm ignores it
 INT16_SCALE = 32768.0
-SILENT_PEAK = 1e-30  # 1 / peak must stay within float32; the least step of 24 bits is 1e-7
-
-# resampy's `kaiser_best`, as torchaudio's documentation gives it.
-KAISER_BEST = {
-    "lowpass_filter_width": 64,
-    "rolloff": 0.9475937167399596,
-    "resampling_method": "sinc_interp_kaiser",
-    "beta": 14.769656459379492,
-}
-BLOCK = 16_384  # samples scaled at a time: 64 kB stay in the L1 or L2 cache
+SILENT_PEAK = 1e-30  # below this even 1 / peak leaves float32; 24-bit audio ends at 1e-7
+NORM_EPS = 1e-7  # transformers', `Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm`
+BLOCK = 16_384  # samples that are scaled at a time: 64 kB stay in the nearest cache
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,8 @@ class Prepared:
     """One recording, ready for the encoder and for the disk."""
 
     waveform: NDArray[np.float32]  # (num_samples,) 16 kHz, gain applied, contiguous
-    wav32k: NDArray[np.int16]  # (num_samples_32k,) 32 kHz, gain applied
+    # (num_samples_32k,) 32 kHz, gain applied; empty where the settings want no training audio
+    wav32k: NDArray[np.int16]
     peak: float  # of the samples as decoded, full scale 1.0
     duration_s: float
     clipped_samples: int  # samples of `wav32k` held at full scale instead of wrapping around
@@ -59,6 +53,8 @@ def prepare(
     settings: AudioSettings,
     span: Span = WHOLE,
     stack: ConvStack = HUBERT_STACK,
+    *,
+    unit_variance: bool = False,
 ) -> Prepared:
     """Decode, gate, scale and resample one recording, or a span of it.
 
@@ -67,23 +63,47 @@ def prepare(
     Args:
         file: the recording, open; see `extract.audio.decode.decode`.
         where: its name in errors.
-        settings: the gates and the gain.
+        settings: the gates, the gain and the way to 16 kHz.
         span: the samples to prepare.
-        stack: the encoder's convolutions; a span that gives no frame is `too_short`.
+        stack: the encoder's convolutions, which say how short is too short.
+        unit_variance: bring the encoder's input to zero mean and unit variance, before zeros are
+            put around it.
 
     Raises:
         AudioError: `undecodable`, `empty`, `too_long`, `too_short`, `non_finite_audio`, `silent`
             or `peak_above_gate`.
     """
-    samples = decode(file, where, settings.max_duration_s, span)
+    decoded = decode(
+        file,
+        where,
+        settings.max_duration_s,
+        span,
+        rate_path=settings.rate_path,
+        mix=settings.mix,
+    )
     rounding = 0 if span.is_open else 1
-    _check_length(len(samples), settings, stack.min_samples(), where, rounding)
-    peak = _peak(samples, where)
-    if peak < SILENT_PEAK:
+    _check_length(decoded, settings, stack.min_samples(), where, rounding)
+    peak = _peak(decoded.samples, where)
+    if settings.gain is Gain.peak_blend and peak < SILENT_PEAK:  # it divides by the peak
         raise AudioError("silent", _why_silent(file, where, span))
     _check_peak(peak, settings, where)
-    loud, wav32k = np.empty_like(samples), np.empty(len(samples), np.int16)
-    # If the loudest sample stays below 32767, none can clip: rounding adds less than one step.
+    loud, wav32k, clipped_samples = _levelled(decoded.samples, peak, settings)
+    waveform = resample_to_16k(loud, settings.resampler, decoded.rate_hz, settings.resampler_width)
+    if unit_variance:
+        waveform = normalized(waveform)
+    return Prepared(padded(waveform, settings), wav32k, peak, decoded.duration_s, clipped_samples)
+
+
+def _levelled(
+    samples: NDArray[np.float32], peak: float, settings: AudioSettings
+) -> tuple[NDArray[np.float32], NDArray[np.int16], int]:
+    """The encoder's input, the training audio, and how many samples of that are clipped.
+
+    (num_samples,) each, at the rate as decoded; the training audio may be empty.
+    """
+    loud = np.empty_like(samples)
+    wav32k = np.empty(len(samples) if settings.has_training_audio else 0, np.int16)
+    # The peak decides for all samples; one step of 32768 is room enough for any rounding.
     loudest = scaled(np.array([peak], np.float32), peak, settings, INT16_SCALE)
     may_clip = np.abs(loudest).max() >= 32767
     buffer = np.empty(min(BLOCK, len(samples)), np.float32)
@@ -91,28 +111,46 @@ def prepare(
     for start in range(0, len(samples), BLOCK):
         block = slice(start, start + BLOCK)
         recorded = samples[block]
-        scaled(recorded, peak, settings, ENCODER_SCALE, out=loud[block])
-        trained = scaled(recorded, peak, settings, INT16_SCALE, out=buffer[: len(recorded)])
-        wav32k[block], clipped = to_int16(trained) if may_clip else (trained, 0)
-        clipped_samples += clipped
-    waveform = resample_to_16k(loud, settings.resampler)
-    duration_s = len(samples) / RECORDING_RATE_HZ
-    return Prepared(waveform, wav32k, peak, duration_s, clipped_samples)
+        scaled(recorded, peak, settings, settings.scale, out=loud[block])
+        if settings.has_training_audio:
+            trained = scaled(recorded, peak, settings, INT16_SCALE, out=buffer[: len(recorded)])
+            wav32k[block], clipped = to_int16(trained) if may_clip else (trained, 0)
+            clipped_samples += clipped
+    return loud, wav32k, clipped_samples
+
+
+def normalized(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(num_samples,) at zero mean and unit variance, as the models that want it were trained.
+
+    Source: transformers, `Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm`: the same bits.
+    """
+    total: NDArray[np.float32] = (waveform - waveform.mean()) / np.sqrt(waveform.var() + NORM_EPS)
+    return total
+
+
+def padded(waveform: NDArray[np.float32], settings: AudioSettings) -> NDArray[np.float32]:
+    """(num_samples,) with `pad_samples` of zeros around it, and zeros behind up to `min_samples`.
+
+    `waveform` itself where there is nothing to put.
+    """
+    before, after = settings.pad_samples
+    after += max(0, settings.min_samples - len(waveform) - before - after)
+    return np.pad(waveform, (before, after)) if before or after else waveform
 
 
 def _check_length(
-    num_samples_32k: int, settings: AudioSettings, least: int, where: str, rounding: int
+    decoded: Decoded, settings: AudioSettings, least: int, where: str, rounding: int
 ) -> None:
-    """Raise `too_short` for too few samples; rounding a cut's ends may have lost `rounding`."""
-    duration_s = num_samples_32k / RECORDING_RATE_HZ
-    if duration_s + rounding / RECORDING_RATE_HZ < settings.min_duration_s:
+    """AudioError if there are too few samples, of which `rounding` may have been lost to that."""
+    if decoded.duration_s + rounding / decoded.rate_hz < settings.min_duration_s:
         raise AudioError(
             "too_short",
-            f"{where}: {duration_s:.3f} s; at least {settings.min_duration_s:g} s "
+            f"{where}: {decoded.duration_s:.3f} s; at least {settings.min_duration_s:g} s "
             "(min_duration_s) are wanted",
         )
-    num_samples = num_samples_16k(num_samples_32k)
-    if num_samples < least:
+    num_samples = num_samples_16k(len(decoded.samples), decoded.rate_hz, settings.resampler)
+    num_padded = max(num_samples + sum(settings.pad_samples), settings.min_samples)
+    if num_padded < least:
         raise AudioError(
             "too_short",
             f"{where}: {count(num_samples, 'sample')}; the encoder needs at least {least}",
@@ -127,7 +165,7 @@ def _peak(samples: NDArray[np.float32], where: str) -> float:
 
 
 def _check_peak(peak: float, settings: AudioSettings, where: str) -> None:
-    if peak > settings.max_peak:
+    if settings.max_peak is not None and peak > settings.max_peak:
         raise AudioError(
             "peak_above_gate",
             f"{where}: peak {peak:.3f}; at most {settings.max_peak:g} (max_peak) is wanted",
@@ -154,10 +192,13 @@ def scaled(
 ) -> NDArray[np.float32]:
     """(num_samples,) times scale * (maxx * alpha / peak + 1 - alpha), float32, in `out` if given.
 
-    Sums two products as GPT-SoVITS does, so that the bits agree; one factor would round otherwise.
-    A model that normalises each frame shows the last bit of a quiet passage in its features.
+    Without a gain times the scale alone. One factor, but summed from two products as the reference
+    does: the same bits. Where a model normalises each frame, the last bit of a quiet passage beside
+    a loud one is seen in features.
     Source: GPT-SoVITS, `2-get-hubert-wav32k.py`, `name2go`.
     """
+    if settings.gain is Gain.none:
+        return np.multiply(samples, np.float32(scale), out=out)
     total = np.divide(samples, np.float32(peak), out=out)
     total *= np.float32(settings.maxx * settings.alpha * scale)
     total += samples * np.float32((1 - settings.alpha) * scale)
@@ -177,37 +218,3 @@ def to_int16(samples: NDArray[np.float32]) -> tuple[NDArray[np.int16], int]:
         return samples.astype(np.int16), 0
     clipped_samples = np.count_nonzero((samples >= 32768) | (samples <= -32769))
     return np.clip(samples, -32768, 32767).astype(np.int16), int(clipped_samples)
-
-
-def num_samples_16k(num_samples_32k: int) -> int:
-    """Samples at half the rate: rounded up, as librosa does."""
-    return -(-num_samples_32k // 2)
-
-
-def resample_to_16k(
-    samples: NDArray[np.float32], resampler: Resampler = Resampler.soxr
-) -> NDArray[np.float32]:
-    """Halve the rate: (n,) at 32 kHz to (ceil(n / 2),) at 16 kHz, float32, contiguous.
-
-    `soxr` is soxr HQ: bit for bit `librosa.resample` with its defaults. `torchaudio` is its Kaiser
-    window with the parameters of resampy's `kaiser_best`: a different filter, and slower.
-    """
-    if resampler is Resampler.torchaudio:
-        resampled = _resample_torchaudio(samples)
-    else:
-        resampled = soxr.resample(samples, RECORDING_RATE_HZ, ENCODER_RATE_HZ, quality="HQ")
-    num_samples = num_samples_16k(len(samples))
-    if len(resampled) != num_samples:  # a resampler that rounds down; librosa pads as well
-        resampled = np.pad(resampled[:num_samples], (0, max(0, num_samples - len(resampled))))
-    return np.ascontiguousarray(resampled)
-
-
-def _resample_torchaudio(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    import torch  # takes a second; workers that use soxr do without
-    from torchaudio.functional import resample
-
-    with torch.inference_mode():
-        resampled = resample(
-            torch.from_numpy(samples), RECORDING_RATE_HZ, ENCODER_RATE_HZ, **KAISER_BEST
-        )
-    return np.asarray(resampled)

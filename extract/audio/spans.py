@@ -1,11 +1,11 @@
-"""A part of a recording, in samples at 32 kHz: what an entry with `offset_s` cuts out of it."""
+"""A part of a recording, in samples: what an entry with `offset_s` cuts out of it."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,30 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Span:
-    """Samples `start` to `stop` of the whole recording, counted at 32 kHz."""
+    """Samples `start` to `stop`, counted in the whole recording as it is decoded to `rate_hz`."""
 
     start: int = 0
     stop: int = sys.maxsize
+    rate_hz: int = RECORDING_RATE_HZ
+    # Offset and duration in seconds, before they were rounded to samples
+    cut: tuple[float, float | None] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of(cls, offset_s: float, duration_s: float | None) -> Span:
-        """The span of a cut: round(32000 offset_s) to round(32000 (offset_s + duration_s))."""
-        start = round(offset_s * RECORDING_RATE_HZ)
-        if duration_s is None:
-            return cls(start)
-        return cls(start, round((offset_s + duration_s) * RECORDING_RATE_HZ))
+    def of(
+        cls, offset_s: float, duration_s: float | None, rate_hz: int = RECORDING_RATE_HZ
+    ) -> Span:
+        """From round(rate offset_s) to round(rate (offset_s + duration_s)), or to the end."""
+        start, stop = round(offset_s * rate_hz), sys.maxsize
+        if duration_s is not None:
+            stop = round((offset_s + duration_s) * rate_hz)
+        return cls(start, stop, rate_hz, (offset_s, duration_s))
+
+    def at(self, rate_hz: int) -> Span:
+        """The same span at another rate, rounded from the seconds that it was made of."""
+        if rate_hz == self.rate_hz:
+            return self
+        lasts_s = None if self.is_open else self.stop_s - self.start_s
+        return Span.of(*(self.cut or (self.start_s, lasts_s)), rate_hz)
 
     def __str__(self) -> str:
         stop = "the end" if self.is_open else f"{self.stop_s:g} s"
@@ -37,12 +49,12 @@ class Span:
     @property
     def start_s(self) -> float:
         """`start` in seconds."""
-        return self.start / RECORDING_RATE_HZ
+        return self.start / self.rate_hz
 
     @property
     def stop_s(self) -> float:
-        """`stop` in seconds; for an open span longer than any recording."""
-        return self.stop / RECORDING_RATE_HZ
+        """`stop` in seconds; of an open span more than any recording has."""
+        return self.stop / self.rate_hz
 
     @property
     def is_open(self) -> bool:
@@ -55,7 +67,7 @@ class Span:
         Infinity if the span itself is at most `max_duration_s` long. One sample more is allowed:
         rounding the ends may add it.
         """
-        if self.stop - self.start <= max_duration_s * RECORDING_RATE_HZ + 1:
+        if self.stop - self.start <= max_duration_s * self.rate_hz + 1:
             return float("inf")
         return self.start_s + max_duration_s
 

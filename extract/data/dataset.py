@@ -27,9 +27,10 @@ from extract.values import AudioSettings, Entry, Failure, Recording, Utterance
 class AudioDataset(Dataset[Utterance | Failure]):
     """The recordings of a manifest, decoded and scaled.
 
-    Indexing returns `Utterance` or `Failure`; the only exception is `IndexError`. The arithmetic is
-    GPT-SoVITS's (`extract.audio.prepare`). A recording too short for one frame of `stack`, the
-    encoder's convolutions, is a `Failure`.
+    Indexing returns `Utterance` or `Failure` and raises nothing but `IndexError`. The arithmetic is
+    the reference's; see `extract.audio.prepare.prepare`. A recording too short for one frame of
+    `stack`, the encoder's convolutions, is a `Failure`. With `unit_variance` each waveform is
+    brought to zero mean and unit variance, as `Checkpoint.wants_unit_variance` says of a model.
     """
 
     def __init__(
@@ -37,9 +38,17 @@ class AudioDataset(Dataset[Utterance | Failure]):
         manifest: Manifest,
         settings: AudioSettings | None = None,
         stack: ConvStack = HUBERT_STACK,
+        *,
+        unit_variance: bool = False,
     ) -> None:
         self.manifest = manifest
         self.settings, self.stack = settings or AudioSettings(), stack
+        self.unit_variance = unit_variance
+
+    def shared(self) -> AudioDataset:
+        """The same with its manifest in shared memory, which workers that are not forked read."""
+        manifest = self.manifest.share()
+        return AudioDataset(manifest, self.settings, self.stack, unit_variance=self.unit_variance)
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -64,7 +73,9 @@ class AudioDataset(Dataset[Utterance | Failure]):
         if span != WHOLE:
             where += f" {span}"
         with opened(self.manifest.opener, entry.path, where) as file:
-            prepared = prepare(file, where, self.settings, span, self.stack)
+            prepared = prepare(
+                file, where, self.settings, span, self.stack, unit_variance=self.unit_variance
+            )
         known = replace(
             recording,
             peak=prepared.peak,

@@ -65,6 +65,8 @@ class Encoder:
         self.wanted = wanted_of(self.architecture, *asked, has_projection=has_projection)
         self.device = _usable_device(device)
         self.dtype = _dtype(precision, self.device)
+        # Of its model's training. Waveforms are taken as they come: the dataset normalises them.
+        self.wants_unit_variance = checkpoint.wants_unit_variance
         with exact_float32(self.device):
             computed_in = arithmetic(self.dtype, self.device)
             self.exact = ExactForward(checkpoint, self.device, computed_in, self.wanted)

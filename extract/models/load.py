@@ -1,7 +1,9 @@
 """Loads models. Only this module imports transformers, and only for the hub and its cache."""
 
+import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,18 @@ from extract.models.architecture import Architecture, Positions
 from extract.models.family import Family, find_family, model_types
 from extract.models.formats import fairseq, transformers
 from extract.models.formats.files import file_in
-from extract.models.formats.transformers import CONFIG_FILE, WEIGHT_FILES, ShardMissing
+from extract.models.formats.found import Found
+from extract.models.formats.transformers import (
+    CONFIG_FILE,
+    PREPROCESSOR_FILES,
+    WEIGHT_FILES,
+    ShardMissing,
+)
 from extract.models.settings import shown
 from extract.models.weights import Checkpoint, checkpoint, random_checkpoint
 from extract.text import shortened
+
+log = logging.getLogger(__name__)
 
 TINY = Architecture(  # of `tiny_random`
     conv=tuple((16, kernel, stride) for kernel, stride in HUBERT_STACK.layers),
@@ -43,6 +53,7 @@ def load_model(
     revision: str | None = None,
     seed: int = 0,
     cache_dir: str | Path | None = None,
+    ask_input_norm: bool = False,
 ) -> Checkpoint:
     """A model's architecture and float32 weights, from a hub id, a local folder or a file.
 
@@ -50,16 +61,21 @@ def load_model(
     Files are read by safetensors or a weights-only unpickler; no code in a file is run.
     transformers' model classes are not used: importing them takes longer than the rest of start-up.
 
+    `ask_input_norm` asks the hub for the preprocessor's settings too, where its cache was filled
+    without: once, since the cache then knows, and without them where there is no network.
+
     Raises:
         ValueError: there is no such model, a weight is missing, or this encoder cannot compute the
             model. The message says what helps.
     """
     if source == "tiny_random":
         return random_checkpoint(TINY, seed)
-    return _pretrained(source, revision, cache_dir)
+    return _pretrained(source, revision, cache_dir, ask_input_norm)
 
 
-def _pretrained(source: str, revision: str | None, cache_dir: str | Path | None) -> Checkpoint:
+def _pretrained(
+    source: str, revision: str | None, cache_dir: str | Path | None, ask_input_norm: bool
+) -> Checkpoint:
     """Loads from a folder, a file, the hub's cache (which needs no network), or the hub."""
     if os.path.isdir(folder := os.path.expanduser(source)):  # noqa: PTH111, PTH112
         return _from_folder(source, folder)
@@ -67,7 +83,10 @@ def _pretrained(source: str, revision: str | None, cache_dir: str | Path | None)
         return _from_file(source, folder)
     where: dict[str, Any] = {"revision": revision or "main", "cache_dir": cache_dir}
     try:
-        return _read(source, partial(_cached, source, {**where, "local_files_only": True}))
+        model = _read(source, partial(_cached, source, {**where, "local_files_only": True}))
+        return (
+            _asked(model, source, where) if ask_input_norm and model.input_norm is None else model
+        )
     except OSError:
         pass
     try:
@@ -101,6 +120,31 @@ def _cached(source: str, where: dict[str, Any], name: str) -> Path | None:
     return None if found is None else Path(found)
 
 
+def _asked(model: Checkpoint, source: str, where: dict[str, Any]) -> Checkpoint:
+    """A model of the hub's cache with what the hub says of its input, if the cache never asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    known = [
+        try_to_load_from_cache(source, name, where["cache_dir"], where["revision"])
+        for name in PREPROCESSOR_FILES
+    ]
+    if None not in known:  # the hub said earlier that it has neither
+        return model
+    try:
+        _probe_hub(source, where["revision"])
+        return replace(model, input_norm=transformers.input_norm(partial(_cached, source, where)))
+    except OSError as error:
+        log.warning(
+            "%s: the cache has no %s and the hub cannot be asked for one (%s); whether the input "
+            "is of unit variance is taken from the model's norms; model.input_norm=none or "
+            "unit_variance settles it",
+            shortened(source),
+            PREPROCESSOR_FILES[-1],
+            shortened(str(error).strip().partition("\n")[0]),
+        )
+        return model
+
+
 def _probe_hub(source: str, revision: str) -> None:
     """Raise OSError if the hub cannot be reached: after one request, where a load retries."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
@@ -117,7 +161,7 @@ def _read(source: str, find: Callable[[str], Path | None]) -> Checkpoint:
         settings = transformers.read_settings(find)
         family = _family(settings.get("model_type"), CONFIG_FILE)
         architecture = family.architecture(settings)  # before its weights are downloaded
-        return checkpoint(architecture, transformers.read(find, settings).weights, family.PREFIX)
+        return _made(architecture, transformers.read(find, settings), family)
     except ValueError as error:
         raise ValueError(f"{shortened(source)}: {error}") from None
 
@@ -126,10 +170,14 @@ def _from_file(source: str, path: str) -> Checkpoint:
     try:
         found = fairseq.read(Path(path))
         family = _family(found.settings.get("model_type"), found.said_by)
-        architecture = family.architecture(found.settings)
-        return checkpoint(architecture, found.weights, family.PREFIX, found.said_by)
+        return _made(family.architecture(found.settings), found, family)
     except ValueError as error:
         raise ValueError(f"{shortened(source)}: {error}") from None
+
+
+def _made(architecture: Architecture, found: Found, family: Family) -> Checkpoint:
+    made = checkpoint(architecture, found.weights, family.PREFIX, found.said_by)
+    return replace(made, input_norm=found.input_norm)
 
 
 def _family(model_type: object, said_by: str) -> Family:

@@ -42,6 +42,18 @@ class Checkpoint:
     architecture: Architecture
     weights: Mapping[str, Tensor]
     projection: Projection | None = None
+    input_norm: bool | None = None  # trained on zero mean and unit variance; None: no file says so
+
+    @property
+    def wants_unit_variance(self) -> bool:
+        """Whether the model was trained on waveforms of zero mean and unit variance.
+
+        Where no file says so, as fairseq trained every published model of this kind: those with a
+        norm behind each convolution were, those with one behind the first were not.
+        """
+        if self.input_norm is not None:
+            return self.input_norm
+        return self.architecture.conv_norm == "layer"
 
 
 def weight_shapes(of: Architecture) -> dict[str, tuple[int, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from extract.config import Config, StartMethod
+from extract.config import Config, InputNorm, StartMethod
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset, identify
 from extract.data.durations import UNKNOWN_S, Headers, Scanned
@@ -24,7 +24,7 @@ from extract.models.weights import fingerprint
 from extract.run.auto import LoaderPlan
 from extract.store.layout import Layout
 from extract.systems import folds_case
-from extract.values import Failure
+from extract.values import Failure, Gain
 
 
 def read_manifest(config: Config, layout: Layout) -> Manifest:
@@ -61,8 +61,9 @@ def _encoder(
     device: str,
     precision: str,
     wanted: tuple[Layer, bool | str, str],
+    ask_input_norm: bool = False,
 ) -> tuple[Encoder, str]:
-    model = load_model(path, revision=revision, seed=seed)
+    model = load_model(path, revision=revision, seed=seed, ask_input_norm=ask_input_norm)
     layer, projection, final_norm = wanted
     encoder = Encoder(
         model,
@@ -82,7 +83,28 @@ def load_encoder(config: Config) -> tuple[Encoder, str]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = config.model
     wanted = plain_layer(model.layer), model.projection, model.final_norm.name
-    return _encoder(model.path, model.revision, config.seed, device, config.precision.name, wanted)
+    return _encoder(
+        model.path,
+        model.revision,
+        config.seed,
+        device,
+        config.precision.name,
+        wanted,
+        _follows_the_model(config),
+    )
+
+
+def input_norm(config: Config, encoder: Encoder) -> InputNorm:
+    """What becomes of waveforms before the encoder: `auto` settled, to `none` or another."""
+    if config.model.input_norm is not InputNorm.auto:
+        return config.model.input_norm
+    normalised = _follows_the_model(config) and encoder.wants_unit_variance
+    return InputNorm.unit_variance if normalised else InputNorm.none
+
+
+def _follows_the_model(config: Config) -> bool:
+    """Whether the model says what its input is: GPT-SoVITS's gain feeds all models alike."""
+    return config.model.input_norm is InputNorm.auto and config.audio.gain is Gain.none
 
 
 def load_batches(
@@ -96,7 +118,7 @@ def load_batches(
     """The dataset's batches; a worker that dies costs only the recording that it was reading."""
     method = start_method(config, device)
     if method != "fork":  # a forked worker shares the parent's pages anyway
-        dataset = AudioDataset(dataset.manifest.share(), dataset.settings, dataset.stack)
+        dataset = dataset.shared()
 
     def crashed(index: int, cause: str) -> Batch:
         recording = identify(dataset.manifest, index)

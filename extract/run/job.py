@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from extract.config import Config
+from extract.config import Config, InputNorm
 from extract.data.batch import Batch
 from extract.data.dataset import AudioDataset
 from extract.data.loader import ResilientLoader, raise_open_file_limit
@@ -31,6 +31,7 @@ from extract.run.work import (
     opened,
     plan_rest,
     read_durations,
+    say_input,
 )
 from extract.shard import Shard
 from extract.store import foreign
@@ -74,6 +75,7 @@ def run_shard(
         with opened(job, weights) as foreign_ids:
             _prepare_process(encoder)
             loading = choose_loading(job)
+            say_input(job)
             rest = find_rest(job)
             seconds = read_durations(job)
             batches = plan_rest(job, loading.batch_seconds, rest, seconds)
@@ -126,7 +128,12 @@ def _save(job: Job, work: Work, tally: Tally, clock: Clock) -> None:
 
     with explained(job.store.directory):
         ledger = Ledger(job.ledger_path, fsync=job.store.fsync)
-    dataset = AudioDataset(job.manifest, job.config.audio, job.encoder.architecture.stack)
+    dataset = AudioDataset(
+        job.manifest,
+        job.config.audio,
+        job.encoder.architecture.stack,
+        unit_variance=job.input_norm is InputNorm.unit_variance,
+    )
     loader = load_batches(
         dataset, work.batches, job.config, work.loading, job.encoder.device, job.stop
     )

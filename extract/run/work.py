@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from extract import __version__
-from extract.config import Config
+from extract.config import Config, InputNorm
 from extract.data.durations import durations
 from extract.data.plan import Indices, padding_share, plan_batches, plan_fingerprint, unfinished
 from extract.encoder.encoder import Encoder
@@ -23,7 +23,7 @@ from extract.files import read_whole, replace_cache
 from extract.internal import InternalErrors
 from extract.manifest.manifest import Manifest
 from extract.run.auto import LoaderPlan, choose
-from extract.run.build import scan_headers
+from extract.run.build import input_norm, scan_headers
 from extract.run.observer import Observer
 from extract.run.signals import Stop
 from extract.shard import Shard
@@ -34,7 +34,7 @@ from extract.store.lock import PRIVATE, locked
 from extract.store.opening import Opening, open_store
 from extract.store.resume import Remaining, ResumePolicy, remaining
 from extract.store.store import Store
-from extract.text import count
+from extract.text import count, printable
 from extract.values import Failure
 from extract.write_errors import explained
 
@@ -53,6 +53,11 @@ class Job:
     watch: Observer
     stop: Stop
     internal: InternalErrors = field(default_factory=InternalErrors)
+
+    @property
+    def input_norm(self) -> InputNorm:
+        """What becomes of waveforms before the encoder."""
+        return input_norm(self.config, self.encoder)
 
     @property
     def ledger_path(self) -> Path:
@@ -117,6 +122,7 @@ def _opening(job: Job, weights: str) -> Opening:
         precision=dtype_name(encoder.dtype),
         source=job.manifest.source,
         layout=job.store.layout_name,
+        input_norm=job.input_norm.name,
     )
     packages = ("torch", "transformers", "soxr", "av")
     made_with = {"model": config.model.path, "extract": __version__}
@@ -146,6 +152,23 @@ def choose_loading(job: Job) -> LoaderPlan:
         f"loader.prefetch={plan.prefetch}, {count(torch.get_num_threads(), 'thread')}"
     )
     return plan
+
+
+def say_input(job: Job) -> None:
+    """Says if waveforms are normalised, or are not though this model's features depend on it.
+
+    At GPT-SoVITS's scale a model with a norm over time behind its first convolution gives the same
+    features either way.
+    """
+    config, encoder = job.config, job.encoder
+    sees_level = encoder.architecture.conv_norm == "layer"
+    if job.input_norm is InputNorm.unit_variance:
+        job.watch.said("each waveform is brought to zero mean and unit variance")
+    elif config.model.input_norm is InputNorm.auto and encoder.wants_unit_variance and sees_level:
+        job.watch.said(
+            f"{printable(config.model.path)}: trained on waveforms of zero mean and unit variance, "
+            "which it is not fed here; audio=plain feeds it so"
+        )
 
 
 def find_rest(job: Job) -> Remaining:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from enum import Enum
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from extract.values import AudioSettings
 
 NAME = METADATA
 FORMAT = 1
+NO_INPUT_NORM = "none"
 FIRST_SETTINGS = ("max_peak", "maxx", "alpha", "min_duration_s", "max_duration_s", "resampler")
 GATES = (
     "max_peak",
@@ -54,21 +56,23 @@ def identity(
     precision: str,
     source: str,
     layout: str,
+    input_norm: str = NO_INPUT_NORM,
 ) -> Identity:
     """Every setting that changes the saved numbers or their files, keyed by its option's name.
 
     A setting that is newer than the first release is left out where it changes nothing, so that
     earlier stores keep their identity.
     """
-    values = asdict(audio) | {"resampler": audio.resampler.name}
-    settings = {f"audio.{key}": values[key] for key in sorted(values, key=_place)}
+    new = {"model.input_norm": input_norm, **_settings(audio)}
+    first = {f"audio.{key}": new.pop(f"audio.{key}") for key in FIRST_SETTINGS}
     return {
         "dataset.path": printable(source),  # a path need not be Unicode; JSON must be
         "model.weights": weights,
         **_of_model(model),
         "precision": precision,
-        **settings,
+        **first,
         "layout": layout,
+        **{key: value for key, value in new.items() if value != LATER_SETTINGS[key]},
     }
 
 
@@ -83,9 +87,27 @@ def _of_model(wanted: Wanted) -> Identity:
     return settings
 
 
-def _place(setting: str) -> int:
-    """Sort key: settings that the first release wrote, in its order, then new ones."""
-    return FIRST_SETTINGS.index(setting) if setting in FIRST_SETTINGS else len(FIRST_SETTINGS)
+def _settings(audio: AudioSettings) -> dict[str, Any]:
+    """Settings as JSON has them, by the options' names."""
+    values = {f"audio.{field.name}": getattr(audio, field.name) for field in fields(audio)}
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.name
+    return list(value) if isinstance(value, tuple) else value
+
+
+# What a store that does not say it was made with.
+LATER_SETTINGS = {
+    "model.input_norm": NO_INPUT_NORM,
+    **{
+        key: value
+        for key, value in _settings(AudioSettings()).items()
+        if key.removeprefix("audio.") not in FIRST_SETTINGS
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -119,6 +141,7 @@ def compare(store: Identity | None, run: Identity) -> Comparison:
         return Comparison({})
     if same_place(store.get("dataset.path"), run.get("dataset.path")):
         store = {**store, "dataset.path": run["dataset.path"]}
+    store, run = {**LATER_SETTINGS, **store}, {**LATER_SETTINGS, **run}
     keys = [*run, *(key for key in store if key not in run)]
     return Comparison(
         {key: (store.get(key), run.get(key)) for key in keys if store.get(key) != run.get(key)}

@@ -123,7 +123,7 @@ def _passes(record: Mapping[str, Any], gates: AudioSettings) -> bool:
     if peak is None or duration_s is None:
         return False
     in_time = gates.min_duration_s <= duration_s <= gates.max_duration_s
-    return bool(peak <= gates.max_peak and in_time)
+    return bool(in_time and (gates.max_peak is None or peak <= gates.max_peak))
 
 
 def reshard(store: Store, shard: Shard) -> set[str]:

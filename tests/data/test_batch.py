@@ -1,5 +1,7 @@
 """`collate` and `Batch`: padding is zeros, nothing is lost or mixed up on the way."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,22 @@ def check(batch: Batch) -> list[int]:
     if len(batch):
         assert batch.waveforms.shape[1] == batch.lengths.max(), "no more padding than needed"
     return [recording.index for recording in batch.recordings]
+
+
+def test_a_batch_without_training_audio_carries_nothing_for_it():
+    quiet = [
+        replace(utterance(index, 400 + index), wav32k=torch.empty(0, dtype=torch.int16))
+        for index in range(3)
+    ]
+    batch = collate([quiet[0], failure(7), *quiet[1:]])
+    assert batch.wav32k.shape == (0,)
+    assert batch.wav32k.dtype == torch.int16
+    assert batch.wav_lengths.tolist() == [0, 0, 0]
+    assert batch.lengths.tolist() == [400, 401, 402]
+    for part in (batch, *batch.split(0.05), batch.rows(1, 3)):
+        assert [len(wav) for wav in part.wavs()] == [0] * len(part)
+        assert part.wav32k.numel() == 0
+    assert [len(part) for part in batch.split(0.05)] == [1, 1, 1]
 
 
 def test_failures_travel_beside_the_utterances():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from extract.audio import prepare as prepare_module
+from extract.audio import rates
 from extract.data import dataset as module
 from extract.data.dataset import AudioDataset
 from extract.manifest.manifest import Manifest
@@ -66,7 +67,7 @@ def test_a_recording_that_cannot_be_used_is_a_value_too(recordings_of_all_kinds)
 def test_whatever_is_raised_is_a_value_and_a_fault_of_ours_is_never_the_files(
     recordings_of_all_kinds, monkeypatch, error, reason
 ):
-    def surprise(*_):
+    def surprise(*_arguments, **_options):
         raise error
 
     monkeypatch.setattr(module, "prepare", surprise)
@@ -82,11 +83,11 @@ def test_an_internal_error_names_the_line_of_ours_that_led_to_it(
     def resample(*args, **options):
         raise TypeError("no such quality")
 
-    monkeypatch.setattr(prepare_module.soxr, "resample", resample)
+    monkeypatch.setattr(rates.soxr, "resample", resample)
     item = AudioDataset(read_folder(recordings_of_all_kinds))[0]
     path = recordings_of_all_kinds / "a.wav"
-    said = re.fullmatch(rf"{path}: TypeError: no such quality \(prepare\.py:(\d+)\)", item.detail)
-    line = Path(prepare_module.__file__).read_text().splitlines()[int(said[1]) - 1]
+    said = re.fullmatch(rf"{path}: TypeError: no such quality \(rates\.py:(\d+)\)", item.detail)
+    line = Path(rates.__file__).read_text().splitlines()[int(said[1]) - 1]
     assert "soxr.resample(" in line
 
 
@@ -106,13 +107,32 @@ def test_the_settings_are_followed(recordings_of_all_kinds):
     assert not torch.equal(plain.wav32k, quiet.wav32k)
 
 
+def test_an_item_may_have_no_training_audio_and_be_of_unit_variance(recordings_of_all_kinds):
+    manifest = read_folder(recordings_of_all_kinds)
+    plain = AudioSettings(rate_path="direct", mix="mean", gain="none", scale=1.0, max_peak=None)
+    for dataset in (
+        AudioDataset(manifest, plain, unit_variance=True),
+        AudioDataset(manifest, plain, unit_variance=True).shared(),
+    ):
+        item = dataset[0]
+        assert isinstance(item, Utterance)
+        assert (item.wav32k.shape, item.wav32k.dtype) == ((0,), torch.int16)
+        assert abs(float(item.waveform.mean())) < 1e-5
+        assert float(item.waveform.var()) == pytest.approx(1, abs=1e-3)
+        assert item.recording.clipped_samples == 0
+    raw = AudioDataset(manifest, plain)[0]
+    assert isinstance(raw, Utterance)
+    assert raw.recording == item.recording
+    assert float(raw.waveform.var()) < 0.5
+
+
 def test_size_and_time_are_those_before_decoding(tmp_path, monkeypatch):
     """So that a recording which changes in mid-decode is seen as changed by the next run."""
     path = write_wav(tmp_path / "a.wav", 0.5)
     before = path.stat()
 
-    def prepare_while_it_changes(*arguments):
-        prepared = prepare_module.prepare(*arguments)
+    def prepare_while_it_changes(*arguments, **options):
+        prepared = prepare_module.prepare(*arguments, **options)
         write_wav(path, 0.9)
         return prepared
 

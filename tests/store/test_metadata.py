@@ -3,6 +3,7 @@
 import json
 import os
 import unicodedata
+from dataclasses import fields
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,13 @@ from extract.store import metadata
 from extract.values import AudioSettings
 
 
-def identity(weights: str = "abc", layer: int = 12, precision: str = "float32", **audio):
+def identity(
+    weights: str = "abc",
+    layer: int = 12,
+    precision: str = "float32",
+    input_norm: str = "none",
+    **audio,
+):
     return metadata.identity(
         AudioSettings(**audio),
         weights=weights,
@@ -22,6 +29,7 @@ def identity(weights: str = "abc", layer: int = 12, precision: str = "float32", 
         precision=precision,
         source="/data",
         layout="gpt_sovits",
+        input_norm=input_norm,
     )
 
 
@@ -36,6 +44,40 @@ CHANGES = {
     "audio.max_duration_s": {"max_duration_s": 54.0},
     "audio.resampler": {"resampler": "torchaudio"},
 }
+
+
+# Of these an identity says nothing where they are as they were before there was a choice.
+LATER = {
+    "model.input_norm": ({"input_norm": "unit_variance"}, "none", "unit_variance"),
+    "audio.rate_path": ({"rate_path": "direct"}, "via_32k", "direct"),
+    "audio.mix": ({"mix": "mean"}, "ffmpeg", "mean"),
+    "audio.gain": ({"gain": "none"}, "peak_blend", "none"),
+    "audio.scale": ({"scale": 1.0}, 1145.14, 1.0),
+    "audio.resampler_width": ({"resampler_width": 128}, None, 128),
+    "audio.pad_samples": ({"pad_samples": (40, 41)}, [0, 0], [40, 41]),
+    "audio.min_samples": ({"min_samples": 400}, 0, 400),
+}
+
+
+@pytest.mark.parametrize("key", LATER)
+def test_a_later_setting_is_said_only_where_it_is_not_as_it_was(key):
+    change, before, now = LATER[key]
+    ours = identity(**change)
+    assert ours == {**identity(), key: now}
+    for store in (identity(), json.loads(json.dumps(identity()))):  # also one of an old version
+        assert metadata.compare(store, ours).differing == {key: (before, now)}
+        assert metadata.compare(ours, store).differing == {key: (now, before)}
+    assert not metadata.compare(json.loads(json.dumps(ours)), ours).differing
+    assert not metadata.compare({**identity(), key: before}, identity()).differing
+    assert not metadata.compare(ours, identity(**change, max_peak=None)).differing.keys() - {
+        "audio.max_peak"
+    }
+
+
+def test_the_later_settings_are_all_that_the_first_version_did_not_have():
+    names = {f"audio.{field.name}" for field in fields(AudioSettings)}
+    first = {key for key in identity() if key.startswith("audio.")}
+    assert set(LATER) - {"model.input_norm"} == names - first
 
 
 @pytest.mark.parametrize("key", CHANGES)

@@ -22,7 +22,7 @@ def start(argv: list[str], cwd: Path, log: Path | None = None) -> multiprocessin
 
     assert extract.run.job
     _encoder(
-        "tiny_random", None, 0, "cpu", "auto", (None, "auto", "transformers")
+        "tiny_random", None, 0, "cpu", "auto", (None, "auto", "transformers"), False
     )  # imported and built, for every child
 
     def child() -> None:

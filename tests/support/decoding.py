@@ -24,7 +24,7 @@ def decode(
 ) -> Samples:
     where = printable(os.fspath(path))
     with opened(opener, os.fspath(path), where) as file:
-        return decode_module.decode(file, where, max_duration_s, span)
+        return decode_module.decode(file, where, max_duration_s, span).samples
 
 
 def probe_duration_s(path: str | Path, opener: Opener = FILES) -> float:

@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 
 from extract import choices
-from extract.config import MODULE_GROUPS, ORDERED, Config
+from extract.config import MODULE_GROUPS, ONLY_WITH, ORDERED, Config
 from extract.fields import MISSING
 from extract.hydra_setup import conf_dir
 from extract.options import Option, fields_of, is_number, kinds, schema_of
@@ -27,8 +27,8 @@ HEAD = """\
 <!-- Made from the schema by `python tests/support/options_page.py`; a test compares the two. -->
 
 Every option is a `key=value` on the command line; `python -m extract --help` lists them with the
-values they have. The groups `dataset` and `model` also take a choice: `dataset=folder`. A wrong
-key, type, choice or number stops before any work, with exit code 2.
+values they have. The groups `dataset`, `model` and `audio` also take a choice:
+`dataset=folder`. A wrong key, type, choice or number stops before any work, with exit code 2.
 
 A path works as the shell gives it: `dataset.path=a(1)` needs no quotes for Hydra, and `~` is the
 home folder. Within a [sweep](sweeps.md) a comma separates values, unless the value is in quotes:
@@ -50,7 +50,12 @@ def page() -> str:
         parts += _tables_of_choices(group)
     parts += ["### The run itself", "", *_table(Config, ""), ""]
     rules = "; ".join(f"`{one}` and `{two}`: `{rule}`" for one, _ok, two, rule in ORDERED)
-    return "\n".join([*parts, f"Options that bound each other: {rules}."]) + "\n"
+    parts += [f"Options that bound each other: {rules}.", ""]
+    idle = "; ".join(f"`{name}` with `{of}={value.name}`" for name, of, value in ONLY_WITH)
+    parts += [
+        f"Options that are refused where they would change nothing, and have an effect: {idle}."
+    ]
+    return "\n".join(parts) + "\n"
 
 
 def _choices() -> Iterator[str]:
@@ -108,6 +113,8 @@ def _default(option: Option, prefix: str) -> str:
         return WORDS[default]
     if isinstance(default, Enum):
         return f"`{default.name}`"
+    if isinstance(default, tuple):  # as the command line takes it
+        return f"`[{','.join(map(str, default))}]`"
     return f"{default:g}" if isinstance(default, int | float) else f"`{default}`"
 
 
@@ -117,7 +124,9 @@ def _values(option: Option) -> str:
     if "check" in option.metadata:
         return option.metadata["check"].needed + ", or `null`" * (option.default is None)
     [*others] = sorted((kind for kind in found if kind is not str), key=str)
-    if is_number(option):
+    if option.type == tuple[int, int]:
+        said = [f"two whole numbers, {option.metadata['range']}"]
+    elif is_number(option):
         whole = "whole number" if others == [int] else "number"
         allowed = str(option.metadata["range"]).removesuffix(", and finite")
         said = [f"{whole}, {allowed}"] + ["`auto`"] * (str in found)

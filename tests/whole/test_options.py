@@ -9,6 +9,7 @@ from extract.config import Config
 from extract.fields import Range
 from extract.models.wanted import FinalNorm
 from extract.options import check, is_number, options, run_name
+from extract.values import Gain, Resampler
 
 NUMBERS = [name for name, option in options().items() if is_number(option)]
 
@@ -62,6 +63,9 @@ BOUNDS = {
     "audio.max_peak": ((1e-6, 1e6), (0, -1)),
     "audio.min_duration_s": ((0, 600), (-1e-9,)),
     "audio.max_duration_s": ((1e-6, 1e6), (0,)),
+    "audio.scale": ((1e-6, 1e6), (0, -1)),
+    "audio.min_samples": ((0, 16_000), (-1, 16_001)),
+    "audio.resampler_width": ((1, 1000), (0, 1001)),
     "loader.num_workers": ((0, 1024), (-1, 1025)),
     "loader.batch_seconds": ((0.1, 1e6), (0, 0.099)),
     "loader.prefetch": ((1, 1000), (0, 1001)),
@@ -77,10 +81,69 @@ BOUNDS = {
 def test_the_ends_of_a_range_are_taken_and_what_is_beyond_is_not(name):
     taken, refused = BOUNDS[name]
     for value in taken:
-        check(config_with(name, value))
+        check(with_effect(config_with(name, value)))
     for value in refused:
         with pytest.raises(ValueError, match=name):
-            check(config_with(name, value))
+            check(with_effect(config_with(name, value)))
+
+
+def with_effect(config):
+    """The config with the other options that its own has an effect with."""
+    if config.audio.resampler_width is not None:
+        config.audio.resampler = Resampler.torchaudio
+    return config
+
+
+@pytest.mark.parametrize(
+    ("taken", "refused"),
+    [((0, 0), None), ((16_000, 16_000), None), ((0, 16_001), 16_001), ((-1, 0), -1)],
+)
+def test_each_of_two_numbers_is_in_its_range(taken, refused):
+    config = config_with("audio.pad_samples", taken)
+    if refused is None:
+        check(config)
+        return
+    with pytest.raises(ValueError, match=f"^audio.pad_samples: {refused}; needed 0 to 16000$"):
+        check(config)
+
+
+def test_no_gate_of_the_peak_is_a_value():
+    check(config_with("audio.max_peak", None))
+    with pytest.raises(ValueError, match=r"^audio.min_duration_s: None; needed at least 0"):
+        check(config_with("audio.min_duration_s", None))
+
+
+# --- options without an effect -------------------------------------------------------------------
+
+IDLE = [
+    ("audio.maxx", 0.9, "audio.gain", Gain.none, "peak_blend"),
+    ("audio.alpha", 0.3, "audio.gain", Gain.none, "peak_blend"),
+    ("audio.resampler_width", 128, "audio.resampler", Resampler.soxr, "torchaudio"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "owner", "of_owner", "needed"), IDLE)
+def test_an_option_that_would_change_nothing_is_refused_with_what_it_needs(
+    name, value, owner, of_owner, needed
+):
+    config = config_with(owner, of_owner)
+    check(config)
+    setattr(config.audio, name.removeprefix("audio."), value)
+    with pytest.raises(ValueError, match=name) as refused:
+        check(config)
+    assert str(refused.value) == (
+        f"{name}={value}: it has no effect with {owner}={of_owner.name}; "
+        f"needed {owner}={needed}, or {name} left out"
+    )
+    setattr(config.audio, owner.removeprefix("audio."), type(of_owner)[needed])
+    check(config)
+
+
+def test_a_name_has_no_setting_without_an_effect_and_says_what_is_none():
+    config = config_with("audio.gain", Gain.none)
+    config.audio.max_peak, config.audio.pad_samples = None, (40, 41)
+    config.model.input_norm = type(config.model.input_norm).none
+    assert run_name(config) == "hubert-input_norm_none-max_peak_none-gain_none-pad_samples40_41"
 
 
 @pytest.mark.parametrize(

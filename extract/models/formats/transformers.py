@@ -19,7 +19,7 @@ from extract.text import shortened
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
-PREPROCESSOR_FILE, PROCESSOR_FILE = "preprocessor_config.json", "processor_config.json"
+PREPROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 Find = Callable[[str], Path | None]  # file name -> path of the model's file, None if it has none
 
@@ -48,10 +48,10 @@ def read(find: Find, settings: Mapping[str, Any]) -> Found:
         FileNotFoundError: it has no weights, or not all of its shards.
         ValueError: a file cannot be read, is damaged, or holds more than it should.
     """
-    input_norm = _input_norm(find)
+    norm = input_norm(find)
     path = _first(find, *WEIGHT_FILES, *INDEX_FILES)
     held = _sharded(find, path) if path.name in INDEX_FILES else state_of(read_tensors(path))
-    return Found(settings, named(held), input_norm)
+    return Found(settings, named(held), norm)
 
 
 def _first(find: Find, *names: str) -> Path:
@@ -98,12 +98,16 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _input_norm(find: Find) -> bool | None:
-    """Whether transformers' preprocessor brings a waveform to zero mean and unit variance."""
+def input_norm(find: Find) -> bool | None:
+    """Whether transformers' preprocessor brings a waveform to zero mean and unit variance.
+
+    None where the model has none. Raises ValueError where it says neither.
+    """
+    processor, preprocessor = PREPROCESSOR_FILES
     settings = None
-    if (path := find(PROCESSOR_FILE)) is not None:
+    if (path := find(processor)) is not None:
         settings = read_json(path).get("feature_extractor")
-    if settings is None and (path := find(PREPROCESSOR_FILE)) is not None:
+    if settings is None and (path := find(preprocessor)) is not None:
         settings = read_json(path)
     if path is None or settings is None:
         return None

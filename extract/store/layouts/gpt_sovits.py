@@ -2,7 +2,8 @@
 
     4-cnhubert/<id>.pt   (1, hidden_size, num_frames), for torch.load with weights_only=True; one
                          layer, since the trainer takes `ssl[0]` of whatever is there
-    5-wav32k/<id>        int16 mono WAV at 32 kHz, whatever the extension says
+    5-wav32k/<id>        int16 mono WAV at 32 kHz, whatever the extension says; none where the
+                         settings want no training audio (`audio=plain`)
 
 Source: GPT_SoVITS/prepare_datasets/2-get-hubert-wav32k.py, which its trainer reads back.
 
@@ -60,12 +61,14 @@ class GptSovits(Layout):
         self._files.make_folders(self.folders)
 
     def put(self, item: Encoded) -> Iterable[Kept]:
-        """Writes both files: `Layout.put`."""
+        """Writes both files, or the features alone: `Layout.put`."""
         from extract.store.formats import encode_features, encode_wav
 
         id_ = item.recording.id
         feature, wav = names(id_)
-        contents = {wav: encode_wav(item.wav32k), feature: encode_features(item.features.values)}
+        contents = {feature: encode_features(item.features.values)}
+        if len(item.wav32k):
+            contents = {wav: encode_wav(item.wav32k), **contents}
         kept = self._files.write_all(id_, contents)
         return [Kept(id_, tuple(reversed(kept)))]
 
@@ -82,10 +85,11 @@ class GptSovits(Layout):
         """The files that a line names; None if they are not the files of its id."""
         kept = Kept.of(record) if record.get("files") else _kept_by_0_1_0(record)
         own = [(name, 0) for name in names(record["id"])]
-        return kept if kept and [file[:2] for file in kept.files] == own else None
+        named = [file[:2] for file in kept.files] if kept else []
+        return kept if named in (own, own[:1]) else None
 
     def intact(self, kept: Kept, *, checksum: bool) -> bool:
-        """Whether both files are whole: `Layout.intact`."""
+        """Whether its files are whole: `Layout.intact`."""
         return all(self._is_whole(file, checksum) for file in kept.files)
 
     def _is_whole(self, file: KeptFile, checksum: bool) -> bool:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, HubertModel, Wav2Vec2FeatureExtractor
 
+from extract.models import load
 from extract.models.formats import transformers
 from extract.models.formats.files import file_in
 from extract.models.load import load_model
@@ -187,6 +188,78 @@ def snapshot(tmp_path: Path, sharded: Path) -> Path:
 def test_shards_in_the_hubs_cache_need_no_network(tmp_path: Path, snapshot: Path) -> None:
     expected = fingerprint(load_model(str(snapshot)))
     assert fingerprint(load_model("some/model", cache_dir=tmp_path)) == expected
+
+
+PREPROCESSORS = ("processor_config.json", "preprocessor_config.json")
+
+
+class Hub:
+    """A hub that holds what a folder holds, and notes what it is asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+        self.files: dict[str, str] = {}
+        self.cache, self.asked, self.is_there = cache, list[str](), True
+        self.cached = load._cached
+        monkeypatch.setattr(load, "_probe_hub", self.probe)
+        monkeypatch.setattr(load, "_cached", self.find)
+
+    def probe(self, source: str, revision: str) -> None:
+        if not self.is_there:
+            raise OSError("no network here")
+
+    def find(self, source: str, where: dict[str, Any], name: str) -> Path | None:
+        if not where.get("local_files_only"):
+            self.asked.append(name)
+            repository = self.cache / "models--some--model"
+            if name in self.files:
+                (repository / "snapshots" / "abc" / name).write_text(self.files[name])
+            else:  # as huggingface_hub notes it
+                (repository / ".no_exist" / "abc").mkdir(parents=True, exist_ok=True)
+                (repository / ".no_exist" / "abc" / name).touch()
+        return self.cached(source, {**where, "local_files_only": True}, name)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, snapshot: Path) -> Hub:
+    return Hub(monkeypatch, tmp_path)
+
+
+def norm_by(hub: Hub, ask: bool = True) -> bool | None:
+    return load_model("some/model", cache_dir=hub.cache, ask_input_norm=ask).input_norm
+
+
+@pytest.mark.parametrize("do_normalize", [True, False])
+def test_the_hub_is_asked_once_for_a_preprocessor_that_the_cache_lacks(
+    hub: Hub, do_normalize: bool
+) -> None:
+    hub.files["preprocessor_config.json"] = json.dumps({"do_normalize": do_normalize})
+    assert norm_by(hub, ask=False) is None
+    assert hub.asked == []
+    assert norm_by(hub) is do_normalize
+    assert sorted(hub.asked) == sorted(PREPROCESSORS)
+    hub.asked.clear()
+    assert norm_by(hub) is norm_by(hub, ask=False) is do_normalize
+    assert hub.asked == []
+
+
+def test_the_hub_is_not_asked_again_for_what_it_does_not_have(hub: Hub) -> None:
+    assert norm_by(hub) is None
+    assert sorted(hub.asked) == sorted(PREPROCESSORS)
+    hub.asked.clear()
+    assert norm_by(hub) is None
+    assert hub.asked == []
+
+
+def test_without_a_network_the_models_norms_say_it_and_a_line_says_so(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.is_there = False
+    assert norm_by(hub) is None
+    [line] = caplog.messages
+    assert line.startswith("some/model: the cache has no preprocessor_config.json")
+    assert "(no network here)" in line
+    assert "model.input_norm=none or unit_variance settles it" in line
+    assert hub.asked == []
 
 
 def test_a_shard_that_the_cache_does_not_hold_is_asked_of_the_hub(

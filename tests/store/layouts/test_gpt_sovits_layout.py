@@ -103,6 +103,35 @@ def header(num_bytes: int) -> bytes:
     return struct.pack(WAV_HEADER, b"RIFF", 36 + num_bytes, b"WAVE", *form, b"data", num_bytes)
 
 
+NO_WAV = torch.empty(0, dtype=torch.int16)
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+def test_without_training_audio_the_features_alone_are_written_and_kept(store, checksum):
+    kept = save(store, "a.wav", wav=NO_WAV)
+    assert [name for name, *_ in kept.files] == ["4-cnhubert/a.wav.pt"]
+    files = [path for path in store.directory.rglob("*") if path.is_file()]
+    assert files == [store.directory / "4-cnhubert" / "a.wav.pt"]
+    line = {"id": "a.wav", "files": [list(file) for file in kept.files]}
+    assert store.layout.kept(line) == kept
+    assert store.intact({**line, "status": "saved"}, checksum=checksum)
+    assert store.layout.has_files("a.wav")
+    assert list(store.layout.ids_of_files()) == ["a.wav"]
+    assert torch.equal(store.layout.read(kept), VALUES)
+    files[0].write_bytes(files[0].read_bytes()[:-1])
+    assert not store.intact({**line, "status": "saved"}, checksum=checksum)
+    store.layout.discard("a.wav")
+    assert not files[0].exists()
+
+
+def test_a_line_names_features_alone_or_with_the_training_audio_and_nothing_else(store):
+    feature, wav = save(store, "a.wav").files
+    for files in ([wav], [wav, feature], [feature, feature], [feature, wav, wav], []):
+        assert store.layout.kept({"id": "a.wav", "files": files}) is None
+    for files in ([feature], [feature, wav]):
+        assert store.layout.kept({"id": "a.wav", "files": files}).files == tuple(files)
+
+
 def test_a_second_of_audio_takes_what_is_said(store):
     features = torch.zeros(1, 768, 500, dtype=torch.float16).mT  # 10 s
     kept = save(store, "a.wav", features, torch.zeros(320_000, dtype=torch.int16))
