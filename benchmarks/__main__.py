@@ -5,12 +5,24 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import audio, counted, encoder, memory, padding, rival, run, startup, writer
+from benchmarks import (
+    audio,
+    counted,
+    encoder,
+    families,
+    memory,
+    padding,
+    rival,
+    run,
+    startup,
+    writer,
+)
 from benchmarks.common import Row, guarded, head, show
 
 BENCHMARKS = {
     "audio": audio.measure,
     "encoder": encoder.measure,
+    "families": families.measure,
     "rival": rival.measure,
     "padding": padding.measure,
     "counted": counted.measure,

@@ -16,11 +16,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from benchmarks.common import Row, head, random_hubert, show, work_dir, write_clips
 from benchmarks.run import environment
+from extract.choices import find
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset
 from extract.data.plan import plan_batches
@@ -28,7 +30,9 @@ from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
 from extract.machine import keep_freed_memory
 from extract.manifest.sources.folder import read_folder
+from extract.models.family import Family
 from extract.models.load import load_model
+from extract.models.weights import random_checkpoint
 from extract.run.clock import Clock
 from extract.run.pipeline import run
 from extract.store.ledger import Ledger
@@ -97,8 +101,18 @@ def encode_lengths(encoder: Encoder, lengths: list[int]) -> None:
 
 
 def growth(precision: str, num_batches: int) -> dict[str, float]:
-    """Resident size, MB, with HuBERT-base after FEW batches and later; longest clips first."""
-    encoder = Encoder(load_model(str(random_hubert())), precision=precision)
+    """Resident size of HuBERT-base after FEW batches and after more, the longest first."""
+    return grown_sizes(Encoder(load_model(str(random_hubert())), precision=precision), num_batches)
+
+
+def growth_of_family(name: str) -> dict[str, float]:
+    """The same of four layers of another family's base model."""
+    architecture = cast(Family, find("families", name)).architecture({})
+    return grown_sizes(Encoder(random_checkpoint(architecture, 0), layer=4), BATCHES)
+
+
+def grown_sizes(encoder: Encoder, num_batches: int) -> dict[str, float]:
+    """Resident size after FEW batches of lengths that never repeat, and after more."""
     lengths = random.Random(3).sample(range(4_800, 48_000), CLIPS * num_batches)
     lengths.sort(reverse=True)
     sizes = {}
@@ -145,6 +159,8 @@ CHILDREN = {
     "growth bf16": lambda: growth("bf16", BATCHES),
     "more fp32": lambda: growth("fp32", MORE_BATCHES),
     "more bf16": lambda: growth("bf16", MORE_BATCHES),
+    "growth wavlm": lambda: growth_of_family("wavlm"),
+    "growth data2vec_audio": lambda: growth_of_family("data2vec_audio"),
     "fp32": lambda: encoder_peaks("fp32", [10, 40]),
     "bf16": lambda: encoder_peaks("bf16", [10, 40]),
     "longest fp32": lambda: encoder_peaks("fp32", [LONGEST_S], layer=1),
@@ -177,6 +193,10 @@ def measure(longest: bool = False) -> list[Row]:
         sizes = in_child(f"{kind} {precision}")
         what = f"memory after {many} batches, above that after {FEW}, HuBERT-base {precision}"
         rows.append(grown(what, sizes[str(FEW)], sizes[str(many)], "MB"))
+    for family in ("wavlm", "data2vec_audio"):
+        sizes = in_child(f"growth {family}")
+        what = f"memory after {BATCHES} batches, above that after {FEW}, {family}, 4 layers, fp32"
+        rows.append(grown(what, sizes[str(FEW)], sizes[str(BATCHES)], "MB"))
     times = in_child("clips")
     what = f"a clip of the last thousand of {NUM_CLIPS:,}, above one of the first, tiny model"
     rows.append(grown(what, times["first"], times["last"], "ms"))

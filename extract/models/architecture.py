@@ -91,7 +91,9 @@ class Architecture:
     def flops(self, num_samples: int) -> int:
         """Floating-point operations of an utterance's convolutions, linear layers and attention.
 
-        Counted by their definitions: the Fourier transform, for instance, needs fewer.
+        Each counted as it is defined: a shorter way to the same numbers counts as speed. WavLM's
+        gate is not counted: 16 D operations a frame and layer, where the products of a layer are
+        24 D D: 0.09 % of a base model.
         """
         total, inputs, rows = 0, 1, num_samples
         for channels, kernel, stride in self.conv:

@@ -187,7 +187,7 @@ def test_a_projection_that_is_not_used_is_in_no_fingerprint(tmp_path, contentvec
     assert without.projection is None
 
 
-@pytest.mark.parametrize("shape", [(16, 47), (16,), (0, 48)], ids=str)
+@pytest.mark.parametrize("shape", [(16, 47), (16,), (16, 1, 48), (0, 48)], ids=str)
 def test_a_projection_that_does_not_fit_is_none(tmp_path, contentvec, shape):
     path = contentvec / "model.safetensors"
     weights = {**load_file(path), "final_proj.weight": torch.zeros(shape)}
