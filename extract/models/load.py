@@ -84,9 +84,8 @@ def _pretrained(
     where: dict[str, Any] = {"revision": revision or "main", "cache_dir": cache_dir}
     try:
         model = _read(source, partial(_cached, source, {**where, "local_files_only": True}))
-        return (
-            _asked(model, source, where) if ask_input_norm and model.input_norm is None else model
-        )
+        asks = ask_input_norm and model.input_norm is None
+        return _asked(model, source, where) if asks else model
     except OSError:
         pass
     try:
@@ -143,6 +142,8 @@ def _asked(model: Checkpoint, source: str, where: dict[str, Any]) -> Checkpoint:
             shortened(str(error).strip().partition("\n")[0]),
         )
         return model
+    except ValueError as error:
+        raise ValueError(f"{shortened(source)}: {error}") from None
 
 
 def _probe_hub(source: str, revision: str) -> None:

@@ -20,6 +20,7 @@ from extract.data.durations import durations
 from extract.data.plan import Indices, padding_share, plan_batches, plan_fingerprint, unfinished
 from extract.encoder.encoder import Encoder
 from extract.files import read_whole, replace_cache
+from extract.frames import ENCODER_RATE_HZ
 from extract.internal import InternalErrors
 from extract.manifest.manifest import Manifest
 from extract.run.auto import LoaderPlan, choose
@@ -200,11 +201,15 @@ def plan_rest(
     A run that goes on after an interruption therefore computes the same batches again, with the
     utterances in them that are saved already. Its features are the same to the last bit.
     """
-    batches = plan_batches(seconds, batch_seconds, job.encoder.architecture.quadratic_s)
+    audio = job.config.audio
+    padded = np.maximum(
+        seconds + sum(audio.pad_samples) / ENCODER_RATE_HZ, audio.min_samples / ENCODER_RATE_HZ
+    )
+    batches = plan_batches(padded, batch_seconds, job.encoder.architecture.quadratic_s)
     companions = rest.unseen if _is_same_plan(job, batches) else np.zeros_like(rest.unseen)
     batches = unfinished(batches, rest.todo, companions)
     if batches:
-        share = padding_share(seconds, batches)
+        share = padding_share(padded, batches)
         log.info("%s, %.1f %% padding", count(len(batches), "batch"), 100 * share)
     return batches
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import HubertModel, Wav2Vec2FeatureExtractor
 
+from extract.data.plan import plan_batches
+from extract.run import work
 from support.models import folder_of, small_model
 from support.recordings import DEMO
 from support.stores import contents, ledger
@@ -172,10 +174,27 @@ def test_a_model_that_gpt_sovits_feeds_otherwise_than_it_was_trained_is_met_with
 def test_the_other_gates_drop_nothing_where_there_is_no_gate_of_the_peak(run, tmp_path):
     model_in(tmp_path / "model", "group")
     assert run(tmp_path / "model", "audio=plain") == 0
-    before = contents(tmp_path / "out")
+    files = sorted((tmp_path / "out" / "4-cnhubert").iterdir())
+    before = [path.stat().st_mtime_ns for path in files]
     gates = ("audio=plain", "audio.max_duration_s=100", "overwrite=true")
     assert run(tmp_path / "model", *gates) == 0
-    assert contents(tmp_path / "out") == before
+    assert [path.stat().st_mtime_ns for path in files] == before, "none is written again"
+
+
+def test_batches_are_planned_with_the_zeros_that_are_put_around(command, monkeypatch):
+    planned = []
+
+    def noted(seconds, *arguments):
+        planned.append(seconds)
+        return plan_batches(seconds, *arguments)
+
+    monkeypatch.setattr(work, "plan_batches", noted)
+    options = ["dataset=demo", "audio=plain", "device=cpu", "loader.num_workers=0"]
+    assert command(*options, "store.dir=a") == 0
+    assert command(*options, "store.dir=b", "audio.pad_samples=[8000,16000]") == 0
+    assert command(*options, "store.dir=c", "audio.min_samples=16000") == 0
+    np.testing.assert_allclose(planned[1], planned[0] + 1.5)
+    np.testing.assert_allclose(planned[2], np.maximum(planned[0], 1.0))
 
 
 @pytest.mark.parametrize(
