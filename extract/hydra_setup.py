@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from extract.choices import names
 from extract.config import MODULE_GROUPS, SCHEMAS
-from extract.options import run_name, schema_of
+from extract.options import schema_of
+from extract.run_name import run_name
 
 PACKAGE = Path(__file__).resolve().parent
 # Hydra 1.4 and its OmegaConf 2.4 warn of arguments and names that 1.3 and 2.3 need.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
 from operator import attrgetter
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -239,44 +238,3 @@ def expand_home(config: Config) -> None:
             value = getattr(owner, key)
             if value is not None:
                 setattr(owner, key, os.path.expanduser(value))  # noqa: PTH111 - pathlib's may raise
-
-
-# Options that change no saved number, or that the name holds already. All others are part of a
-# run's name, and so is a new option.
-NOT_IN_NAME = (
-    *("dataset.", "model.name", "model.path", "loader.", "shard.", "engine.", "device"),
-    *("store.dir", "store.num_writers", "store.fsync", "store.verify"),
-    *("cpu_fallback", "retry_failed", "overwrite"),
-)
-ALWAYS_NAMED = ("audio.maxx", "audio.alpha")
-
-
-def run_name(config: Any, type_of: Callable[[Any], Any] = type) -> str:
-    """Name of a run's folder: the model, and each setting of its features that is not a default.
-
-    `maxx` and `alpha` are always in it, since most sweeps vary them:
-    `hubert_base-layer9-maxx0.95-alpha0.3`. Settings of different features have different names.
-    """
-    parts = [config.model.name]
-    known = options_of(config, type_of)
-    named = [name for name in known if not name.startswith(NOT_IN_NAME)]
-    for name in sorted(named, key=lambda name: name.startswith("audio.")):
-        value, default = attrgetter(name)(config), known[name].default
-        if value != default or (name in ALWAYS_NAMED and has_effect(name, config)):
-            parts.append(_part(name.rpartition(".")[2], value))
-    return "-".join(parts)
-
-
-def _part(key: str, value: Any) -> str:
-    """A setting in a folder's name: `alpha0.3`, `layer6_9`; for a choice only what is chosen."""
-    if value is None or (isinstance(value, Enum) and value.name == "none"):
-        return f"{key}_none"
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, bool):
-        return key if value else f"no_{key}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = "_".join(map(str, value))
-    if isinstance(value, float) and float(f"{value:g}") == value:
-        return f"{key}{value:g}"
-    return f"{key}{value}".replace("/", "_")

@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
 from typing import BinaryIO
 
@@ -31,6 +30,7 @@ from extract.audio.ffmpeg import (
     likely_duration_s,
     open_container,
 )
+from extract.audio.gate import Gate
 from extract.audio.resampling import BLOCK_SAMPLES, resample
 from extract.audio.spans import WHOLE, Samples, Span, taken
 from extract.audio.wav import LAYOUTS, WavHeader, read_blocks, read_header, to_float
@@ -38,34 +38,6 @@ from extract.frames import RECORDING_RATE_HZ
 from extract.values import Mix, RatePath
 
 READ_SAMPLES = 262_144  # 8 s: read at once from a WAV that needs no resampling
-MAX_RATE_HZ = 3_072_000  # a header may claim 2 GHz: swresample's filter would take gigabytes
-
-
-@dataclass(frozen=True)
-class _Gate:
-    """Rejects a span longer than `max_duration_s`; `where` names the recording in errors."""
-
-    where: str
-    max_duration_s: float
-    span: Span
-
-    @cached_property
-    def limit_s(self) -> float:
-        """Seconds of the longest recording whose span is not too long."""
-        return self.span.limit_s(self.max_duration_s)
-
-    def check(self, duration_s: float, rate_hz: int, found: str = "decoded") -> None:
-        if not 0 < rate_hz <= MAX_RATE_HZ:
-            raise AudioError(
-                "undecodable", f"{self.where}: {rate_hz} Hz; 1 to {MAX_RATE_HZ} Hz are needed"
-            )
-        if duration_s > self.limit_s:
-            held_s = min(duration_s, self.span.stop_s) - self.span.start_s
-            raise AudioError(
-                "too_long",
-                f"{self.where}: {found} {held_s:.1f} s; "
-                f"at most {self.max_duration_s:g} s (max_duration_s) are wanted",
-            )
 
 
 @dataclass(frozen=True)
@@ -88,7 +60,7 @@ class _Wanted:
 
     rate_path: RatePath
     mix: Mix
-    gate: _Gate
+    gate: Gate
 
     def rate_hz(self, own_hz: int) -> int:
         return own_hz if self.rate_path is RatePath.direct else RECORDING_RATE_HZ
@@ -137,7 +109,7 @@ def decode(
         AudioError: `undecodable`, `empty` or `too_long`.
     """
     with faults_of_the_file(where):
-        wanted = _Wanted(rate_path, mix, _Gate(where, max_duration_s, span))
+        wanted = _Wanted(rate_path, mix, Gate(where, max_duration_s, span))
         header = _wav_header(file, where)
         decoded = _decode_wav(file, header, wanted) if header else _decode_any(file, wanted)
     if not len(decoded.samples):
@@ -246,7 +218,7 @@ def _decode_any(file: BinaryIO, wanted: _Wanted) -> Decoded:
 
 
 def _frames(
-    file: BinaryIO, container: InputContainer, stream: av.AudioStream, gate: _Gate
+    file: BinaryIO, container: InputContainer, stream: av.AudioStream, gate: Gate
 ) -> Frames:
     """The frames of a stream; raises `too_long` if both its header and its packets say so."""
     counted_s = counted_duration_s(container, stream)

@@ -18,9 +18,9 @@ from extract.encoder.encoder import Encoder
 from extract.machine import best_start_method, cores
 from extract.manifest.manifest import Manifest
 from extract.manifest.source import Output, read_source
+from extract.models.fingerprint import fingerprint
 from extract.models.load import load_model
 from extract.models.wanted import Layer, is_several, plain_layer
-from extract.models.weights import fingerprint
 from extract.run.auto import LoaderPlan
 from extract.store.layout import Layout
 from extract.systems import folds_case

@@ -11,8 +11,9 @@ from transformers import HubertModel
 from extract.data.plan import QUADRATIC_S, plan_batches
 from extract.models.architecture import Architecture, PositionNorm, Positions, RelativeBias
 from extract.models.families import hubert
+from extract.models.fingerprint import feature_settings
 from extract.models.load import TINY
-from extract.models.weights import feature_settings, weight_shapes
+from extract.models.weights import weight_shapes
 from support.models import small_model
 
 STACK_25_HZ = {

@@ -20,8 +20,9 @@ from transformers import (
 
 from extract.encoder.encoder import Encoder
 from extract.models.families import hubert
+from extract.models.fingerprint import feature_settings, fingerprint
 from extract.models.load import TINY, load_model
-from extract.models.weights import Checkpoint, feature_settings, fingerprint, weight_shapes
+from extract.models.weights import Checkpoint, weight_shapes
 from support.models import fingerprint_of, folder_of
 
 AS_ANYONE = (

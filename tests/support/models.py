@@ -11,8 +11,9 @@ from transformers import HubertConfig, HubertModel, PreTrainedModel
 
 from extract.models.architecture import Architecture
 from extract.models.family import Model, as_checkpoint
+from extract.models.fingerprint import fingerprint
 from extract.models.load import load_model
-from extract.models.weights import Checkpoint, fingerprint
+from extract.models.weights import Checkpoint
 
 
 def tiny_model() -> HubertModel:

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from extract import choices
+from extract.models.fingerprint import fingerprint
 from extract.models.load import load_model
-from extract.models.weights import fingerprint
 from extract.store.layout import LayoutOptions
 from extract.store.store import Store
 from extract.values import AudioSettings

@@ -8,7 +8,8 @@ import pytest
 from extract.config import Config
 from extract.fields import Range
 from extract.models.wanted import FinalNorm
-from extract.options import check, is_number, options, run_name
+from extract.options import check, is_number, options
+from extract.run_name import run_name
 from extract.values import Gain, Resampler
 
 NUMBERS = [name for name, option in options().items() if is_number(option)]

@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from extract.encoder.encoder import Encoder
+from extract.models.fingerprint import fingerprint
 from extract.models.load import load_model
-from extract.models.weights import fingerprint
 from support.checkpoints import (
     fairseq_args_file,
     fairseq_dictionary,

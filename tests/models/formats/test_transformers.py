@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, HubertModel, Wav2Vec2FeatureExtractor
 
 from extract.models import load
+from extract.models.fingerprint import fingerprint
 from extract.models.formats import transformers
 from extract.models.formats.files import file_in
 from extract.models.load import load_model
-from extract.models.weights import fingerprint
 from support.models import folder_of, small_model
 
 
