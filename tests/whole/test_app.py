@@ -433,10 +433,10 @@ def raise_for(monkeypatch, ending: str) -> None:
     """Lets our own code raise for every recording whose path ends so."""
     prepare = dataset.prepare
 
-    def wrong(file, where, *rest):
+    def wrong(file, where, *rest, **options):
         if where.endswith(ending):
             raise TypeError(f"a mistake of ours at {where}")
-        return prepare(file, where, *rest)
+        return prepare(file, where, *rest, **options)
 
     monkeypatch.setattr(dataset, "prepare", wrong)
 

@@ -179,10 +179,10 @@ def test_a_recording_that_kills_its_worker_each_time_costs_only_itself(
 
     prepare = dataset.prepare
 
-    def deadly(file, where, *rest):
+    def deadly(file, where, *rest, **options):
         if where.endswith("07.wav"):
             os.kill(os.getpid(), signal.SIGSEGV)
-        return prepare(file, where, *rest)
+        return prepare(file, where, *rest, **options)
 
     monkeypatch.setattr(dataset, "prepare", deadly)
     store = tmp_path / "out"
