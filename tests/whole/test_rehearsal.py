@@ -64,7 +64,7 @@ def test_all_of_it_stays_on_the_card_and_nothing_waits(
 ):
     values, finite = encode(on_the_card(model, attention, precision), lengths)
     frames = sum(map(num_frames, lengths))
-    assert (values.shape, values.dtype) == ((768, frames), encoder.PRECISIONS[precision])
+    assert (values.shape, values.dtype) == ((1, 768, frames), encoder.PRECISIONS[precision])
     assert values.is_contiguous()
     assert (finite.shape, finite.dtype) == ((frames,), torch.bool)
     assert values.device == finite.device == CARD
