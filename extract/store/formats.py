@@ -93,15 +93,43 @@ def is_readable(whole: bytes) -> bool:
 def _loaded(whole: bytes) -> Tensor | None:
     try:
         with zipfile.ZipFile(io.BytesIO(whole)) as file:
-            # torch compresses nothing, so both sizes of a record are equal. Given a size that is
-            # too large, zipfile stops at the end; torch would read the memory behind the record.
-            stored = all(one.file_size == one.compress_size for one in file.infolist())
-            if not stored or file.testzip() is not None:
+            if not _is_consistent(file, whole) or file.testzip() is not None:
                 return None
         found = torch.load(io.BytesIO(whole), weights_only=True)
     except Exception:  # a damaged archive raises whatever its damage leads to
         return None
     return found if isinstance(found, Tensor) else None
+
+
+def _is_consistent(file: zipfile.ZipFile, whole: bytes) -> bool:
+    """Whether all that an archive says of its records agrees, as torch writes it.
+
+    zipfile and torch's reader believe different fields. Of one that is damaged torch's reader
+    follows a length or an offset out of the file, and what it does then depends on its memory.
+    """
+    records = file.infolist()
+    alike = {
+        (
+            *(one.flag_bits, one.compress_type, one.create_version, one.create_system),
+            *(one.extract_version, one.volume, one.internal_attr, one.external_attr),
+            *(one.date_time, one.extra, one.comment, one.file_size - one.compress_size),
+        )
+        for one in records
+    }
+    end = len(whole) - 22
+    directory = len(records), end - file.start_dir, file.start_dir  # number, bytes, offset
+    if whole[end - 20 : end - 16] == b"PK\6\7":  # the long form of the same stands before the end
+        long = end - 20 - 56
+        directory = len(records), long - file.start_dir, file.start_dir
+        made_by = whole[long + 12 : long + 16]
+        if whole[long:end] != struct.pack(
+            "<4sQ4sIIQQQQ4sIQI",
+            *(b"PK\6\6", 44, made_by, 0, 0, len(records), *directory),
+            *(b"PK\6\7", 0, long, 1),
+        ):
+            return False
+    short = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, len(records), *directory, 0)
+    return len(alike) == 1 and whole[end:] == short
 
 
 def encode_features(features: Tensor) -> list[Buffer]:
