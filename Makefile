@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 OLDEST ?= 3.11
 NEWEST ?= 3.13
 TESTS ?=
-PARALLEL ?= --numprocesses 2 --dist loadfile
+PARALLEL ?=
 
 .PHONY: help venv demo test test-oldest test-newest test-pre pytest lint types docs bench bench-gpu clean
 
