@@ -23,7 +23,7 @@ from extract.models.families import hubert
 from extract.models.fingerprint import feature_settings, fingerprint
 from extract.models.load import TINY, load_model
 from extract.models.weights import Checkpoint, weight_shapes
-from support.models import fingerprint_of, folder_of
+from support.models import SIZES, fingerprint_of, folder_of, refusal
 
 AS_ANYONE = (
     ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
@@ -39,15 +39,6 @@ def folder(tmp_path: Path) -> Path:
 def change_config(folder: Path, **settings: Any) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
-
-
-def refusal(folder: Path) -> str:
-    with pytest.raises(ValueError, match=str(folder)) as caught:
-        load_model(str(folder))
-    message = str(caught.value)
-    assert message.isprintable()
-    assert len(message) < 1_000
-    return message.removeprefix(f"{folder}: ")
 
 
 # --- what a model is ---------------------------------------------------------------------------
@@ -101,14 +92,6 @@ KNOWN: dict[str, dict[str, Any]] = {
         "num_conv_pos_embeddings": 31,
         "conv_dim": (16, 24, 32, 8, 16, 24, 32),
     },
-}
-SIZES: dict[str, Any] = {
-    "hidden_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 3,
-    "intermediate_size": 96,
-    "conv_dim": (32,) * 7,
-    "num_conv_pos_embedding_groups": 4,
 }
 
 

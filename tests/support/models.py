@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
@@ -52,32 +53,6 @@ def fingerprint_of(model: Model) -> str:
     return fingerprint(as_checkpoint(model))
 
 
-def small_model(norm: str, *, seed: int = 0, lively: bool = True, **settings: Any) -> HubertModel:
-    """Group norm and post-norm layers as in HuBERT base, or layer norm and pre-norm as in large.
-
-    `lively` draws norms and biases at random: with the ones and zeros that they start with, a
-    mistake would not show.
-    """
-    layer_norm = norm == "layer"
-    sizes: dict[str, Any] = {
-        "hidden_size": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 3,
-        "intermediate_size": 96,
-        "conv_dim": (32,) * 7,
-        "num_conv_pos_embedding_groups": 4,
-        "feat_extract_norm": norm,
-        "do_stable_layer_norm": layer_norm,
-        "conv_bias": layer_norm,
-    }
-    torch.manual_seed(seed)
-    model = HubertModel(HubertConfig(**{**sizes, **settings})).eval().requires_grad_(False)
-    for weight in model.parameters():
-        if lively and weight.dim() == 1:
-            weight += 0.1 * torch.randn_like(weight)
-    return model
-
-
 SIZES: dict[str, Any] = {
     "hidden_size": 48,
     "num_hidden_layers": 3,
@@ -87,6 +62,23 @@ SIZES: dict[str, Any] = {
     "num_conv_pos_embedding_groups": 4,
 }
 LARGE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+
+
+def small_model(norm: str, *, seed: int = 0, lively: bool = True, **settings: Any) -> HubertModel:
+    """Group norm and post-norm layers as in HuBERT base, or layer norm and pre-norm as in large.
+
+    `lively` draws norms and biases at random: with the ones and zeros that they start with, a
+    mistake would not show.
+    """
+    sizes = SIZES | (LARGE if norm == "layer" else {})
+    torch.manual_seed(seed)
+    model = HubertModel(HubertConfig(**{**sizes, **settings})).eval().requires_grad_(False)
+    for weight in model.parameters():
+        if lively and weight.dim() == 1:
+            weight += 0.1 * torch.randn_like(weight)
+    return model
+
+
 # A small model of each family: transformers' class, and settings beside SIZES.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mhubert": ("Hubert", {"conv_pos_batch_norm": True}),
@@ -115,6 +107,16 @@ def family_model(name: str) -> PreTrainedModel:
         elif weight.is_floating_point() and weight.dim() == 1:
             weight += 0.1 * torch.randn_like(weight)
     return model
+
+
+def refusal(path: Path) -> str:
+    """What `load_model` says against a file or folder, less its name: printable and short."""
+    with pytest.raises(ValueError, match=str(path)) as caught:
+        load_model(str(path))
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 1_000
+    return message.removeprefix(f"{path}: ")
 
 
 def folder_of(

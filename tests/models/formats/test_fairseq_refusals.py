@@ -14,16 +14,7 @@ from support.checkpoints import (
     fairseq_args_file,
     fairseq_file,
 )
-from support.models import small_model
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(ValueError, match=str(path)) as caught:
-        load_model(str(path))
-    message = str(caught.value)
-    assert message.isprintable()
-    assert len(message) < 1_000
-    return message.removeprefix(f"{path}: ")
+from support.models import refusal, small_model
 
 
 @pytest.mark.parametrize(

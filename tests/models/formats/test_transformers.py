@@ -15,7 +15,7 @@ from extract.models.fingerprint import fingerprint
 from extract.models.formats import transformers
 from extract.models.formats.files import file_in
 from extract.models.load import load_model
-from support.models import folder_of, small_model
+from support.models import folder_of, refusal, small_model
 
 
 @pytest.fixture
@@ -40,15 +40,6 @@ def shards(folder: Path) -> list[Path]:
 def change_index(folder: Path, **changes: Any) -> None:
     index = json.loads((folder / INDEX).read_text())
     (folder / INDEX).write_text(json.dumps({**index, **changes}))
-
-
-def refusal(folder: Path) -> str:
-    with pytest.raises(ValueError, match=str(folder)) as caught:
-        load_model(str(folder))
-    message = str(caught.value)
-    assert message.isprintable()
-    assert len(message) < 1_000
-    return message.removeprefix(f"{folder}: ")
 
 
 def test_one_file_goes_before_shards(sharded: Path, model: HubertModel) -> None:
