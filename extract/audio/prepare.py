@@ -128,13 +128,18 @@ def normalized(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     return total
 
 
+def num_padded(num_samples: int, settings: AudioSettings) -> int:
+    """Samples at 16 kHz with the zeros that `padded` puts around `num_samples`."""
+    return max(num_samples + sum(settings.pad_samples), settings.min_samples)
+
+
 def padded(waveform: NDArray[np.float32], settings: AudioSettings) -> NDArray[np.float32]:
     """(num_samples,) with `pad_samples` of zeros around it, and zeros behind up to `min_samples`.
 
     `waveform` itself where there is nothing to put.
     """
-    before, after = settings.pad_samples
-    after += max(0, settings.min_samples - len(waveform) - before - after)
+    before = settings.pad_samples[0]
+    after = num_padded(len(waveform), settings) - len(waveform) - before
     return np.pad(waveform, (before, after)) if before or after else waveform
 
 
@@ -149,8 +154,7 @@ def _check_length(
             "(min_duration_s) are wanted",
         )
     num_samples = num_samples_16k(len(decoded.samples), decoded.rate_hz, settings.resampler)
-    num_padded = max(num_samples + sum(settings.pad_samples), settings.min_samples)
-    if num_padded < least:
+    if num_padded(num_samples, settings) < least:
         raise AudioError(
             "too_short",
             f"{where}: {count(num_samples, 'sample')}; the encoder needs at least {least}",
