@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -46,6 +47,7 @@ BATCHES, MORE_BATCHES = 130, 1_000  # of CLIPS each, in HuBERT-base
 CLIPS = 3
 NUM_CLIPS, THOUSAND = 16_000, 1_000
 LONGEST_S = 600
+FAMILIES = ("wav2vec2", "unispeech_sat", "wavlm", "data2vec_audio")  # HuBERT is measured whole
 RATE_HZ = 16_000
 
 
@@ -159,8 +161,7 @@ CHILDREN = {
     "growth bf16": lambda: growth("bf16", BATCHES),
     "more fp32": lambda: growth("fp32", MORE_BATCHES),
     "more bf16": lambda: growth("bf16", MORE_BATCHES),
-    "growth wavlm": lambda: growth_of_family("wavlm"),
-    "growth data2vec_audio": lambda: growth_of_family("data2vec_audio"),
+    **{f"growth {name}": partial(growth_of_family, name) for name in FAMILIES},
     "fp32": lambda: encoder_peaks("fp32", [10, 40]),
     "bf16": lambda: encoder_peaks("bf16", [10, 40]),
     "longest fp32": lambda: encoder_peaks("fp32", [LONGEST_S], layer=1),
@@ -193,7 +194,7 @@ def measure(longest: bool = False) -> list[Row]:
         sizes = in_child(f"{kind} {precision}")
         what = f"memory after {many} batches, above that after {FEW}, HuBERT-base {precision}"
         rows.append(grown(what, sizes[str(FEW)], sizes[str(many)], "MB"))
-    for family in ("wavlm", "data2vec_audio"):
+    for family in FAMILIES:
         sizes = in_child(f"growth {family}")
         what = f"memory after {BATCHES} batches, above that after {FEW}, {family}, 4 layers, fp32"
         rows.append(grown(what, sizes[str(FEW)], sizes[str(BATCHES)], "MB"))
