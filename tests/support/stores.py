@@ -60,7 +60,7 @@ def audit(store: Path, ids: set[str]) -> None:
             str(features.dtype),
         )
         assert torch.isfinite(features).all()
-        if isinstance(layout, PerUtterance):
+        if is_per_utterance(store):
             audit_audio(store, record)
     assert all(record["reason"] for record in records if record["status"] != "saved")
     named = {name for record in saved.values() for name, *_ in record["files"]}
@@ -76,6 +76,11 @@ def audit_audio(store: Path, record: dict) -> None:
         samples, rate = soundfile.read(store / name, dtype="int16")
         assert rate == 32_000
         assert record["num_frames"] == (-(-len(samples) // 2) - 400) // 320 + 1
+
+
+def is_per_utterance(store: Path) -> bool:
+    """Whether the store's layout keeps an utterance in files of its own."""
+    return isinstance(readers.opened(store).layout, PerUtterance)
 
 
 def files_of(store: Path) -> set[str]:
@@ -94,7 +99,7 @@ def files_of(store: Path) -> set[str]:
 def contents(store: Path) -> dict[str, bytes]:
     """What a store holds, to the byte: each file, or each utterance's part of an archive."""
     opened = readers.opened(store)
-    if isinstance(opened.layout, PerUtterance):
+    if is_per_utterance(store):
         return {name: (store / name).read_bytes() for name in files_of(store)}
     return {
         record["id"]: b"".join(map(opened.files.read, record["files"]))
