@@ -17,15 +17,18 @@ from typing import Any
 
 from extract.files import read_whole, replace_whole
 from extract.frames import HUBERT_STACK, ConvStack
-from extract.manifest.folders import METADATA
+from extract.manifest.folders import BESIDE, METADATA, Beside
 from extract.manifest.paths import same_place
 from extract.models.wanted import FinalNorm, Wanted
+from extract.store.layout import DType, TrainingAudio
 from extract.text import printable
 from extract.values import AudioSettings
 
 NAME = METADATA
 FORMAT = 1
 NO_INPUT_NORM = "none"
+AS_COMPUTED = DType.auto.name
+_NONE: Mapping[str, Any] = {}
 FIRST_SETTINGS = ("max_peak", "maxx", "alpha", "min_duration_s", "max_duration_s", "resampler")
 GATES = (
     "max_peak",
@@ -57,13 +60,31 @@ def identity(
     source: str,
     layout: str,
     input_norm: str = NO_INPUT_NORM,
+    dtype: str | None = None,
+    training_audio: bool = True,
+    settings: Mapping[str, Any] = _NONE,
 ) -> Identity:
     """Every setting that changes the saved numbers or their files, keyed by its option's name.
 
     A setting that is newer than the first release is left out where it changes nothing, so that
     earlier stores keep their identity.
+
+    Args:
+        audio: the settings of the group `audio`.
+        weights: fingerprint of the encoder's.
+        model: what is taken of it.
+        precision: the dtype in which features are computed.
+        source: the one name of what is read.
+        layout: the layout's name.
+        input_norm: what becomes of waveforms before the encoder.
+        dtype: in which features are saved; None: as they are computed.
+        training_audio: whether it is saved, if `audio` has it made.
+        settings: `Layout.settings`.
     """
     new = {"model.input_norm": input_norm, **_settings(audio)}
+    new["store.dtype"] = AS_COMPUTED if dtype in (None, precision) else dtype
+    has_audio = training_audio or not audio.has_training_audio
+    new["store.audio"] = (TrainingAudio.wav32k if has_audio else TrainingAudio.none).name
     first = {f"audio.{key}": new.pop(f"audio.{key}") for key in FIRST_SETTINGS}
     return {
         "dataset.path": printable(source),  # a path need not be Unicode; JSON must be
@@ -72,6 +93,7 @@ def identity(
         "precision": precision,
         **first,
         "layout": layout,
+        **settings,
         **{key: value for key, value in new.items() if value != LATER_SETTINGS[key]},
     }
 
@@ -102,6 +124,8 @@ def _plain(value: Any) -> Any:
 # What a store that does not say it was made with.
 LATER_SETTINGS = {
     "model.input_norm": NO_INPUT_NORM,
+    "store.dtype": AS_COMPUTED,
+    "store.audio": TrainingAudio.wav32k.name,
     **{
         key: value
         for key, value in _settings(AudioSettings()).items()
@@ -180,15 +204,21 @@ def write(
     made_with: Mapping[str, str],
     stack: ConvStack = HUBERT_STACK,
     *,
+    beside: Beside | None = None,
     fsync: bool = True,
 ) -> None:
-    """Replaces a store's metadata, whole or not at all."""
-    data = {
+    """Replaces a store's metadata, whole or not at all.
+
+    `beside` tells sources which files are not recordings, if these may lie beside the store's.
+    """
+    data: dict[str, Any] = {
         "format": FORMAT,
         "identity": run,
         "made_with": dict(made_with),
         "frames": frames(stack),
     }
+    if beside is not None:
+        data[BESIDE] = beside._asdict()
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     replace_whole(directory / NAME, text.encode("utf8", "backslashreplace"), fsync=fsync)
 
