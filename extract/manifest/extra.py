@@ -9,6 +9,7 @@ from typing import Any
 from extract.text import shortened
 
 MAX_EXTRA = 8192  # characters for one entry: a manifest holds those of all its entries
+MAX_DEPTH = 32  # objects and lists within one another: readers of JSON allow only so many
 
 # Text for what JSON has no form for, such as a date; NaN raises, since no other reader takes it.
 _ENCODER = json.JSONEncoder(
@@ -19,8 +20,9 @@ _ENCODER = json.JSONEncoder(
 def extra_of(values: Mapping[str, Any]) -> str | None:
     """`values` as the JSON text of an object, for `Entry.extra`; None if there are none.
 
-    A value that JSON cannot hold, NaN for one, becomes null. Of a text of more than `MAX_EXTRA`
-    characters the longest values become null, one by one, until it is short enough.
+    A value that JSON cannot hold, NaN for one, becomes null, and so does one of more than
+    `MAX_DEPTH` levels. Of a text of more than `MAX_EXTRA` characters the longest values become
+    null, one by one, until it is short enough.
     """
     if not values:
         return None
@@ -28,7 +30,8 @@ def extra_of(values: Mapping[str, Any]) -> str | None:
         text = _ENCODER.encode(values)
     except (ValueError, RecursionError):
         text = ""
-    if not text or len(text) > MAX_EXTRA:
+    may_be_deep = text.count("[") + text.count("{") > MAX_DEPTH
+    if not text or len(text) > MAX_EXTRA or (may_be_deep and not _is_flat(values)):
         text = _bounded(values)
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
@@ -56,7 +59,17 @@ def _bounded(values: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
+    if not _is_flat(value, MAX_DEPTH - 1):
+        return "null"
     try:
         return _ENCODER.encode(value)
-    except (ValueError, RecursionError):
+    except ValueError:
         return "null"
+
+
+def _is_flat(value: Any, levels: int = MAX_DEPTH) -> bool:
+    """Whether objects and lists lie within one another in at most so many `levels`."""
+    inner = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, dict | list | tuple):
+        return True
+    return levels > 0 and all(_is_flat(one, levels - 1) for one in inner)
