@@ -56,6 +56,7 @@ LATER = {
     "audio.resampler_width": ({"resampler_width": 128}, None, 128),
     "audio.pad_samples": ({"pad_samples": (40, 41)}, [0, 0], [40, 41]),
     "audio.min_samples": ({"min_samples": 400}, 0, 400),
+    "audio.norm_eps": ({"norm_eps": 1e-5}, 1e-7, 1e-5),
 }
 
 
@@ -78,6 +79,12 @@ def test_the_later_settings_are_all_that_the_first_version_did_not_have():
     names = {f"audio.{field.name}" for field in fields(AudioSettings)}
     first = {key for key in identity() if key.startswith("audio.")}
     assert set(LATER) - {"model.input_norm"} == names - first
+
+
+def test_a_new_way_to_16_khz_is_another_setting():
+    direct, over = identity(rate_path="direct"), identity(rate_path="via_44k")
+    assert over == {**identity(), "audio.rate_path": "via_44k"}
+    assert metadata.compare(direct, over).differing == {"audio.rate_path": ("direct", "via_44k")}
 
 
 @pytest.mark.parametrize("key", CHANGES)
