@@ -40,7 +40,7 @@ class Prepared:
     """One recording, ready for the encoder and for the disk."""
 
     waveform: NDArray[np.float32]  # (num_samples,) 16 kHz, gain applied, contiguous
-    # (num_samples_32k,) 32 kHz, gain applied; empty where the settings want no training audio
+    # (num_samples_32k,) 32 kHz, gain applied; empty where no training audio is wanted
     wav32k: NDArray[np.int16]
     peak: float  # of the samples as decoded, full scale 1.0
     duration_s: float
@@ -55,6 +55,7 @@ def prepare(
     stack: ConvStack = HUBERT_STACK,
     *,
     unit_variance: bool = False,
+    training_audio: bool = True,
 ) -> Prepared:
     """Decode, gate, scale and resample one recording, or a span of it.
 
@@ -68,6 +69,7 @@ def prepare(
         stack: the encoder's convolutions, which say how short is too short.
         unit_variance: bring the encoder's input to zero mean and unit variance, before zeros are
             put around it.
+        training_audio: make the copy at 32 kHz, if the settings decode to that rate.
 
     Raises:
         AudioError: `undecodable`, `empty`, `too_long`, `too_short`, `non_finite_audio`, `silent`
@@ -90,7 +92,8 @@ def prepare(
     if settings.gain is Gain.peak_blend and peak < SILENT_PEAK:  # it divides by the peak
         raise AudioError("silent", _why_silent(file, where, span))
     _check_peak(peak, settings, where)
-    loud, wav32k, clipped_samples = _levelled(decoded.samples, peak, settings)
+    wants_copy = training_audio and settings.has_training_audio
+    loud, wav32k, clipped_samples = _levelled(decoded.samples, peak, settings, wants_copy)
     waveform = resample_to_16k(loud, settings.resampler, decoded.rate_hz, settings.resampler_width)
     if unit_variance:
         waveform = normalized(waveform, settings.norm_eps)
@@ -98,14 +101,14 @@ def prepare(
 
 
 def _levelled(
-    samples: NDArray[np.float32], peak: float, settings: AudioSettings
+    samples: NDArray[np.float32], peak: float, settings: AudioSettings, wants_copy: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.int16], int]:
     """The encoder's input, the training audio, and how many samples of that are clipped.
 
     (num_samples,) each, at the rate as decoded; the training audio may be empty.
     """
     loud = np.empty_like(samples)
-    wav32k = np.empty(len(samples) if settings.has_training_audio else 0, np.int16)
+    wav32k = np.empty(len(samples) if wants_copy else 0, np.int16)
     # The peak decides for all samples; one step of 32768 is room enough for any rounding.
     loudest = scaled(np.array([peak], np.float32), peak, settings, INT16_SCALE)
     may_clip = np.abs(loudest).max() >= 32767
@@ -115,7 +118,7 @@ def _levelled(
         block = slice(start, start + BLOCK)
         recorded = samples[block]
         scaled(recorded, peak, settings, settings.scale, out=loud[block])
-        if settings.has_training_audio:
+        if wants_copy:
             trained = scaled(recorded, peak, settings, INT16_SCALE, out=buffer[: len(recorded)])
             wav32k[block], clipped = to_int16(trained) if may_clip else (trained, 0)
             clipped_samples += clipped

@@ -7,6 +7,7 @@ that the rest of its batch is kept.
 
 from __future__ import annotations
 
+import copy
 import zlib
 from dataclasses import replace
 
@@ -31,6 +32,7 @@ class AudioDataset(Dataset[Utterance | Failure]):
     the reference's; see `extract.audio.prepare.prepare`. A recording too short for one frame of
     `stack`, the encoder's convolutions, is a `Failure`. With `unit_variance` each waveform is
     brought to zero mean and unit variance, as `Checkpoint.wants_unit_variance` says of a model.
+    Without `training_audio` no 32 kHz copy is made, and `Utterance.wav32k` is empty.
     """
 
     def __init__(
@@ -40,15 +42,17 @@ class AudioDataset(Dataset[Utterance | Failure]):
         stack: ConvStack = HUBERT_STACK,
         *,
         unit_variance: bool = False,
+        training_audio: bool = True,
     ) -> None:
         self.manifest = manifest
         self.settings, self.stack = settings or AudioSettings(), stack
-        self.unit_variance = unit_variance
+        self.unit_variance, self.training_audio = unit_variance, training_audio
 
     def shared(self) -> AudioDataset:
         """The same with its manifest in shared memory, which workers that are not forked read."""
-        manifest = self.manifest.share()
-        return AudioDataset(manifest, self.settings, self.stack, unit_variance=self.unit_variance)
+        shared = copy.copy(self)
+        shared.manifest = self.manifest.share()
+        return shared
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -74,7 +78,13 @@ class AudioDataset(Dataset[Utterance | Failure]):
             where += f" {span}"
         with opened(self.manifest.opener, entry.path, where) as file:
             prepared = prepare(
-                file, where, self.settings, span, self.stack, unit_variance=self.unit_variance
+                file,
+                where,
+                self.settings,
+                span,
+                self.stack,
+                unit_variance=self.unit_variance,
+                training_audio=self.training_audio,
             )
         known = replace(
             recording,

@@ -19,7 +19,8 @@ CPU_BATCH_SECONDS = 60.0  # larger ones are no faster: matrix products are at fu
 MIN_BATCH_SECONDS, MAX_BATCH_SECONDS = 30.0, 1200.0
 DEVICE_MB_PER_SECOND = {2: 6.0, 4: 12.0}  # of a padded second, by bytes of a number; a safe guess
 SHM = Path("/dev/shm")
-BYTES_PER_SECOND = 4 * ENCODER_RATE_HZ + 2 * RECORDING_RATE_HZ  # of audio, through shared memory
+# Of a second of audio, through shared memory.
+WAVEFORM_BYTES, TRAINING_AUDIO_BYTES = 4 * ENCODER_RATE_HZ, 2 * RECORDING_RATE_HZ
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,13 @@ def choose(
     prefetch: int,
     device: torch.device,
     dtype: torch.dtype,
+    *,
+    training_audio: bool = True,
 ) -> LoaderPlan:
     """Settles what the config leaves to `auto`.
 
     On a CPU the encoder uses every core, and decoding takes 1 % of its time: one worker is enough.
-    With a GPU the cores have nothing else to do.
+    With a GPU the cores have nothing else to do. `training_audio`: whether batches hold it.
     """
     if num_workers == "auto":
         on_cpu = device.type == "cpu"
@@ -49,7 +52,8 @@ def choose(
     if batch_seconds == "auto":
         batch_seconds = _batch_seconds(device, dtype)
     workers, seconds = int(num_workers), float(batch_seconds)  # `extract.options` checked them
-    return LoaderPlan(workers, seconds, _fitting_prefetch(workers, seconds, prefetch))
+    num_bytes = seconds * (WAVEFORM_BYTES + training_audio * TRAINING_AUDIO_BYTES)
+    return LoaderPlan(workers, seconds, _fitting_prefetch(workers, num_bytes, prefetch))
 
 
 def _batch_seconds(device: torch.device, dtype: torch.dtype) -> float:
@@ -60,12 +64,14 @@ def _batch_seconds(device: torch.device, dtype: torch.dtype) -> float:
     return float(round(min(max(seconds, MIN_BATCH_SECONDS), MAX_BATCH_SECONDS)))
 
 
-def _fitting_prefetch(num_workers: int, batch_seconds: float, prefetch: int) -> int:
-    """Lowers the prefetch to what shared memory holds; a container often has 64 MB of it."""
+def _fitting_prefetch(num_workers: int, batch: float, prefetch: int) -> int:
+    """Lowers the prefetch to what shared memory holds; a container often has 64 MB of it.
+
+    `batch` is a batch's size in bytes.
+    """
     if not num_workers or not SHM.is_dir():
         return prefetch
     free = shutil.disk_usage(SHM).free
-    batch = batch_seconds * BYTES_PER_SECOND
     fits = int(free / 2 // (num_workers * batch))
     if fits >= prefetch:
         return prefetch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 
@@ -22,7 +23,8 @@ from extract.models.fingerprint import fingerprint
 from extract.models.load import load_model
 from extract.models.wanted import Layer, is_several, plain_layer
 from extract.run.auto import LoaderPlan
-from extract.store.layout import Layout
+from extract.store.layout import Layout, TrainingAudio
+from extract.store.store import Store
 from extract.systems import folds_case
 from extract.values import Failure, Gain
 
@@ -36,6 +38,18 @@ def read_manifest(config: Config, layout: Layout) -> Manifest:
     folds = folds_case(config.store.dir)
     output = Output(config.store.dir, layout.folders, layout.suffixes, folds)
     return read_source(config.dataset, output)
+
+
+def open_store(config: Config) -> Store:
+    """The config's store, without training audio where the settings of `audio` make none.
+
+    Raises:
+        ValueError: there is no such layout, or its files cannot hold what the options ask for.
+    """
+    options = config.store
+    if not config.audio.has_training_audio:
+        options = replace(options, audio=TrainingAudio.none)
+    return Store(options.dir, fsync=options.fsync, options=options)
 
 
 def require_layers(config: Config, layout: Layout) -> None:

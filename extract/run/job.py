@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import torch
+
 from extract.config import Config, InputNorm
 from extract.data.batch import Batch
 from extract.data.dataset import AudioDataset
@@ -15,7 +17,13 @@ from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
 from extract.machine import collect_garbage_again, keep_freed_memory
 from extract.options import check
-from extract.run.build import load_batches, load_encoder, read_manifest, require_layers
+from extract.run.build import (
+    load_batches,
+    load_encoder,
+    open_store,
+    read_manifest,
+    require_layers,
+)
 from extract.run.clock import Clock
 from extract.run.observer import Observer, Silent
 from extract.run.pipeline import run
@@ -35,8 +43,8 @@ from extract.run.work import (
 )
 from extract.shard import Shard
 from extract.store import foreign
-from extract.store.ledger import Ledger, Record, read
-from extract.store.store import Store, StoreUnusable
+from extract.store.ledger import Ledger, Record, dtype_name, read
+from extract.store.store import StoreUnusable
 from extract.store.writers import Writers, failure_record
 from extract.text import count
 from extract.values import FAILED
@@ -66,7 +74,7 @@ def run_shard(
             (`StoreBusy`); nothing was done.
     """
     check(replace(config, shard=shard))
-    store = Store(config.store.dir, fsync=config.store.fsync, options=config.store)
+    store = open_store(config)
     require_layers(config, store.layout)
     manifest = shard.part_of(read_manifest(config, store.layout))
     encoder, weights = load_encoder(config)
@@ -133,6 +141,7 @@ def _save(job: Job, work: Work, tally: Tally, clock: Clock) -> None:
         job.config.audio,
         job.encoder.architecture.stack,
         unit_variance=job.input_norm is InputNorm.unit_variance,
+        training_audio=job.store.keeps_audio,
     )
     loader = load_batches(
         dataset, work.batches, job.config, work.loading, job.encoder.device, job.stop
@@ -195,7 +204,8 @@ def _bytes_left(job: Job, tally: Tally) -> float | None:
     if tally.done >= tally.total:
         return None
     left_s = max(0.0, tally.total_s - tally.saved_s)
-    encoder, layout = job.encoder, job.store.layout
+    encoder, store = job.encoder, job.store
     frame_rate = encoder.architecture.stack.frame_rate
     width = encoder.hidden_size * len(encoder.wanted.layers)
-    return left_s * layout.bytes_per_second(width, encoder.dtype.itemsize, frame_rate)
+    saved: torch.dtype = getattr(torch, store.dtype_of(dtype_name(encoder.dtype)))
+    return left_s * store.layout.bytes_per_second(width, saved.itemsize, frame_rate)

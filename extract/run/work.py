@@ -124,6 +124,8 @@ def _opening(job: Job, weights: str) -> Opening:
         source=job.manifest.source,
         layout=job.store.layout_name,
         input_norm=job.input_norm.name,
+        dtype=job.store.dtype_of(dtype_name(encoder.dtype)),
+        training_audio=job.store.keeps_audio,
     )
     packages = ("torch", "transformers", "soxr", "av")
     made_with = {"model": config.model.path, "extract": __version__}
@@ -143,7 +145,12 @@ def choose_loading(job: Job) -> LoaderPlan:
     """Settles what the config leaves to `auto`, and says so."""
     loader, encoder = job.config.loader, job.encoder
     plan = choose(
-        loader.num_workers, loader.batch_seconds, loader.prefetch, encoder.device, encoder.dtype
+        loader.num_workers,
+        loader.batch_seconds,
+        loader.prefetch,
+        encoder.device,
+        encoder.dtype,
+        training_audio=job.store.keeps_audio,
     )
     computed_in = encoder.exact.dtype
     how = "" if computed_in == encoder.dtype else f", computed in {dtype_name(computed_in)}"

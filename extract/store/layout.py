@@ -35,6 +35,25 @@ class Verify(Enum):
     checksum = "checksum"
 
 
+class DType(Enum):
+    """Number format of the saved features. `auto`: the encoder's, or float32 where a file cannot.
+
+    An utterance that does not fit into float16 is saved in float32; the ledger's `dtype` says so.
+    """
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class TrainingAudio(Enum):
+    """Whether a copy of each recording is saved at 32 kHz, as GPT-SoVITS trains on it."""
+
+    wav32k = "wav32k"
+    none = "none"
+
+
 @dataclass
 class LayoutOptions:
     """Where features go and how they are kept.
@@ -44,6 +63,8 @@ class LayoutOptions:
 
     dir: str = location("outputs/${dataset.name}/${run_name:}")  # the output folder
     layout: str = "gpt_sovits"  # which files are written: the name of a layout
+    dtype: DType = DType.auto
+    audio: TrainingAudio = TrainingAudio.wav32k
     num_writers: int = number(4, at_least=1, at_most=1024)  # threads that write
     # Saved files survive a power cut, not only a killed process. The ledger's lines of the last 5 s
     # may be lost; their recordings are then done again
@@ -101,6 +122,12 @@ class Layout(Protocol):
     """Whether `put` takes features of several layers. Else a run that asks for several is refused
     before any work: a reader of files that hold one would take the first."""
 
+    dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
+    """The dtypes that its files can hold, float32 among them: `put` is given no other."""
+
+    keeps_audio: bool = True
+    """Whether it saves training audio. Else a run that asks for it is refused before any work."""
+
     def create(self) -> None:
         """Makes the folders.
 
@@ -111,6 +138,8 @@ class Layout(Protocol):
 
     def put(self, item: Encoded) -> Iterable[Kept]:
         """Takes one utterance; returns all that became whole on the disk, of other threads too.
+
+        Its features have the dtype to save. Its training audio is empty where none is wanted.
 
         Mostly it is the one taken. A layout of archives returns nothing until an archive is full,
         and then all that are in it. Each utterance is returned once, by `put` or by `close`.
@@ -177,6 +206,6 @@ class Layout(Protocol):
 
         Args:
             width: numbers of a frame, in all layers.
-            itemsize: bytes of one of their numbers.
+            itemsize: bytes of one of their numbers, as it is saved.
             frame_rate: frames per second.
         """

@@ -20,12 +20,14 @@ from extract.frames import HUBERT_STACK, ConvStack
 from extract.manifest.folders import METADATA
 from extract.manifest.paths import same_place
 from extract.models.wanted import FinalNorm, Wanted
+from extract.store.layout import DType, TrainingAudio
 from extract.text import printable
 from extract.values import AudioSettings
 
 NAME = METADATA
 FORMAT = 1
 NO_INPUT_NORM = "none"
+AS_COMPUTED = DType.auto.name
 FIRST_SETTINGS = ("max_peak", "maxx", "alpha", "min_duration_s", "max_duration_s", "resampler")
 GATES = (
     "max_peak",
@@ -57,13 +59,29 @@ def identity(
     source: str,
     layout: str,
     input_norm: str = NO_INPUT_NORM,
+    dtype: str | None = None,
+    training_audio: bool = True,
 ) -> Identity:
     """Every setting that changes the saved numbers or their files, keyed by its option's name.
 
     A setting that is newer than the first release is left out where it changes nothing, so that
     earlier stores keep their identity.
+
+    Args:
+        audio: the settings of the group `audio`.
+        weights: fingerprint of the encoder's.
+        model: what is taken of it.
+        precision: the dtype in which features are computed.
+        source: the one name of what is read.
+        layout: the layout's name.
+        input_norm: what becomes of waveforms before the encoder.
+        dtype: in which features are saved; None: as they are computed.
+        training_audio: whether it is saved, if `audio` has it made.
     """
     new = {"model.input_norm": input_norm, **_settings(audio)}
+    new["store.dtype"] = AS_COMPUTED if dtype in (None, precision) else dtype
+    has_audio = training_audio or not audio.has_training_audio
+    new["store.audio"] = (TrainingAudio.wav32k if has_audio else TrainingAudio.none).name
     first = {f"audio.{key}": new.pop(f"audio.{key}") for key in FIRST_SETTINGS}
     return {
         "dataset.path": printable(source),  # a path need not be Unicode; JSON must be
@@ -102,6 +120,8 @@ def _plain(value: Any) -> Any:
 # What a store that does not say it was made with.
 LATER_SETTINGS = {
     "model.input_norm": NO_INPUT_NORM,
+    "store.dtype": AS_COMPUTED,
+    "store.audio": TrainingAudio.wav32k.name,
     **{
         key: value
         for key, value in _settings(AudioSettings()).items()

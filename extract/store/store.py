@@ -9,7 +9,7 @@ from typing import Any
 from extract.choices import find
 from extract.store import ledger
 from extract.store.files import StoreFiles, WriteFailed
-from extract.store.layout import Layout, LayoutOptions
+from extract.store.layout import DType, Layout, LayoutOptions, TrainingAudio
 from extract.write_errors import StoreUnusable
 
 __all__ = ["Store", "StoreUnusable", "WriteFailed"]
@@ -24,7 +24,7 @@ class Store:
         options: the layout and its options; those of `gpt_sovits` where there are none.
 
     Raises:
-        ValueError: there is no such layout.
+        ValueError: there is no such layout, or its files cannot hold what the options ask for.
     """
 
     def __init__(
@@ -36,6 +36,19 @@ class Store:
         self.files = StoreFiles(self.directory, fsync=fsync)
         module = find("layouts", self.layout_name)
         self.layout: Layout = module.layout(options, self.directory, self.files)
+        self.options = options
+        _check(options, self.layout)
+
+    @property
+    def keeps_audio(self) -> bool:
+        """Whether training audio is saved beside the features."""
+        return self.layout.keeps_audio and self.options.audio is TrainingAudio.wav32k
+
+    def dtype_of(self, computed: str) -> str:
+        """The dtype in which features are saved that are computed in `computed`: `float16`."""
+        if self.options.dtype is not DType.auto:
+            return self.options.dtype.name
+        return computed if computed in self.layout.dtypes else DType.float32.name
 
     def create(self) -> None:
         """Makes the folders.
@@ -68,3 +81,17 @@ class Store:
     def explain(self, error: OSError, needed: int = 0) -> str:
         """Why a write into this store failed, for the user: `extract.write_errors.explain`."""
         return self.files.explain(error, needed)
+
+
+def _check(options: LayoutOptions, layout: Layout) -> None:
+    if options.dtype.name not in (DType.auto.name, *layout.dtypes):
+        holds = " or ".join((DType.auto.name, *layout.dtypes))
+        raise ValueError(
+            f"store.dtype={options.dtype.name}: no file of the layout {options.layout} holds it; "
+            f"needed {holds}"
+        )
+    if options.audio is TrainingAudio.wav32k and not layout.keeps_audio:
+        raise ValueError(
+            f"store.audio=wav32k: the layout {options.layout} saves no audio; needed "
+            "store.audio=none, or a layout that does: store=gpt_sovits, store=npy"
+        )

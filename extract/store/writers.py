@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
 
+from extract.store.dtypes import converted
 from extract.store.layout import Kept
 from extract.store.ledger import Ledger, Record, dtype_name
 from extract.store.store import Store, StoreUnusable, WriteFailed
@@ -129,7 +131,7 @@ class Writers:
 
     def _save(self, item: Encoded | Failure) -> None:
         if isinstance(item, Encoded):
-            id_ = item.recording.id
+            id_, item = item.recording.id, self._to_save(item)
             self._waiting[id_] = _line_of(item)  # first: another thread's `put` may return it
             try:
                 self._commit(self.store.layout.put(item))
@@ -140,6 +142,11 @@ class Writers:
         if item.recording.id not in self._foreign:
             self.store.layout.discard(item.recording.id)  # files of an earlier run, no longer true
         self._record(failure_record(item))
+
+    def _to_save(self, item: Encoded) -> Encoded:
+        """The utterance with its features in the store's dtype."""
+        dtype = self.store.dtype_of(dtype_name(item.features.values.dtype))
+        return replace(item, features=converted(item.features, dtype))
 
     def _commit(self, kept: Iterable[Kept]) -> None:
         for one in kept:

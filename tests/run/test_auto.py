@@ -67,6 +67,14 @@ def test_small_shared_memory_lowers_the_prefetch_and_says_so(plenty, caplog):
     assert "--shm-size" in caplog.text
 
 
+def test_batches_without_training_audio_take_half_of_the_shared_memory(plenty):
+    plenty(20)
+    assert choose(2, 60, 4, CPU, torch.float32, training_audio=False).prefetch == 1
+    plenty(33)
+    assert choose(2, 60, 4, CPU, torch.float32).prefetch == 1
+    assert choose(2, 60, 4, CPU, torch.float32, training_audio=False).prefetch == 2
+
+
 def test_without_workers_shared_memory_does_not_matter(plenty, caplog):
     plenty(0)
     assert choose(0, 60, 4, CPU, torch.float32).prefetch == 4

@@ -20,6 +20,8 @@ def identity(
     layer: int = 12,
     precision: str = "float32",
     input_norm: str = "none",
+    dtype: str | None = None,
+    training_audio: bool = True,
     **audio,
 ):
     return metadata.identity(
@@ -30,6 +32,8 @@ def identity(
         source="/data",
         layout="gpt_sovits",
         input_norm=input_norm,
+        dtype=dtype,
+        training_audio=training_audio,
     )
 
 
@@ -49,6 +53,8 @@ CHANGES = {
 # Of these an identity says nothing where they are as they were before there was a choice.
 LATER = {
     "model.input_norm": ({"input_norm": "unit_variance"}, "none", "unit_variance"),
+    "store.dtype": ({"dtype": "float16"}, "auto", "float16"),
+    "store.audio": ({"training_audio": False}, "wav32k", "none"),
     "audio.rate_path": ({"rate_path": "direct"}, "via_32k", "direct"),
     "audio.mix": ({"mix": "mean"}, "ffmpeg", "mean"),
     "audio.gain": ({"gain": "none"}, "peak_blend", "none"),
@@ -78,7 +84,13 @@ def test_a_later_setting_is_said_only_where_it_is_not_as_it_was(key):
 def test_the_later_settings_are_all_that_the_first_version_did_not_have():
     names = {f"audio.{field.name}" for field in fields(AudioSettings)}
     first = {key for key in identity() if key.startswith("audio.")}
-    assert set(LATER) - {"model.input_norm"} == names - first
+    assert {key for key in LATER if key.startswith("audio.")} == names - first
+
+
+def test_what_changes_no_file_is_in_no_identity():
+    assert identity(dtype="float32") == identity()
+    plain = {"rate_path": "direct"}  # no training audio is made, whether it is wanted or not
+    assert identity(training_audio=False, **plain) == identity(**plain)
 
 
 def test_a_new_way_to_16_khz_is_another_setting():

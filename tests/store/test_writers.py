@@ -16,7 +16,7 @@ import torch
 from extract import systems
 from extract.files import replace_cache
 from extract.store.formats import _surroundings
-from extract.store.layout import Kept
+from extract.store.layout import Kept, Layout
 from extract.store.ledger import Ledger, read
 from extract.store.store import Store, StoreUnusable, WriteFailed
 from extract.store.writers import MAX_QUEUED_PER_WRITER, Writers
@@ -251,7 +251,7 @@ def test_writing_calls_up_none_of_torchs_threads(parts, channels_first):
 # --- a layout that keeps many at once ------------------------------------------------------------
 
 
-class Dozens:
+class Dozens(Layout):
     """Keeps twelve utterances at a time, without a file."""
 
     def __init__(self, size: int = 12) -> None:

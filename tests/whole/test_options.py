@@ -1,6 +1,6 @@
 """Ranges, names and defaults of the options: derived from the schema, held for every one of it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import pytest
@@ -10,6 +10,7 @@ from extract.fields import Range
 from extract.models.wanted import FinalNorm
 from extract.options import check, is_number, options
 from extract.run_name import run_name
+from extract.store.layout import DType, LayoutOptions, TrainingAudio
 from extract.values import Gain, Resampler
 
 NUMBERS = [name for name, option in options().items() if is_number(option)]
@@ -254,6 +255,20 @@ def test_what_is_taken_of_a_model_is_in_a_runs_name(name, value, said):
     config.model.name = "hubert"
     check(config)
     assert run_name(config) == f"hubert-{said}-maxx0.95-alpha0.5"
+
+
+def test_a_layout_is_in_a_runs_name_by_its_name_alone():
+    """Each layout's own default of `store.layout` is itself, and two would share a folder."""
+
+    @dataclass
+    class Options(LayoutOptions):
+        layout: str = "other"
+
+    config = Config(store=Options())
+    config.model.name = "hubert"
+    assert run_name(config) == "hubert-other-maxx0.95-alpha0.5"
+    config.store.dtype, config.store.audio = DType.float16, TrainingAudio.none
+    assert run_name(config) == "hubert-other-float16-audio_none-maxx0.95-alpha0.5"
 
 
 def test_a_runs_name_is_one_folder():

@@ -1,0 +1,110 @@
+"""Layouts that keep an utterance in files of its own: its features, and perhaps training audio.
+
+A layout of this kind says where the files are and what is in the one of the features. The folders
+and suffixes come in pairs, the features' first; the second pair is the training audio's.
+
+torch, by way of `formats`, is imported where it is needed: `--help` reads the options without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from extract.files import Buffer
+from extract.frames import RECORDING_RATE_HZ
+from extract.store.files import StoreFiles
+from extract.store.layout import Kept, Layout, LayoutOptions, TrainingAudio
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from extract.values import Encoded
+
+
+class PerUtterance(Layout):
+    """One file an utterance, or two. The features appear last: that is the commit.
+
+    Args:
+        options: of the store.
+        files: of the store.
+    """
+
+    def __init__(self, options: LayoutOptions, files: StoreFiles) -> None:
+        self._files = files
+        self._has_audio = self.keeps_audio and options.audio is TrainingAudio.wav32k
+
+    def encode(self, features: Tensor) -> list[Buffer]:
+        """The bytes of a feature file, in parts: of (layers, num_frames, hidden_size)."""
+        raise NotImplementedError
+
+    def load(self, path: str) -> Tensor:
+        """The features in a file: `Layout.read`."""
+        raise NotImplementedError
+
+    def names(self, id: str) -> tuple[str, ...]:  # noqa: A002 - the ledger's own word
+        """An utterance's files below the store: its features, and its training audio."""
+        pairs = zip(self.folders, self.suffixes, strict=True)
+        return tuple(f"{folder}/{id}{suffix}".lstrip("/") for folder, suffix in pairs)
+
+    def create(self) -> None:
+        """Makes the folders: `Layout.create`."""
+        self._files.make_folders(self.folders)
+
+    def put(self, item: Encoded) -> Iterable[Kept]:
+        """Writes the files: `Layout.put`. Without training audio removes what there was of it."""
+        from extract.store.formats import encode_wav
+
+        id_ = item.recording.id
+        feature, *audio = self.names(id_)
+        contents = {feature: self.encode(item.features.values)}
+        if self._has_audio and len(item.wav32k):
+            contents = {audio[0]: encode_wav(item.wav32k), **contents}
+        kept = self._files.write_all(id_, contents)
+        for name in audio:
+            if name not in contents:
+                self._files.remove(name)
+        return [Kept(id_, tuple(reversed(kept)))]
+
+    def close(self, *, abandon: bool = False) -> Iterable[Kept]:
+        """Nothing: `put` holds nothing back."""
+        return ()
+
+    def discard(self, id: str) -> None:  # noqa: A002
+        """Removes its files: `Layout.discard`."""
+        for name in self.names(id):
+            self._files.remove(name)
+
+    def kept(self, record: Mapping[str, Any]) -> Kept | None:
+        """The files that a line names; None if they are not the files of its id."""
+        kept = Kept.of(record)
+        own = [(name, 0) for name in self.names(record["id"])]
+        named = [file[:2] for file in kept.files] if kept else []
+        return kept if named in (own, own[:1]) else None
+
+    def intact(self, kept: Kept, *, checksum: bool) -> bool:
+        """Whether its files are whole: `Layout.intact`."""
+        return all(self._files.is_whole(file, checksum=checksum) for file in kept.files)
+
+    def read(self, kept: Kept) -> Tensor:
+        """The features: `Layout.read`."""
+        return self.load(self._files.existing(kept.files[0][0]))
+
+    def ids_of_files(self) -> Iterator[str]:
+        """The ids that have a file in one of the folders."""
+        for folder, suffix in zip(self.folders, self.suffixes, strict=True):
+            for name in self._files.names(folder):
+                if name.endswith(suffix):
+                    yield name.removesuffix(suffix)
+
+    def has_files(self, id: str) -> bool:  # noqa: A002
+        """Whether anything exists at the path of one of its files."""
+        return any(map(self._files.exists, self.names(id)))
+
+    def sweep(self) -> int:
+        """Removes temporary files: `Layout.sweep`."""
+        return self._files.sweep(self.folders)
+
+    def bytes_per_second(self, width: int, itemsize: int, frame_rate: float) -> float:
+        """Bytes of its files: `Layout.bytes_per_second`."""
+        return self._has_audio * 2 * RECORDING_RATE_HZ + width * itemsize * frame_rate
