@@ -6,9 +6,10 @@ import json
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from extract.shard import LEDGER_NAME
 from extract.systems import real_path
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 WRITTEN = ("4-cnhubert", "5-wav32k")  # the folders of GPT-SoVITS's layout
 METADATA = "metadata.json"
 PRIVATE = ".extract"  # for locks and indices
+BESIDE = "beside"  # key of the metadata: what `Beside` holds
 
 MAX_METADATA_BYTES = 1 << 16  # of a store's; another program's metadata.json may be gigabytes
 
@@ -32,23 +34,34 @@ class Walk:
 
     The files of a folder come first, then its sub-folders, by code point; then what symbolic links
     to folders add. A folder is read once. Left out are stores below `root` and the output folders
-    of `own_store`; if `root` is a store itself, also its own output folders. `stores` collects the
+    of `own_store`; if `root` is a store itself, also its own output folders. Of a store that may be
+    a folder of recordings only its own files and output folders are left out. `stores` collects the
     paths left out.
 
     Args:
         root: the folder, with a slash at its end.
         own_store: where this run writes; it need not exist.
         written: the folders in which stores keep their outputs.
+        beside: endings of the files that this run writes beside recordings; None: nothing else is
+            in `own_store`.
     """
 
     def __init__(
-        self, root: str, own_store: str | None = None, written: Sequence[str] = WRITTEN
+        self,
+        root: str,
+        own_store: str | None = None,
+        written: Sequence[str] = WRITTEN,
+        beside: Sequence[str] | None = None,
     ) -> None:
         self.root = root
         self.written = written
         self.stores: list[str] = []
         self._visited: set[Inode] = set()
-        self._outputs: set[Inode] = set() if own_store is None else self._outputs_of(own_store)
+        self._outputs: set[Inode] = set()
+        self._endings: dict[str, tuple[str, ...]] = {}  # of the files that stores keep there
+        if own_store is not None:
+            whole = beside is None
+            self._leave_out(f"{own_store}/", Beside(tuple(written), tuple(beside or ())), whole)
 
     def __iter__(self) -> Iterator[str | Failure]:
         folders, links = [""], deque[str]()
@@ -83,27 +96,56 @@ class Walk:
             return None
         listing = list_folder(path)
         if listing.is_store:
-            self._outputs |= self._outputs_of(path)
-        if folder and listing.is_store:
-            self.stores.append(path)
-            return None
-        return listing
+            whole = listing.beside is None
+            self._leave_out(path, listing.beside or Beside(tuple(self.written), ()), whole)
+            if folder and whole:
+                self.stores.append(path)
+                return None
+        recordings = [name for name in listing.files if not self._is_output(path, name, listing)]
+        return listing._replace(files=recordings)
 
-    def _outputs_of(self, store: str) -> set[Inode]:
-        """The inodes of a store's folder and of its output folders: links give them other names."""
-        found = set()
-        for path in (store, *(f"{store}/{name}" for name in self.written)):
-            try:
-                found.add(_inode(path))
-            except OSError:  # not made yet
-                continue
-        return found
+    def _leave_out(self, store: str, outputs: Beside, whole: bool) -> None:
+        """Notes what a store wrote, by inodes: links give folders other names."""
+        if outputs.endings:
+            self._endings[store] = outputs.endings
+        folders = [store] if whole else []
+        for path in (*folders, *(f"{store}{name}" for name in outputs.folders if name)):
+            with suppress(OSError):  # not made yet
+                self._outputs.add(_inode(path))
+
+    def _is_output(self, folder: str, name: str, listing: Listing) -> bool:
+        if listing.is_store and (name == METADATA or LEDGER_NAME.fullmatch(name)):
+            return True
+        endings = (some for store, some in self._endings.items() if folder.startswith(store))
+        return any(map(name.endswith, endings))
 
 
 def _inode(path: str) -> Inode:
     status = Path(path).stat()
     # Some of Windows's file systems number no files.
     return status.st_dev, status.st_ino or real_path(path)
+
+
+class Beside(NamedTuple):
+    """What tells a store's outputs from the recordings that they may lie beside."""
+
+    folders: tuple[str, ...]  # its output folders, below it
+    endings: tuple[str, ...]  # of its files in its own folder and below
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> Beside | None:
+        """As a store's metadata say it; None if they do not."""
+        said = metadata.get(BESIDE)
+        if not isinstance(said, dict):
+            return None
+        folders, endings = (_texts(said.get(key)) for key in cls._fields)
+        return None if folders is None or endings is None else cls(folders, endings)
+
+
+def _texts(value: Any) -> tuple[str, ...] | None:
+    """A JSON list of texts; None if `value` is none."""
+    is_one = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return tuple(value) if is_one else None
 
 
 class Listing(NamedTuple):
@@ -113,6 +155,7 @@ class Listing(NamedTuple):
     folders: list[str]
     links: list[str]  # to folders
     is_store: bool  # a run wrote here
+    beside: Beside | None = None  # of a store that may be a folder of recordings
 
 
 def list_folder(path: str) -> Listing:
@@ -132,10 +175,10 @@ def list_folder(path: str) -> Listing:
                 links.append(item.name)
             else:
                 folders.append(item.name)
-    is_store = (has_private and any(map(LEDGER_NAME.fullmatch, files))) or (
-        METADATA in files and is_metadata(path + METADATA)
-    )
-    return Listing(sorted(files), sorted(folders), sorted(links), is_store)
+    data = read_metadata(path + METADATA) if METADATA in files else None
+    is_store = data is not None or (has_private and any(map(LEDGER_NAME.fullmatch, files)))
+    beside = None if data is None else Beside.of(data)
+    return Listing(sorted(files), sorted(folders), sorted(links), is_store, beside)
 
 
 def _is_folder(item: os.DirEntry[str]) -> bool:
@@ -147,10 +190,16 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
 
 def is_metadata(path: str) -> bool:
     """Whether the file at `path` is the metadata of a store."""
+    return read_metadata(path) is not None
+
+
+def read_metadata(path: str) -> dict[str, Any] | None:
+    """The metadata of a store at `path`; None if the file is none."""
     try:
         if not Path(path).is_file() or Path(path).stat().st_size > MAX_METADATA_BYTES:
-            return False
+            return None
         data = json.loads(Path(path).read_bytes())
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(data, dict) and {"format", "identity"} <= data.keys()
+        return None
+    known = isinstance(data, dict) and {"format", "identity"} <= data.keys()
+    return data if known else None

@@ -43,6 +43,9 @@ class Output:
     folders: tuple[str, ...] = WRITTEN  # in which its layout keeps files
     suffixes: tuple[str, ...] = SUFFIXES  # what its layout adds to an id
     folds_case: bool = False  # whether `A` and `a` are one file there
+    # Endings of the layout's files in the store's own folder, where recordings may lie beside them;
+    # None: no recordings are in a store of this layout
+    beside: tuple[str, ...] | None = None
 
 
 class Source(Protocol):

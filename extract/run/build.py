@@ -23,7 +23,7 @@ from extract.models.fingerprint import fingerprint
 from extract.models.load import load_model
 from extract.models.wanted import Layer, is_several, plain_layer
 from extract.run.auto import LoaderPlan
-from extract.store.layout import Layout, TrainingAudio
+from extract.store.layout import Layout, TrainingAudio, endings_beside
 from extract.store.store import Store
 from extract.systems import folds_case
 from extract.values import Failure, Gain
@@ -36,7 +36,8 @@ def read_manifest(config: Config, layout: Layout) -> Manifest:
         ValueError: no such folder or list, nothing in it, or two recordings with one name.
     """
     folds = folds_case(config.store.dir)
-    output = Output(config.store.dir, layout.folders, layout.suffixes, folds)
+    beside = endings_beside(layout) if layout.lies_beside else None
+    output = Output(config.store.dir, layout.folders, layout.suffixes, folds, beside)
     return read_source(config.dataset, output)
 
 

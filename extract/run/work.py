@@ -126,6 +126,7 @@ def _opening(job: Job, weights: str) -> Opening:
         input_norm=job.input_norm.name,
         dtype=job.store.dtype_of(dtype_name(encoder.dtype)),
         training_audio=job.store.keeps_audio,
+        settings=job.store.layout.settings,
     )
     packages = ("torch", "transformers", "soxr", "av")
     made_with = {"model": config.model.path, "extract": __version__}

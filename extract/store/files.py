@@ -26,6 +26,7 @@ from extract.files import (
     make_folder,
     open_regular,
 )
+from extract.manifest.folders import PRIVATE
 from extract.store.layout import KeptFile
 from extract.systems import InUseError, real_path, slashed, unlink
 from extract.write_errors import StoreUnusable, cannot_be_made, explain
@@ -67,13 +68,19 @@ class StoreFiles:
     def make_folders(self, names: Sequence[str]) -> None:
         """Makes folders of the store, and tries whether a file can be made in each.
 
+        Args:
+            names: below the store; "" is the store's own folder.
+
         Raises:
             StoreUnusable: they cannot be made or written to.
             ValueError: one of them is a symbolic link.
         """
         try:
             for name in names:
-                make_folder(self.directory / name)
+                if name:
+                    make_folder(self.directory / name)
+                else:  # the user names it: it may be a link
+                    self.directory.mkdir(parents=True, exist_ok=True)
                 probe = self.directory / name / f"{TEMPORARY_PREFIX}{self.run_id}-probe"
                 probe.touch()
                 probe.unlink()
@@ -187,9 +194,7 @@ class StoreFiles:
 
     def names(self, folder: str) -> Iterator[str]:
         """The finished files in a folder and below, by their paths relative to that folder."""
-        top = self.path(folder)
-        for root, _folders, names in os.walk(top):
-            prefix = slashed(f"{root}/"[len(top) + 1 :])
+        for prefix, names in self._walk(folder):
             for name in names:
                 if not name.startswith(TEMPORARY_PREFIX):
                     yield prefix + name
@@ -201,12 +206,23 @@ class StoreFiles:
         """
         swept = 0
         for folder in folders:
-            for root, _folders, names in os.walk(self.directory / folder):
-                for name in names:
-                    if _TEMPORARY.fullmatch(name):
-                        Path(slashed(root), name).unlink(missing_ok=True)
-                        swept += 1
+            for prefix, names in self._walk(folder):
+                for name in filter(_TEMPORARY.fullmatch, names):
+                    (self.directory / folder / prefix / name).unlink(missing_ok=True)
+                    swept += 1
         return swept
+
+    def _walk(self, folder: str) -> Iterator[tuple[str, list[str]]]:
+        """Each folder below `folder`, from there and with a slash at its end, and its files' names.
+
+        Below the store's own folder ("") without the private one and without other stores, whose
+        unfinished files may be those of a run at work.
+        """
+        top = str(self.directory / folder)
+        for root, folders, names in os.walk(top):
+            yield slashed(f"{root}/"[len(top) + 1 :]), names
+            if not folder:
+                folders[:] = [one for one in folders if not _is_apart(f"{root}/{one}")]
 
     def path(self, name: str) -> str:
         """The path of a file of the store."""
@@ -226,6 +242,11 @@ class StoreFiles:
         if own and os.path.isdir(folder):  # noqa: PTH112
             self._own_folders.add(folder)
         return own
+
+
+def _is_apart(folder: str) -> bool:
+    """Whether a folder below a store holds none of its layout's files."""
+    return folder.endswith(f"/{PRIVATE}") or os.path.lexists(f"{folder}/{PRIVATE}")
 
 
 def num_bytes(parts: Sequence[Buffer]) -> int:

@@ -1,10 +1,10 @@
-"""The bytes of the two files that an utterance becomes, in parts that are written one by one.
+"""The bytes of the files that an utterance becomes, in parts that are written one by one.
 
-A feature file has the bytes that `torch.save` writes: a zip archive around those of the tensor. For
-one dtype and shape only the tensor's bytes and their checksum differ. So `torch.save`, which spends
-long in Python, writes one archive for each shape, and all files of that shape reuse what stands
-around its tensor. (They share its `serialization_id`, which no reader compares.) If torch writes an
-archive of another structure, `torch.save` writes every file.
+A feature file of torch's has the bytes that `torch.save` writes: a zip archive around those of the
+tensor. For one dtype and shape only the tensor's bytes and their checksum differ. So `torch.save`,
+which spends long in Python, writes one archive for each shape, and all files of that shape reuse
+what stands around its tensor. (They share its `serialization_id`, which no reader compares.) If
+torch writes an archive of another structure, `torch.save` writes every file.
 """
 
 import functools
@@ -159,6 +159,38 @@ def load_features(path: str) -> Tensor:
     if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[0] != 1:
         raise ValueError(f"{printable(path)}: needed a tensor (1, dimensions, frames)")
     return found.mT
+
+
+def encode_npy(features: Tensor) -> list[Buffer]:
+    """A .npy file's bytes, in parts: of (layers, num_frames, hidden_size), frame by frame.
+
+    The array is (num_frames, hidden_size) if there is one layer, else (layers, num_frames,
+    hidden_size). `features` is not of bfloat16, which NumPy has not.
+    """
+    values = features.numpy()
+    array = np.ascontiguousarray(values[0] if len(values) == 1 else values)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    return [header.getvalue(), array.data.cast("B")]
+
+
+def load_npy(path: str) -> Tensor:
+    """A .npy file's features, (layers, num_frames, hidden_size), in the dtype that was saved.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is damaged, or holds something else; names it.
+    """
+    try:
+        found = np.load(path, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header raises whatever its damage leads to
+        raise ValueError(f"{printable(path)}: cannot be read: {shortened(str(error))}") from error
+    if not isinstance(found, np.ndarray) or found.dtype.kind != "f" or found.ndim not in (2, 3):
+        needed = "an array ([layers,] frames, dimensions) of floats"
+        raise ValueError(f"{printable(path)}: needed {needed}")
+    return torch.from_numpy(found if found.ndim == 3 else found[None])
 
 
 def encode_wav(wav32k: Tensor) -> list[Buffer]:

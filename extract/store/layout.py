@@ -116,7 +116,8 @@ class Layout(Protocol):
     """What it adds to an id to name files. Two ids that give the same file name are a clash."""
 
     folders: tuple[str, ...]
-    """The folders below the store that it writes in: no recordings are looked for there."""
+    """The folders below the store that it writes in: no recordings are looked for there. "" is the
+    store's own folder, in which recordings may be; a file there with a suffix of its is none."""
 
     takes_layers: bool = False
     """Whether `put` takes features of several layers. Else a run that asks for several is refused
@@ -127,6 +128,14 @@ class Layout(Protocol):
 
     keeps_audio: bool = True
     """Whether it saves training audio. Else a run that asks for it is refused before any work."""
+
+    lies_beside: bool = False
+    """Whether its store may be a folder of recordings: a source reads those beside its files. Then
+    `folders` and `suffixes` are pairs. Else a source leaves out all that is in a store."""
+
+    settings: Mapping[str, Any] = {}
+    """What else the store's identity says: options of the layout, by their names, whose other
+    value would be another place or content of files."""
 
     def create(self) -> None:
         """Makes the folders.
@@ -209,3 +218,9 @@ class Layout(Protocol):
             itemsize: bytes of one of their numbers, as it is saved.
             frame_rate: frames per second.
         """
+
+
+def endings_beside(layout: Layout) -> tuple[str, ...]:
+    """The endings of the files that a layout keeps in the store's own folder."""
+    pairs = zip(layout.folders, layout.suffixes, strict=False)
+    return tuple(suffix for folder, suffix in pairs if not folder)

@@ -17,7 +17,7 @@ from typing import Any
 
 from extract.files import read_whole, replace_whole
 from extract.frames import HUBERT_STACK, ConvStack
-from extract.manifest.folders import METADATA
+from extract.manifest.folders import BESIDE, METADATA, Beside
 from extract.manifest.paths import same_place
 from extract.models.wanted import FinalNorm, Wanted
 from extract.store.layout import DType, TrainingAudio
@@ -28,6 +28,7 @@ NAME = METADATA
 FORMAT = 1
 NO_INPUT_NORM = "none"
 AS_COMPUTED = DType.auto.name
+_NONE: Mapping[str, Any] = {}
 FIRST_SETTINGS = ("max_peak", "maxx", "alpha", "min_duration_s", "max_duration_s", "resampler")
 GATES = (
     "max_peak",
@@ -61,6 +62,7 @@ def identity(
     input_norm: str = NO_INPUT_NORM,
     dtype: str | None = None,
     training_audio: bool = True,
+    settings: Mapping[str, Any] = _NONE,
 ) -> Identity:
     """Every setting that changes the saved numbers or their files, keyed by its option's name.
 
@@ -77,6 +79,7 @@ def identity(
         input_norm: what becomes of waveforms before the encoder.
         dtype: in which features are saved; None: as they are computed.
         training_audio: whether it is saved, if `audio` has it made.
+        settings: `Layout.settings`.
     """
     new = {"model.input_norm": input_norm, **_settings(audio)}
     new["store.dtype"] = AS_COMPUTED if dtype in (None, precision) else dtype
@@ -90,6 +93,7 @@ def identity(
         "precision": precision,
         **first,
         "layout": layout,
+        **settings,
         **{key: value for key, value in new.items() if value != LATER_SETTINGS[key]},
     }
 
@@ -200,15 +204,21 @@ def write(
     made_with: Mapping[str, str],
     stack: ConvStack = HUBERT_STACK,
     *,
+    beside: Beside | None = None,
     fsync: bool = True,
 ) -> None:
-    """Replaces a store's metadata, whole or not at all."""
-    data = {
+    """Replaces a store's metadata, whole or not at all.
+
+    `beside` tells sources which files are not recordings, if these may lie beside the store's.
+    """
+    data: dict[str, Any] = {
         "format": FORMAT,
         "identity": run,
         "made_with": dict(made_with),
         "frames": frames(stack),
     }
+    if beside is not None:
+        data[BESIDE] = beside._asdict()
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     replace_whole(directory / NAME, text.encode("utf8", "backslashreplace"), fsync=fsync)
 

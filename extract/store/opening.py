@@ -12,8 +12,10 @@ from itertools import chain
 from pathlib import Path
 
 from extract.frames import ConvStack
+from extract.manifest.folders import Beside
 from extract.shard import Shard
 from extract.store import foreign, ledger, metadata
+from extract.store.layout import endings_beside
 from extract.store.lock import PRIVATE, StoreBusy
 from extract.store.metadata import Comparison, Identity
 from extract.store.resume import judge_again, reshard
@@ -71,7 +73,11 @@ def open_store(store: Store, run: Opening, alone: bool) -> frozenset[str]:
         log.info("%s", _foreign_line(directory, len(strange), len(named)))
     foreign.begin(directory, run.shard, strange, alone=alone)
     if alone or is_new:
-        metadata.write(directory, run.identity, run.made_with, run.stack, fsync=store.fsync)
+        layout = store.layout
+        beside = Beside(layout.folders, endings_beside(layout)) if layout.lies_beside else None
+        metadata.write(
+            directory, run.identity, run.made_with, run.stack, beside=beside, fsync=store.fsync
+        )
     return named
 
 

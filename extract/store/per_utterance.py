@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from extract.files import Buffer
 from extract.frames import RECORDING_RATE_HZ
-from extract.store.files import StoreFiles
+from extract.manifest.folders import METADATA, PRIVATE
+from extract.shard import LEDGER_NAME
+from extract.store.files import StoreFiles, WriteFailed
 from extract.store.layout import Kept, Layout, LayoutOptions, TrainingAudio
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class PerUtterance(Layout):
         from extract.store.formats import encode_wav
 
         id_ = item.recording.id
+        self._refuse_own_names(id_)
         feature, *audio = self.names(id_)
         contents = {feature: self.encode(item.features.values)}
         if self._has_audio and len(item.wav32k):
@@ -65,6 +68,13 @@ class PerUtterance(Layout):
             if name not in contents:
                 self._files.remove(name)
         return [Kept(id_, tuple(reversed(kept)))]
+
+    def _refuse_own_names(self, id_: str) -> None:
+        """WriteFailed if a file would lie in a folder that the store has for something else."""
+        first, _, below = id_.partition("/")
+        is_own = below and (first == METADATA or LEDGER_NAME.fullmatch(first))
+        if "" in self.folders and (is_own or PRIVATE in id_.split("/")[:-1]):
+            raise WriteFailed(f"{id_}: one of its folders has a name that the store itself uses")
 
     def close(self, *, abandon: bool = False) -> Iterable[Kept]:
         """Nothing: `put` holds nothing back."""
@@ -108,3 +118,37 @@ class PerUtterance(Layout):
     def bytes_per_second(self, width: int, itemsize: int, frame_rate: float) -> float:
         """Bytes of its files: `Layout.bytes_per_second`."""
         return self._has_audio * 2 * RECORDING_RATE_HZ + width * itemsize * frame_rate
+
+
+class TorchFiles(PerUtterance):
+    """Features as `torch.save` writes (1, hidden_size, num_frames)."""
+
+    def encode(self, features: Tensor) -> list[Buffer]:
+        """The bytes of one layer's features, in parts: `extract.store.formats.encode_features`."""
+        from extract.store.formats import encode_features
+
+        return encode_features(features)
+
+    def load(self, path: str) -> Tensor:
+        """The features, (1, num_frames, hidden_size): `Layout.read`."""
+        from extract.store.formats import load_features
+
+        return load_features(path)
+
+
+class NumpyFiles(PerUtterance):
+    """Features as `np.save` writes (num_frames, hidden_size); several layers stand before that."""
+
+    dtypes: tuple[str, ...] = ("float32", "float16")  # NumPy has no bfloat16
+
+    def encode(self, features: Tensor) -> list[Buffer]:
+        """The bytes of the features, in parts: `extract.store.formats.encode_npy`."""
+        from extract.store.formats import encode_npy
+
+        return encode_npy(features)
+
+    def load(self, path: str) -> Tensor:
+        """The features, (layers, num_frames, hidden_size): `Layout.read`."""
+        from extract.store.formats import load_npy
+
+        return load_npy(path)

@@ -1,6 +1,7 @@
-"""Reads and checks stores by their files alone, without the package's readers."""
+"""Checks stores of any layout by their files and their ledgers."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import soundfile
 import torch
 
 from extract.store.layouts.gpt_sovits import names
+from extract.store.per_utterance import PerUtterance
 from extract.store.store import Store
 from extract.values import Encoded, Features, Recording
+from support import readers
 
 
 def encoded(id_: str, features: torch.Tensor, wav32k: torch.Tensor) -> Encoded:
@@ -38,37 +41,66 @@ def ledger(store: Path) -> list[dict]:
 
 
 def audit(store: Path, ids: set[str]) -> None:
-    """Asserts what must hold after any run that finished, by the store's files alone.
+    """Asserts what must hold after any run that finished, whatever the store's layout.
 
-    I1 every id once; I2 every saved one readable, finite, of the right shape; I3 nothing unreadable
-    under a final name; I4 no stray file.
+    I1 every id once; I2 every saved one readable by other programs, finite, of the right shape; I3
+    nothing unreadable under a final name; I4 no stray file.
     """
-    records = ledger(store)
+    records, found = ledger(store), readers.read(store)
     assert Counter(record["id"] for record in records) == Counter(ids)
-    expected = set()
-    for record in records:
-        if record["status"] != "saved":
-            assert record["reason"]
-            continue
-        feature_path = store / "4-cnhubert" / f"{record['id']}.pt"
-        wav_path = store / "5-wav32k" / record["id"]
-        expected |= {feature_path, wav_path}
-        features = torch.load(feature_path, weights_only=True)
-        samples, rate = soundfile.read(wav_path, dtype="int16")
-        assert rate == 32_000
-        frames = (-(-len(samples) // 2) - 400) // 320 + 1
-        assert features.shape[0] == 1
-        assert features.shape[2] == frames == record["num_frames"]
+    saved = {record["id"]: record for record in records if record["status"] == "saved"}
+    assert found.keys() == saved.keys()
+    layout = readers.opened(store).layout
+    for id_, record in saved.items():
+        features, kept = found[id_], layout.kept(record)
+        assert layout.intact(kept, checksum=True)
+        assert torch.equal(layout.read(kept), features)
+        assert (features.shape[1], f"torch.{record['dtype']}") == (
+            record["num_frames"],
+            str(features.dtype),
+        )
         assert torch.isfinite(features).all()
-    folders = (store / "4-cnhubert", store / "5-wav32k")
-    found = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
-    assert found == expected
+        if isinstance(layout, PerUtterance):
+            audit_audio(store, record)
+    assert all(record["reason"] for record in records if record["status"] != "saved")
+    named = {name for record in saved.values() for name, *_ in record["files"]}
+    assert files_of(store) == named | readers.INDICES.get(readers.layout_of(store), set())
+
+
+def audit_audio(store: Path, record: dict) -> None:
+    """The training audio beside the features, where the store's identity says that there is any."""
+    wanted = not {"store.audio", "audio.rate_path"} & readers.identity(store).keys()
+    _features, *wavs = [name for name, *_ in record["files"]]
+    assert len(wavs) == wanted
+    for name in wavs:
+        samples, rate = soundfile.read(store / name, dtype="int16")
+        assert rate == 32_000
+        assert record["num_frames"] == (-(-len(samples) // 2) - 400) // 320 + 1
+
+
+def files_of(store: Path) -> set[str]:
+    """All files in the folders that a store's layout writes in, without the store's own."""
+    folders = [store / folder for folder in readers.opened(store).layout.folders]
+    files = {
+        str(path.relative_to(store))
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    own = re.compile(r"(ledger[^/]*\.jsonl|metadata\.json|\.extract/.*)")
+    return {name for name in files if not own.fullmatch(name)}
 
 
 def contents(store: Path) -> dict[str, bytes]:
-    folders = (store / "4-cnhubert", store / "5-wav32k")
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(store)): path.read_bytes() for path in files}
+    """What a store holds, to the byte: each file, or each utterance's part of an archive."""
+    opened = readers.opened(store)
+    if isinstance(opened.layout, PerUtterance):
+        return {name: (store / name).read_bytes() for name in files_of(store)}
+    return {
+        record["id"]: b"".join(map(opened.files.read, record["files"]))
+        for record in ledger(store)
+        if record["status"] == "saved"
+    }
 
 
 def ids_of(folder: Path) -> set[str]:

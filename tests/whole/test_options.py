@@ -5,10 +5,11 @@ from enum import Enum
 
 import pytest
 
+from extract import choices
 from extract.config import Config
 from extract.fields import Range
 from extract.models.wanted import FinalNorm
-from extract.options import check, is_number, options
+from extract.options import check, is_number, options, schema_of
 from extract.run_name import run_name
 from extract.store.layout import DType, LayoutOptions, TrainingAudio
 from extract.values import Gain, Resampler
@@ -20,6 +21,9 @@ def config_with(name, value):
     config = Config()
     config.model.name = "hubert"
     group, _, key = name.rpartition(".")
+    if group == "store" and not hasattr(config.store, key):  # an option of some layouts alone
+        schemas = [schema_of("store", layout) for layout in choices.own("layouts")]
+        config.store = next(schema for schema in schemas if hasattr(schema(), key))()
     setattr(getattr(config, group) if group else config, key, value)
     return config
 

@@ -75,7 +75,7 @@ def read(options: Options, output: Output) -> Iterator[Entry | Failure]:
     root = source(options).rstrip("/") + "/"
     own_store = None if output.store is None else canonical(output.store)
     _refuse_outputs(root, own_store, output.folders)
-    walk = Walk(root, own_store, output.folders)
+    walk = Walk(root, own_store, output.folders, output.beside)
     taken = AUDIO_EXTENSIONS if options.extensions is None else options.extensions
     wanted = tuple(f".{extension.lower().lstrip('.')}" for extension in taken)
     num, num_others = 0, 0
@@ -109,7 +109,7 @@ def _report(walk: Walk, wanted: Sequence[str], num: int, num_others: int) -> Non
 
 def _refuse_outputs(root: str, own_store: str | None, written: Sequence[str]) -> None:
     """ValueError if `root` is where the store's own outputs go: each run would read the last."""
-    for name in written if own_store is not None else ():
+    for name in filter(None, written if own_store is not None else ()):
         if root.startswith(f"{own_store}/{name}/"):
             raise ValueError(
                 f"{printable(root)}: this run would write what it reads here; choose a store.dir"

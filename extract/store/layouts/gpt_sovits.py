@@ -13,16 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from extract.files import Buffer
 from extract.manifest.folders import WRITTEN
 from extract.store.files import StoreFiles
 from extract.store.layout import Kept, KeptFile, Layout, LayoutOptions
-from extract.store.per_utterance import PerUtterance
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from extract.store.per_utterance import TorchFiles
 
 FEATURES, WAVS = WRITTEN
 
@@ -44,23 +40,11 @@ def names(id: str) -> tuple[str, str]:  # noqa: A002 - the ledger's own word
     return f"{FEATURES}/{id}.pt", f"{WAVS}/{id}"
 
 
-class GptSovits(PerUtterance):
+class GptSovits(TorchFiles):
     """Two files an utterance. The features appear last: that is the commit."""
 
     suffixes = (".pt", "")
     folders = (FEATURES, WAVS)
-
-    def encode(self, features: Tensor) -> list[Buffer]:
-        """The bytes that `torch.save` writes of (1, hidden_size, num_frames), in parts."""
-        from extract.store.formats import encode_features
-
-        return encode_features(features)
-
-    def load(self, path: str) -> Tensor:
-        """The features, (1, num_frames, hidden_size): `Layout.read`."""
-        from extract.store.formats import load_features
-
-        return load_features(path)
 
     def kept(self, record: Mapping[str, Any]) -> Kept | None:
         """The files that a line names; None if they are not the files of its id."""
