@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from extract.encoder.encoder import Encoder
     from extract.frames import num_frames
     from extract.manifest.manifest import Manifest
+    from extract.manifest.sources.csv import read_csv
     from extract.manifest.sources.folder import read_folder
     from extract.manifest.sources.gpt_sovits import read_gpt_sovits_list
+    from extract.manifest.sources.hf import read_hf
+    from extract.manifest.sources.jsonl import read_jsonl
+    from extract.manifest.sources.kaldi import read_kaldi
+    from extract.manifest.sources.tsv import read_tsv
     from extract.models.load import load_model
     from extract.run.job import run_shard
     from extract.run.summary import Summary
@@ -44,8 +49,13 @@ __all__ = [
     "make_loader",
     "num_frames",
     "plan_batches",
+    "read_csv",
     "read_folder",
     "read_gpt_sovits_list",
+    "read_hf",
+    "read_jsonl",
+    "read_kaldi",
+    "read_tsv",
     "run_shard",
 ]
 
@@ -56,8 +66,13 @@ _MODULES = {
     "encoder.encoder": "Encoder",
     "frames": "num_frames",
     "manifest.manifest": "Manifest",
+    "manifest.sources.csv": "read_csv",
     "manifest.sources.folder": "read_folder",
     "manifest.sources.gpt_sovits": "read_gpt_sovits_list",
+    "manifest.sources.hf": "read_hf",
+    "manifest.sources.jsonl": "read_jsonl",
+    "manifest.sources.kaldi": "read_kaldi",
+    "manifest.sources.tsv": "read_tsv",
     "models.load": "load_model",
     "data.plan": "plan_batches",
     "run.job": "run_shard",

@@ -177,6 +177,8 @@ class Entry:
     path: str
     offset_s: float = 0.0  # where a cut begins
     duration_s: float | None = None  # of a cut; None goes on to the recording's end
+    # What else the list says of it: the JSON text that `extract.manifest.extra.extra_of` makes
+    extra: str | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ class Recording:
     peak: float | None = None  # largest magnitude as decoded; full scale is 1
     duration_s: float | None = None
     clipped_samples: int | None = None  # samples of the training audio held at full scale
+    extra: str | None = None  # its entry's
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from extract import choices
-from support.packages import install
+from extract.extras import EXTRAS, missing
+from support.packages import forget_packages, install
 
 FOUND = """
 import sys
@@ -45,6 +48,34 @@ def test_a_choice_that_needs_another_package_names_it(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FOUND, "elsewhere"]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "ValueError: elsewhere: needs the package not_there" in found.stderr
+
+
+@pytest.mark.parametrize("package", EXTRAS)
+def test_a_choice_that_needs_an_optional_package_names_the_command_that_installs_it(
+    tmp_path, monkeypatch, package
+):
+    install(
+        tmp_path, "extract.engines", "elsewhere", f"needs_{package}", f"import {package}.some\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, package, None)  # hidden, where it is installed
+    forget_packages()
+    command = rf"pip install 'extract-ssl\[{EXTRAS[package]}\]'$"
+    said = f"^elsewhere: needs the package {package}, which is missing: {command}"
+    try:
+        with pytest.raises(ValueError, match=said):
+            choices.find("engines", "elsewhere")
+    finally:
+        forget_packages()
+
+
+def test_the_extra_that_is_named_installs_the_package():
+    text = (Path(choices.__file__).parents[1] / "pyproject.toml").read_text("utf8")
+    extras = tomllib.loads(text)["project"]["optional-dependencies"]
+    for package, extra in EXTRAS.items():
+        assert package in {Requirement(line).name for line in extras[extra]}
+        assert missing(f"{package}.part").endswith(f": pip install 'extract-ssl[{extra}]'")
+    assert missing("not_there.part") == "needs the package not_there, which is missing"
 
 
 @pytest.mark.parametrize("group", choices.FOLDERS)

@@ -104,7 +104,8 @@ def identify(manifest: Manifest, index: int) -> Recording:
     while it was decoded.
     """
     entry = manifest[index]
-    return Recording(index, entry.id, entry.path, *stamp(entry, manifest.opener))
+    size, mtime_ns = stamp(entry, manifest.opener)
+    return Recording(index, entry.id, entry.path, size, mtime_ns, extra=entry.extra)
 
 
 def stamp(entry: Entry, opener: Opener) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from extract.manifest.cuts import CutCollector, Cuts, check_cut, describe_cut
+from extract.manifest.extra import check_extra
 from extract.manifest.ids import check_id, max_part_bytes
 from extract.manifest.strings import PackedStrings, Packer
 from extract.text import printable, shortened
@@ -27,9 +28,14 @@ class Collector:
         self._prefix = ""
         self._paths: Packer | None = None  # None while every path is the prefix and its id
         self._cuts: CutCollector | None = None  # None while no entry is one
+        self._extras: Packer | None = None  # None while no entry has one
 
     def extend(self, entries: Iterable[Entry | Failure]) -> None:
-        """Takes all of `entries`."""
+        """Takes all of `entries`.
+
+        Raises:
+            ValueError: an `extra` that is no JSON object: a fault of the source.
+        """
         part_bytes = self._part_bytes
         for entry in entries:
             if isinstance(entry, Failure):
@@ -47,11 +53,15 @@ class Collector:
                 self._cuts = self._cuts or CutCollector(len(self._ids))
                 self._add(entry)
 
-    def finish(self) -> tuple[PackedStrings, PackedStrings, Cuts | None]:
-        """Ids, paths and cuts; cuts are None where no entry is one. Nothing more can be taken."""
+    def finish(self) -> tuple[PackedStrings, PackedStrings, Cuts | None, PackedStrings | None]:
+        """Ids, paths, cuts and extras; the last two are None where no entry has one.
+
+        Nothing more can be taken.
+        """
         ids = self._ids.finish()
         paths = ids.with_prefix(self._prefix) if self._paths is None else self._paths.finish()
-        return ids, paths, None if self._cuts is None else self._cuts.finish()
+        cuts = None if self._cuts is None else self._cuts.finish()
+        return ids, paths, cuts, None if self._extras is None else self._extras.finish()
 
     def _fail(self, id: str, entry: Entry, reason: Reason, detail: str) -> None:  # noqa: A002
         self.failures.append(Failure.of_source(id, entry.path, reason, detail))
@@ -63,7 +73,15 @@ class Collector:
             self._paths.append(entry.path)
         if self._cuts is not None:
             self._cuts.append(entry.offset_s, entry.duration_s)
+        if entry.extra is not None or self._extras is not None:
+            self._add_extra(entry)
         self._ids.append(entry.id)
+
+    def _add_extra(self, entry: Entry) -> None:
+        if entry.extra is not None and (problem := check_extra(entry.extra)):
+            raise ValueError(f"{printable(entry.id)}: {problem}")
+        self._extras = self._extras or Packer(num_empty=len(self._ids))
+        self._extras.append(entry.extra or "")
 
     def _set_apart(self, entry: Entry) -> None:
         """Stores paths apart from ids from this entry on; the first entry may set the prefix."""

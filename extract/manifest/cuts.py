@@ -99,3 +99,15 @@ def describe_cut(offset_s: float, duration_s: float | None) -> str:
     """A cut in words, to stand behind a path: ` from 1.5 s for 2 s`."""
     length = "" if duration_s is None else f" for {duration_s:.10g} s"
     return f" from {offset_s:.10g} s{length}"
+
+
+def name_of_cut(name: str, offset_s: float, duration_s: float | None) -> str:
+    """A name for a cut that its list gives none: `a.wav-1500-3500`, with its ends in milliseconds.
+
+    Args:
+        name: of the recording's file.
+        offset_s: where the cut begins.
+        duration_s: None, for a cut up to the recording's end, gives `a.wav-1500-end`.
+    """
+    end = "end" if duration_s is None else round((offset_s + duration_s) * 1000)
+    return f"{name}-{round(offset_s * 1000)}-{end}"

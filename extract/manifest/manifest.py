@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import overload
 
 import numpy as np
@@ -24,13 +25,15 @@ from extract.values import Entry, Failure
 
 log = logging.getLogger(__name__)
 
+_WHOLE = (0.0, None)  # offset and duration of an entry that is no cut
+
 
 @dataclass(frozen=True, eq=False)
 class Manifest(Sequence[Entry]):
     """The entries of one source in the source's order; ids are safe and no two write one file.
 
-    A million entries are four flat arrays, six where some are cuts. Make one with a reader or
-    `from_entries`: they check.
+    A million entries are four flat arrays; two more where some are cuts, and two where the list
+    says more of some. Make one with a reader or `from_entries`: they check.
     """
 
     ids: PackedStrings
@@ -42,6 +45,8 @@ class Manifest(Sequence[Entry]):
     """Which part of its file each entry is; None where all are whole."""
     opener: Opener = field(default=LocalFiles(), repr=False)
     """Opens the paths."""
+    extras: PackedStrings | None = field(default=None, repr=False)
+    """Each entry's `extra`, "" where it has none; None where none has."""
 
     @classmethod
     def from_entries(
@@ -64,8 +69,9 @@ class Manifest(Sequence[Entry]):
         """
         collector = Collector(tuple(suffixes))
         collector.extend(entries)
-        ids, paths, cuts = collector.finish()
-        whole = cls(ids, paths, source, tuple(collector.failures), cuts)
+        ids, paths, cuts, extras = collector.finish()
+        failures = tuple(collector.failures)
+        whole = cls(ids, paths, source, failures, cuts, extras=extras)
         return whole._checked(suffixes, folds_case)
 
     def __len__(self) -> int:
@@ -78,16 +84,17 @@ class Manifest(Sequence[Entry]):
     def __getitem__(self, index: int | slice) -> Entry | Manifest:
         if isinstance(index, slice):
             return self.subset(range(*index.indices(len(self))))
-        id_, path = self.ids[index], self.paths[index]
-        return Entry(id_, path) if self.cuts is None else Entry(id_, path, *self.cuts[index])
+        cut = _WHOLE if self.cuts is None else self.cuts[index]
+        extra = None if self.extras is None else self.extras[index] or None
+        return Entry(self.ids[index], self.paths[index], *cut, extra)
 
     def __iter__(self) -> Iterator[Entry]:
-        if self.cuts is None:
+        if self.cuts is None and self.extras is None:
             return map(Entry, self.ids, self.paths)
-        return (
-            Entry(id_, path, *cut)
-            for id_, path, cut in zip(self.ids, self.paths, self.cuts, strict=True)
-        )
+        cuts = repeat(_WHOLE, len(self)) if self.cuts is None else self.cuts
+        extras = repeat("", len(self)) if self.extras is None else self.extras
+        rows = zip(self.ids, self.paths, cuts, extras, strict=True)
+        return (Entry(id_, path, *cut, extra or None) for id_, path, cut, extra in rows)
 
     def subset(self, indices: Iterable[int]) -> Manifest:
         """The entries at `indices`, in that order. The failures stay with the whole manifest."""
@@ -101,10 +108,12 @@ class Manifest(Sequence[Entry]):
         return replace(self._map(PackedStrings.share), cuts=cuts)
 
     def _map(self, change: Callable[[PackedStrings], PackedStrings]) -> Manifest:
+        """The same with `change` made of ids, paths and extras."""
         ids = change(self.ids)
-        if self.paths.shares_arrays(self.ids):
-            return replace(self, ids=ids, paths=ids.with_prefix(self.paths.prefix))
-        return replace(self, ids=ids, paths=change(self.paths))
+        shared = self.paths.shares_arrays(self.ids)
+        paths = ids.with_prefix(self.paths.prefix) if shared else change(self.paths)
+        extras = None if self.extras is None else change(self.extras)
+        return replace(self, ids=ids, paths=paths, extras=extras)
 
     def _checked(self, suffixes: Sequence[str], folds_case: bool) -> Manifest:
         """Itself, repeated entries taken out; ValueError if two recordings share a file."""

@@ -133,11 +133,11 @@ class PackedStrings(Sequence[str]):
 
 
 class Packer:
-    """Collects strings one by one for a `PackedStrings`."""
+    """Collects strings one by one for a `PackedStrings`, after `num_empty` empty ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_empty: int = 0) -> None:
         self._data = bytearray()
-        self._offsets = array("q", [0])
+        self._offsets = array("q", [0]) * (1 + num_empty)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1

@@ -60,10 +60,16 @@ class Record:
     source_size: int = -1  # of the recording, bytes and nanoseconds; a change makes the line stale
     source_mtime_ns: int = -1
     files: tuple[KeptFile, ...] | None = None  # of a saved one
+    extra: str | None = None  # what its list says more: a JSON object's text; no key if None
 
     def line(self) -> bytes:
         """The record as a line of JSON."""
-        return _JSON.encode(vars(self)).encode("utf8", "backslashreplace") + b"\n"
+        values = dict(vars(self))
+        extra = values.pop("extra")
+        text = _JSON.encode(values)
+        if extra is not None:
+            text = f'{text[:-1]},"extra":{extra}}}'
+        return text.encode("utf8", "backslashreplace") + b"\n"
 
 
 def dtype_name(dtype: object) -> str:
@@ -102,10 +108,20 @@ def _is_possible(record: Mapping[str, Any]) -> bool:
     for key in _COUNTS:
         if type(record.get(key)) not in (int, type(None)):
             return False
-    files = record.get("files") or []
+    files, extra = record.get("files") or [], record.get("extra")
+    if not isinstance(extra, dict | None):
+        return False
     if not isinstance(files, list) or not all(map(is_kept_file, files)):
         return False
     return reason in OF_A_SOURCE or not check_id(id_)
+
+
+def with_extra(record: Mapping[str, Any], extra: Mapping[str, Any] | None) -> bytes:
+    """The line of a record that was read, with another `extra`."""
+    values = {key: value for key, value in record.items() if key != "extra"}
+    if extra is not None:
+        values["extra"] = extra
+    return _JSON.encode(values).encode("utf8", "backslashreplace") + b"\n"
 
 
 def lines(path: Path) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ def remaining(manifest: Manifest, store: Store, path: Path, policy: ResumePolicy
 
     A line holds if its recording still has the size and time in it and, if it was saved, its files
     are whole. A saved line also holds if its recording is gone, so that no features are lost. A
-    torn last line does not hold. Memory: the ids of the manifest, for the time of the call.
+    torn last line does not hold. A line that is kept gets the `extra` that its list has now.
+    Memory: the ids of the manifest, for the time of the call.
 
     Args:
         manifest: this process's recordings.
@@ -55,6 +57,7 @@ def remaining(manifest: Manifest, store: Store, path: Path, policy: ResumePolicy
         policy: which lines are accepted.
     """
     index_of = {id_: index for index, id_ in enumerate(manifest.ids)}
+    extras = _Extras(manifest)
     todo = np.ones(len(manifest), dtype=bool)
     unseen = todo.copy()
     kept: Counter[tuple[str, str]] = Counter()
@@ -75,13 +78,35 @@ def remaining(manifest: Manifest, store: Store, path: Path, policy: ResumePolicy
         elif record.get("reason") in OF_A_SOURCE or not store.is_possible(record):
             continue  # this run records it again, or its id is damaged
         holding[-1] = 1
-        num_bytes += len(line)
+        if index is None or extras.is_in(record, index):
+            num_bytes += len(line)  # else the file is written again
     status = path.stat() if path.exists() else None
     # A ledger with a second name is a copy made of hard links: appending would change both.
     if status and (num_bytes != status.st_size or status.st_nlink > 1):
-        lines = (line for line, _record in ledger.read_lines(path))
-        ledger.rewrite(path, compress(lines, holding))
+        kept_lines = compress(ledger.read_lines(path), holding)
+        ledger.rewrite(path, (extras.put(*one, index_of.get(one[1]["id"])) for one in kept_lines))
     return Remaining(todo, unseen, kept, kept_s, kept_clipped)
+
+
+class _Extras:
+    """What a manifest's list says of its entries now, for lines that say what it said before."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._texts = manifest.extras
+
+    def is_in(self, record: Mapping[str, Any], index: int) -> bool:
+        """Whether a line has the entry's `extra`."""
+        return bool(record.get("extra") == self._of(index))
+
+    def put(self, line: bytes, record: Mapping[str, Any], index: int | None) -> bytes:
+        """The line with its entry's `extra`."""
+        if index is None or self.is_in(record, index):
+            return line
+        return ledger.with_extra(record, self._of(index))
+
+    def _of(self, index: int) -> Any:
+        text = "" if self._texts is None else self._texts[index]
+        return json.loads(text) if text else None
 
 
 def _holds(

@@ -173,6 +173,7 @@ def _line_of(item: Encoded) -> partial[Record]:
         clipped_samples=recording.clipped_samples,
         source_size=recording.size,
         source_mtime_ns=recording.mtime_ns,
+        extra=recording.extra,
     )
 
 
@@ -189,4 +190,5 @@ def failure_record(failure: Failure) -> Record:
         duration_s=recording.duration_s,
         source_size=recording.size,
         source_mtime_ns=recording.mtime_ns,
+        extra=recording.extra,
     )

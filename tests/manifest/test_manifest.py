@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from extract.files import TEMPORARY_PREFIX
 from extract.manifest.ids import MAX_ID_BYTES, MAX_PART_BYTES, check_id
 from extract.manifest.manifest import Manifest
+from extract.manifest.places import clean_path
 from extract.manifest.sources.folder import read_folder
-from extract.manifest.sources.gpt_sovits import clean_path, read_gpt_sovits_list
+from extract.manifest.sources.gpt_sovits import read_gpt_sovits_list
 from extract.text import printable, shortened
 from extract.values import Entry, Failure
 

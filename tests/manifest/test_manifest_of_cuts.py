@@ -12,7 +12,7 @@ from extract.values import Entry
 ENTRIES = [
     Entry("whole.wav", "/c/whole.wav"),
     Entry("a-1", "/c/a.wav", 0.0, 1.5),
-    Entry("a-2", "/c/a.wav", 1.5, 2.25),
+    Entry("a-2", "/c/a.wav", 1.5, 2.25, '{"text":"好"}'),
     Entry("a-3", "/c/a.wav", 3.75),
     Entry("b", "/c/b.wav"),
 ]

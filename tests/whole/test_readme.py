@@ -140,7 +140,8 @@ def test_every_option_is_explained():
 def rows(text):
     """The rows of the tables in `text`, each as a list of cells."""
     lines = [line for line in text.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    return [[cell.strip().replace(r"\|", "|") for cell in row] for row in cells]
 
 
 def tables_of_options():
