@@ -69,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     if not _has_working_folder():
         said = "the working folder is gone; go to another one (cd) and run this again"
         return _usage(said).code
-    if {"--help", "-h"} & set(words) and not any(word.startswith("dataset=") for word in words):
+    has_dataset = any(word.startswith(("dataset=", "preset=")) for word in words)
+    if {"--help", "-h"} & set(words) and not has_dataset:
         words.append("dataset=demo")  # help shows a config, and a config needs a dataset
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors; `_failed` prints them
     without_a_job = exits.DONE

@@ -128,6 +128,8 @@ MODULE_GROUPS = {
     "engine": ModuleGroup("engines", "kind"),
 }
 
+PRESET = "preset"  # the group whose choices make those of all other groups: files in `conf/preset/`
+
 # Pairs of options in an order: the smaller, the test, the larger, and the rule in words.
 ORDERED: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
     ("shard.index", operator.lt, "shard.count", "0 <= index < count"),

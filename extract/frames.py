@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 RECORDING_RATE_HZ = 32_000  # what `5-wav32k` holds and the gain is applied at
+SINGING_RATE_HZ = 44_100  # what so-vits-svc and DDSP-SVC load recordings at
 ENCODER_RATE_HZ = 16_000  # what waveforms are resampled to
 
 

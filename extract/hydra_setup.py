@@ -31,7 +31,8 @@ def conf_dir() -> str:
 def choices_of(group: str) -> str:
     """A group's choices, as `--help` lists them: files of `conf/`, then modules of any package."""
     files = sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml"))
-    return ", ".join(dict.fromkeys([*files, *names(MODULE_GROUPS[group].modules)]))
+    modules = names(MODULE_GROUPS[group].modules) if group in MODULE_GROUPS else ()
+    return ", ".join(dict.fromkeys([*files, *modules]))
 
 
 def stem(path: str) -> str:

@@ -74,11 +74,14 @@ class RatePath(Enum):
     """How a recording gets to the encoder's 16 kHz.
 
     `via_32k`: decoded to 32 kHz, which is the training audio's rate, and halved, as GPT-SoVITS has
-    it. `direct`: decoded at its own rate and resampled once; no training audio is made.
+    it. `direct`: decoded at its own rate and resampled once; no training audio is made. `via_44k`:
+    as `direct`, but first resampled to 44.1 kHz as librosa does it, the rate at which so-vits-svc
+    and DDSP-SVC load recordings.
     """
 
     via_32k = "via_32k"
     direct = "direct"
+    via_44k = "via_44k"
 
 
 class Mix(Enum):
@@ -127,6 +130,9 @@ class AudioSettings:
     pad_samples: tuple[int, int] = number((0, 0), at_least=0, at_most=16000)
     # A waveform of fewer samples at 16 kHz is padded with zeros to so many
     min_samples: int = number(0, at_least=0, at_most=16000)
+    # Added to the variance where a waveform is brought to unit variance: transformers' 1e-7, or
+    # 1e-5 as in torch's `layer_norm`, which fairseq and RVC use
+    norm_eps: float = number(1e-7, above=0, at_most=1)
 
     def __post_init__(self) -> None:
         for name, kind in _CHOICES.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from extract.config import MODULE_GROUPS
+from extract.config import MODULE_GROUPS, PRESET
 from extract.options import is_of_a_choice, is_text, option_named
 
 # Hydra's options that take the next word.
@@ -74,7 +74,7 @@ def _chosen(overrides: Iterable[str]) -> list[tuple[str, str]]:
     return [
         (override["name"], choice.strip())
         for override in found
-        if override and override["name"] in MODULE_GROUPS
+        if override and override["name"] in (*MODULE_GROUPS, PRESET)
         for choice in override["value"].split(",")
     ]
 
@@ -99,10 +99,10 @@ def _needs_choice(name: str, value: str, chosen: Sequence[tuple[str, str]]) -> b
 
     Before the jobs of a sweep, Hydra composes a config without the overrides that are swept over.
     In a sweep over choices, `dataset=folder,mydata`, that config has the group's default choice,
-    which may lack the option: Hydra would refuse a fixed value for it.
+    which may lack the option: Hydra would refuse a fixed value for it. A preset makes choices too.
     """
     group = name.partition(".")[0]
-    is_swept = sum(of == group for of, _choice in chosen) > 1
+    is_swept = any(sum(of == swept for of, _choice in chosen) > 1 for swept in (group, PRESET))
     return is_swept and is_of_a_choice(name) and not IS_SWEPT.search(IN_BRACKETS.sub("", value))
 
 

@@ -63,7 +63,7 @@ class _Wanted:
     gate: Gate
 
     def rate_hz(self, own_hz: int) -> int:
-        return own_hz if self.rate_path is RatePath.direct else RECORDING_RATE_HZ
+        return RECORDING_RATE_HZ if self.rate_path is RatePath.via_32k else own_hz
 
     def of_frames(self, frames: Iterable[av.AudioFrame]) -> Decoded:
         """At the rate of the first frame, if not at 32 kHz: a stream may change it on the way."""
@@ -98,7 +98,7 @@ def decode(
         max_duration_s: longest span wanted, in seconds. Decoding stops there.
         span: the samples to return, counted in the whole recording. Decoding begins at the
             recording's beginning, a mono WAV that is not resampled aside, and ends with the span.
-        rate_path: 32 kHz, or the recording's own rate.
+        rate_path: to 32 kHz with `via_32k`, else at the recording's own rate.
         mix: how channels become one: as FFmpeg does, stereo as 0.7071 * (left + right), or as their
             mean.
 

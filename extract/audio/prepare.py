@@ -7,7 +7,7 @@ fast.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from extract.audio.decode import Decoded, channels_cancel, decode
 from extract.audio.faults import AudioError
-from extract.audio.rates import num_samples_16k, resample_to_16k
+from extract.audio.rates import num_samples_16k, resample_to_16k, resample_to_44k
 from extract.audio.spans import WHOLE, Span
-from extract.frames import HUBERT_STACK, ConvStack
+from extract.frames import HUBERT_STACK, SINGING_RATE_HZ, ConvStack
 from extract.text import count
-from extract.values import AudioSettings, Gain
+from extract.values import AudioSettings, Gain, RatePath
 
 __all__ = [
     "Prepared",
@@ -83,6 +83,9 @@ def prepare(
         rate_path=settings.rate_path,
         mix=settings.mix,
     )
+    if settings.rate_path is RatePath.via_44k:
+        samples = resample_to_44k(decoded.samples, decoded.rate_hz)
+        decoded = replace(decoded, samples=samples, rate_hz=SINGING_RATE_HZ)
     rounding = 0 if span.is_open else 1
     _check_length(decoded, settings, stack.min_samples(), where, rounding)
     peak = _peak(decoded.samples, where)
@@ -93,7 +96,7 @@ def prepare(
     loud, wav32k, clipped_samples = _levelled(decoded.samples, peak, settings, wants_copy)
     waveform = resample_to_16k(loud, settings.resampler, decoded.rate_hz, settings.resampler_width)
     if unit_variance:
-        waveform = normalized(waveform)
+        waveform = normalized(waveform, settings.norm_eps)
     return Prepared(padded(waveform, settings), wav32k, peak, decoded.duration_s, clipped_samples)
 
 
@@ -122,12 +125,13 @@ def _levelled(
     return loud, wav32k, clipped_samples
 
 
-def normalized(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalized(waveform: NDArray[np.float32], eps: float = NORM_EPS) -> NDArray[np.float32]:
     """(num_samples,) at zero mean and unit variance, as the models that want it were trained.
 
-    Source: transformers, `Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm`: the same bits.
+    Source: transformers, `Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm`: the same bits. With
+    an `eps` of 1e-5 fairseq's `layer_norm`.
     """
-    total: NDArray[np.float32] = (waveform - waveform.mean()) / np.sqrt(waveform.var() + NORM_EPS)
+    total: NDArray[np.float32] = (waveform - waveform.mean()) / np.sqrt(waveform.var() + eps)
     return total
 
 

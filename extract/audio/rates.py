@@ -9,7 +9,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from extract.frames import ENCODER_RATE_HZ, RECORDING_RATE_HZ
+from extract.frames import ENCODER_RATE_HZ, RECORDING_RATE_HZ, SINGING_RATE_HZ
 from extract.values import Resampler
 
 # resampy's `kaiser_best`, as torchaudio's documentation gives it.
@@ -30,7 +30,11 @@ def num_samples_16k(
     """
     if resampler is Resampler.torchaudio:
         return -(-num_samples * ENCODER_RATE_HZ // rate_hz)
-    return math.ceil(num_samples * (ENCODER_RATE_HZ / rate_hz))
+    return _num_of_librosa(num_samples, rate_hz, ENCODER_RATE_HZ)
+
+
+def _num_of_librosa(num_samples: int, rate_hz: int, wanted_hz: int) -> int:
+    return math.ceil(num_samples * (wanted_hz / rate_hz))
 
 
 def resample_to_16k(
@@ -47,12 +51,32 @@ def resample_to_16k(
     """
     if rate_hz == ENCODER_RATE_HZ:
         return samples
-    if resampler is Resampler.torchaudio:
-        resampled = _resample_torchaudio(samples, rate_hz, width)
-    else:
-        resampled = soxr.resample(samples, rate_hz, ENCODER_RATE_HZ, quality="HQ")
-    num_samples = num_samples_16k(len(samples), rate_hz, resampler)
-    if len(resampled) != num_samples:  # as librosa does, should a resampler round otherwise
+    if resampler is Resampler.soxr:
+        return _resample_soxr(samples, rate_hz, ENCODER_RATE_HZ)
+    resampled = _resample_torchaudio(samples, rate_hz, width)
+    return _of_length(resampled, num_samples_16k(len(samples), rate_hz, resampler))
+
+
+def resample_to_44k(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
+    """(n,) at `rate_hz` to 44.1 kHz, as `librosa.load(path, sr=44100)` does.
+
+    `samples` itself at 44.1 kHz.
+    """
+    if rate_hz == SINGING_RATE_HZ:
+        return samples
+    return _resample_soxr(samples, rate_hz, SINGING_RATE_HZ)
+
+
+def _resample_soxr(
+    samples: NDArray[np.float32], rate_hz: int, wanted_hz: int
+) -> NDArray[np.float32]:
+    resampled = soxr.resample(samples, rate_hz, wanted_hz, quality="HQ")
+    return _of_length(resampled, _num_of_librosa(len(samples), rate_hz, wanted_hz))
+
+
+def _of_length(resampled: NDArray[np.float32], num_samples: int) -> NDArray[np.float32]:
+    """(num_samples,), contiguous; cut or padded as librosa does if a resampler rounds otherwise."""
+    if len(resampled) != num_samples:
         resampled = np.pad(resampled[:num_samples], (0, max(0, num_samples - len(resampled))))
     return np.ascontiguousarray(resampled)
 

@@ -81,6 +81,12 @@ def _pretrained(
         return _from_folder(source, folder)
     if os.path.isfile(folder):  # noqa: PTH113
         return _from_file(source, folder)
+    if source.startswith("."):  # as no id of a hub does
+        raise ValueError(
+            f"{shortened(source)}: no such folder or file; looked for "
+            f"{shortened(str(Path(folder).absolute()))}. Run this in the folder where that path "
+            "starts, or name the model: model.path=PATH"
+        )
     where: dict[str, Any] = {"revision": revision or "main", "cache_dir": cache_dir}
     try:
         model = _read(source, partial(_cached, source, {**where, "local_files_only": True}))

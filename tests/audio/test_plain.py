@@ -221,6 +221,39 @@ def test_torchaudio_without_a_width_is_kaiser_best_as_it_always_was():
     assert np.array_equal(resampled, expected.numpy())
 
 
+@pytest.mark.parametrize("num_channels", [1, 2])
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+@pytest.mark.parametrize("width", [None, 128])
+def test_over_44_khz_is_what_so_vits_svc_and_ddsp_svc_load(tmp_path, rate_hz, num_channels, width):
+    path = tmp_path / "a.wav"
+    samples = signal(round(1.01 * rate_hz) * num_channels).reshape(-1, num_channels)
+    soundfile.write(path, samples, rate_hz)
+    at_44k = librosa.load(path, sr=44_100)[0]
+    if width:
+        resample = torchaudio.transforms.Resample(44_100, 16_000, lowpass_filter_width=width)
+        expected = resample(torch.from_numpy(at_44k)).numpy()
+    else:
+        expected = librosa.resample(at_44k, orig_sr=44_100, target_sr=16_000)
+    resampler = {"resampler": "torchaudio", "resampler_width": width} if width else {}
+    prepared = plain(path, rate_path="via_44k", **resampler)
+    assert prepared.waveform.shape == expected.shape
+    assert np.abs(prepared.waveform - expected).max() <= 1e-6
+    assert prepared.duration_s == len(at_44k) / 44_100
+    assert prepared.peak == np.abs(at_44k).max()
+    assert len(prepared.wav32k) == 0
+    at_once = plain(path, **resampler).waveform
+    assert np.array_equal(prepared.waveform, at_once) == (rate_hz == 44_100)
+
+
+def test_a_cut_goes_over_44_khz_as_librosa_loads_it(tmp_path):
+    path = write_floats(tmp_path / "a.wav", signal(48_000), 24_000)
+    at_44k = librosa.load(path, sr=44_100, offset=0.5, duration=0.75)[0]
+    expected = librosa.resample(at_44k, orig_sr=44_100, target_sr=16_000)
+    prepared = plain(path, Span.of(0.5, 0.75), rate_path="via_44k")
+    assert np.array_equal(prepared.waveform, expected)
+    assert prepared.duration_s == len(at_44k) / 44_100
+
+
 @pytest.mark.parametrize(("before", "after"), [(40, 40), (0, 7), (1, 0)])
 def test_zeros_go_before_and_after(tmp_path, before, after):
     path = write_pcm(tmp_path / "a.wav", "s16", 16_000, 1, 1.0)
@@ -373,6 +406,18 @@ def test_the_input_norm_is_transformers_own(seconds, level):
     found = normalized(waveform)
     assert found.dtype == np.float32
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("level", [1.0, 1e-3])
+def test_the_input_norm_with_another_eps_is_fairseqs(tmp_path, level):
+    path = write_floats(tmp_path / "a.wav", speech_like(0.73) * level, 16_000)
+    x = torch.from_numpy(loaded(path))
+    expected = torch.nn.functional.layer_norm(x, x.shape).numpy()
+    with opened(LocalFiles(), str(path), "a") as file:
+        settings = AudioSettings(**PLAIN, norm_eps=1e-5)
+        found = prepare_module.prepare(file, "a", settings, unit_variance=True).waveform
+    assert np.abs(found - expected).max() <= 1e-5
+    assert np.abs(normalized(loaded(path)) - expected).max() > 1e-4
 
 
 def test_the_input_norm_is_over_an_utterances_own_samples_before_zeros_are_put(tmp_path):

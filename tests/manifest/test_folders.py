@@ -10,7 +10,8 @@ import pytest
 from extract.manifest import folders
 from extract.manifest.folders import is_metadata
 from extract.manifest.paths import same_place
-from extract.manifest.sources.folder import read_folder
+from extract.manifest.source import Output, read_source
+from extract.manifest.sources.folder import Ids, Options, read_folder
 from extract.shard import Shard
 from extract.store import lock, metadata
 from extract.store.layouts import gpt_sovits
@@ -245,3 +246,39 @@ def test_folders_are_told_apart_where_the_file_system_numbers_no_files(tmp_path,
     (tmp_path / "a" / "loop").symlink_to(tmp_path / "b")
     monkeypatch.setattr(folders, "Path", Unnumbered)
     assert ids(tmp_path) == ["a/x.wav", "b/y.wav", "c/z.wav"]
+
+
+# --- a tool's own folders ------------------------------------------------------------------------
+
+
+def test_a_subfolder_is_read_in_place_of_the_folder_which_may_be_the_store(tmp_path):
+    """RVC's experiment: recordings in one folder of it, features in another, the ledger in it."""
+    touch(tmp_path, "EXP/1_16k_wavs/0_1.wav", "EXP/0_gt_wavs/0_1.wav", "EXP/ledger.jsonl")
+    touch(tmp_path, "EXP/.extract/lock")
+    options = Options(kind="folder", path=f"{tmp_path}/EXP", subfolder="1_16k_wavs")
+    manifest = read_source(options, Output(f"{tmp_path}/EXP", folders=("3_feature768",)))
+    assert list(manifest.ids) == ["0_1.wav"]
+    assert manifest[0].path == f"{tmp_path}/EXP/1_16k_wavs/0_1.wav"
+    assert manifest.source == f"{tmp_path}/EXP/1_16k_wavs"
+
+
+def test_a_missing_subfolder_is_named(tmp_path):
+    with pytest.raises(ValueError, match="/1_16k_wavs: no such folder; looked for /"):
+        read_source(Options(kind="folder", path=str(tmp_path), subfolder="1_16k_wavs"), Output())
+
+
+def test_ids_may_be_paths_without_their_extensions(tmp_path):
+    touch(tmp_path, "a.b.wav", "s.1/x.FLAC", "s.1/none")
+    options = Options(kind="folder", path=str(tmp_path), ids=Ids.stem, extensions=[])
+    manifest = read_source(options, Output())
+    assert list(manifest.ids) == ["a.b", "s.1/none", "s.1/x"]
+    assert [entry.path.removeprefix(f"{tmp_path}/") for entry in manifest] == [
+        *("a.b.wav", "s.1/none", "s.1/x.FLAC")
+    ]
+
+
+def test_two_recordings_of_one_stem_are_an_error_before_the_work(tmp_path):
+    touch(tmp_path, "a.wav", "a.flac")
+    with pytest.raises(ValueError, match=r"a\.flac") as refused:
+        read_source(Options(kind="folder", path=str(tmp_path), ids=Ids.stem), Output())
+    assert f"{tmp_path}/a.wav" in str(refused.value)

@@ -62,6 +62,7 @@ LATER = {
     "audio.resampler_width": ({"resampler_width": 128}, None, 128),
     "audio.pad_samples": ({"pad_samples": (40, 41)}, [0, 0], [40, 41]),
     "audio.min_samples": ({"min_samples": 400}, 0, 400),
+    "audio.norm_eps": ({"norm_eps": 1e-5}, 1e-7, 1e-5),
 }
 
 
@@ -90,6 +91,12 @@ def test_what_changes_no_file_is_in_no_identity():
     assert identity(dtype="float32") == identity()
     plain = {"rate_path": "direct"}  # no training audio is made, whether it is wanted or not
     assert identity(training_audio=False, **plain) == identity(**plain)
+
+
+def test_a_new_way_to_16_khz_is_another_setting():
+    direct, over = identity(rate_path="direct"), identity(rate_path="via_44k")
+    assert over == {**identity(), "audio.rate_path": "via_44k"}
+    assert metadata.compare(direct, over).differing == {"audio.rate_path": ("direct", "via_44k")}
 
 
 @pytest.mark.parametrize("key", CHANGES)

@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 
 from extract import choices
-from extract.config import MODULE_GROUPS, ONLY_WITH, ORDERED, Config
+from extract.config import MODULE_GROUPS, ONLY_WITH, ORDERED, PRESET, Config
 from extract.fields import MISSING
 from extract.hydra_setup import conf_dir
 from extract.options import Option, fields_of, is_number, kinds, schema_of
@@ -28,7 +28,9 @@ HEAD = """\
 
 Every option is a `key=value` on the command line; `python -m extract --help` lists them with the
 values they have. The groups `dataset`, `model` and `audio` also take a choice:
-`dataset=folder`. A wrong key, type, choice or number stops before any work, with exit code 2.
+`dataset=folder`. A `preset` makes all choices at once, as another tool has them, and gives way to
+whatever else the command line says. A wrong key, type, choice or number stops before any work,
+with exit code 2.
 
 A path works as the shell gives it: `dataset.path=a(1)` needs no quotes for Hydra, and `~` is the
 home folder. Within a [sweep](sweeps.md) a comma separates values, unless the value is in quotes:
@@ -61,7 +63,8 @@ def page() -> str:
 def _choices() -> Iterator[str]:
     yield "| choice | what |"
     yield "|---|---|"
-    for group in [option.name for option in fields_of(Config) if is_dataclass(option.type)]:
+    groups = [option.name for option in fields_of(Config) if is_dataclass(option.type)]
+    for group in [*groups, PRESET]:
         said = _said_of(group)
         for choice, what in sorted(said.items()) if len(said) > 1 else []:
             what = COMMAND.sub(r"`\1`", what)

@@ -71,6 +71,7 @@ BOUNDS = {
     "audio.max_duration_s": ((1e-6, 1e6), (0,)),
     "audio.scale": ((1e-6, 1e6), (0, -1)),
     "audio.min_samples": ((0, 16_000), (-1, 16_001)),
+    "audio.norm_eps": ((1e-9, 1), (0, 1.01)),
     "audio.resampler_width": ((1, 1000), (0, 1001)),
     "loader.num_workers": ((0, 1024), (-1, 1025)),
     "loader.batch_seconds": ((0.1, 1e6), (0, 0.099)),
@@ -200,6 +201,7 @@ def test_equal_limits_of_the_duration_are_taken():
 # What changes no number of a store, or is said by the path before a run's name.
 NOT_SAID = {
     *("dataset.name", "dataset.kind", "dataset.path", "dataset.audio_dir", "dataset.extensions"),
+    *("dataset.subfolder", "dataset.ids", "store.embedder_model"),
     *("model.path", "loader.num_workers", "loader.batch_seconds", "loader.prefetch"),
     *("loader.timeout_s", "loader.start_method", "store.dir", "store.num_writers", "store.fsync"),
     *("store.verify", "shard.index", "shard.count", "engine.kind", "device", "cpu_fallback"),

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from extract.fields import location
@@ -44,19 +45,29 @@ AUDIO_EXTENSIONS = (
 # fmt: on
 
 
+class Ids(Enum):
+    """What names a recording's files: its path below the folder, or that without its extension."""
+
+    path = "path"
+    stem = "stem"
+
+
 @dataclass
 class Options(SourceOptions):
     """A folder and all folders below it."""
 
     kind: str = "folder"
     path: str = location()  # the folder
+    subfolder: str | None = None  # read only this folder below `path`, such as RVC's `1_16k_wavs`
+    ids: Ids = Ids.path
     # Endings of the files to take, `[wav,flac]`; null = those of audio files, [] = every file
     extensions: list[str] | None = None
 
 
 def source(options: Options) -> str:
-    """The folder's canonical path; ValueError if there is no such folder."""
-    return canonical(existing_folder(options.path))
+    """The canonical path of the folder that is read; ValueError if there is no such folder."""
+    below = f"/{options.subfolder}" if options.subfolder else ""
+    return canonical(existing_folder(f"{options.path}{below}"))
 
 
 def read(options: Options, output: Output) -> Iterator[Entry | Failure]:
@@ -73,8 +84,12 @@ def read(options: Options, output: Output) -> Iterator[Entry | Failure]:
             num_others += 1
             continue
         num += 1
-        yield item if isinstance(item, Failure) else Entry(item, root + item)
+        yield item if isinstance(item, Failure) else Entry(_id(item, options.ids), root + item)
     _report(walk, wanted, num, num_others)
+
+
+def _id(path: str, ids: Ids) -> str:
+    return os.path.splitext(path)[0] if ids is Ids.stem else path  # noqa: PTH122
 
 
 def _report(walk: Walk, wanted: Sequence[str], num: int, num_others: int) -> None:
