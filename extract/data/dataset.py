@@ -21,6 +21,7 @@ from extract.internal import INTERNAL_ERROR, last_line
 from extract.manifest.manifest import Manifest
 from extract.opener import MISSING, Opener
 from extract.text import printable
+from extract.urls import redacted
 from extract.values import AudioSettings, Entry, Failure, Recording, Utterance
 
 
@@ -69,7 +70,7 @@ class AudioDataset(Dataset[Utterance | Failure]):
 
     def _prepare(self, recording: Recording) -> Utterance:
         entry = self.manifest[recording.index]
-        where, span = printable(entry.path), Span.of(entry.offset_s, entry.duration_s)
+        where, span = printable(recording.path), Span.of(entry.offset_s, entry.duration_s)
         if span != WHOLE:
             where += f" {span}"
         with opened(self.manifest.opener, entry.path, where) as file:
@@ -94,7 +95,7 @@ def identify(manifest: Manifest, index: int) -> Recording:
     while it was decoded.
     """
     entry = manifest[index]
-    return Recording(index, entry.id, entry.path, *stamp(entry, manifest.opener))
+    return Recording(index, entry.id, redacted(entry.path), *stamp(entry, manifest.opener))
 
 
 def stamp(entry: Entry, opener: Opener) -> tuple[int, int]:

@@ -13,7 +13,11 @@ from extract.manifest.folders import Walk
 from extract.manifest.ids import MAX_SHOWN
 from extract.manifest.paths import StrPath, canonical, existing_folder
 from extract.manifest.source import Output, SourceOptions, read_source
+from extract.opener import LocalFiles, Opener
+from extract.remote.listing import RemoteWalk
+from extract.remote.opener import AnyFiles
 from extract.text import count, printable
+from extract.urls import is_url, redacted
 from extract.values import Entry, Failure
 
 if TYPE_CHECKING:
@@ -49,22 +53,27 @@ class Options(SourceOptions):
     """A folder and all folders below it."""
 
     kind: str = "folder"
-    path: str = location()  # the folder
+    path: str = location()  # the folder, or the URL of one: `s3://bucket/speech`, `zip://::all.zip`
     # Endings of the files to take, `[wav,flac]`; null = those of audio files, [] = every file
     extensions: list[str] | None = None
 
 
 def source(options: Options) -> str:
-    """The folder's canonical path; ValueError if there is no such folder."""
+    """The folder's canonical path, or its URL; ValueError if there is no such folder."""
+    if is_url(options.path):
+        return redacted(options.path).rstrip("/")
     return canonical(existing_folder(options.path))
+
+
+def opener(options: Options) -> Opener:
+    """Of a folder at a URL, one that lists it once instead of asking for each recording."""
+    return AnyFiles(options.path) if is_url(options.path) else LocalFiles()
 
 
 def read(options: Options, output: Output) -> Iterator[Entry | Failure]:
     """The recordings below the folder: `read_folder`."""
-    root = source(options).rstrip("/") + "/"
-    own_store = None if output.store is None else canonical(output.store)
-    _refuse_outputs(root, own_store, output.folders)
-    walk = Walk(root, own_store, output.folders)
+    walk = RemoteWalk(options.path) if is_url(options.path) else _walk(options, output)
+    tail = walk.tail if isinstance(walk, RemoteWalk) else ""
     taken = AUDIO_EXTENSIONS if options.extensions is None else options.extensions
     wanted = tuple(f".{extension.lower().lstrip('.')}" for extension in taken)
     num, num_others = 0, 0
@@ -73,13 +82,20 @@ def read(options: Options, output: Output) -> Iterator[Entry | Failure]:
             num_others += 1
             continue
         num += 1
-        yield item if isinstance(item, Failure) else Entry(item, root + item)
+        yield item if isinstance(item, Failure) else Entry(item, f"{walk.root}{item}{tail}")
     _report(walk, wanted, num, num_others)
 
 
-def _report(walk: Walk, wanted: Sequence[str], num: int, num_others: int) -> None:
+def _walk(options: Options, output: Output) -> Walk:
+    root = source(options).rstrip("/") + "/"
+    own_store = None if output.store is None else canonical(output.store)
+    _refuse_outputs(root, own_store, output.folders)
+    return Walk(root, own_store, output.folders)
+
+
+def _report(walk: Walk | RemoteWalk, wanted: Sequence[str], num: int, num_others: int) -> None:
     """Logs what was left out; ValueError if nothing was found."""
-    shown = printable(walk.root)
+    shown = printable(redacted(walk.root))
     if walk.stores:
         log.info("%s: left out what runs wrote: %s", shown, _some(walk.stores))
     looked_for = f"files ending in {' '.join(wanted)}" if wanted else "files"

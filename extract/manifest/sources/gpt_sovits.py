@@ -16,6 +16,7 @@ from extract.manifest.paths import StrPath, canonical, existing_folder, existing
 from extract.manifest.source import Output, SourceOptions, read_source
 from extract.systems import slashed
 from extract.text import count, printable, shortened
+from extract.urls import file_name, is_url
 from extract.values import Entry, Failure, Reason
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _parse(line: str, where: str, places: _Places, part_bytes: int) -> Entry | F
     if not cleaned:
         return _failure(where, written, "bad_line", "no path before the first |")
     path = _locate(written, cleaned, places)
-    utterance_id = path.rpartition("/")[2]
+    utterance_id = file_name(path)
     if problem := check_id(utterance_id, part_bytes):
         shown = shortened(utterance_id)
         return _failure(where, path, "bad_id", f"'{shown}' cannot name a file: {problem}")
@@ -127,7 +128,7 @@ def _locate(written: str, cleaned: str, where: _Places) -> str:
     written = slashed(written)  # on Windows a backslash is no part of a name
     if where.names_only:
         written, cleaned = written.rpartition("/")[2], cleaned.rpartition("/")[2]
-    elif _DRIVE.match(cleaned):
+    elif _DRIVE.match(cleaned) or is_url(cleaned):
         return cleaned  # a drive's path stays recognisable where there are no drives
     if cleaned == written and cleaned[0] == "/":
         return cleaned  # nothing to choose from, so no need to look
