@@ -7,6 +7,7 @@ those of the services.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -105,6 +106,9 @@ def locate(url: str) -> tuple[Place, str]:
 def _open(name: str, url: str) -> Place:
     from fsspec.core import url_to_fs
 
+    for library in ("botocore", "aiobotocore"):  # each worker would say where its credentials are
+        if logging.getLogger(library).level == logging.NOTSET:
+            logging.getLogger(library).setLevel(logging.WARNING)
     filesystem, _path = url_to_fs(url)
     return Place(name, filesystem, nullcontext() if filesystem.async_impl else Lock())
 
@@ -153,6 +157,7 @@ def require_packages(urls: Iterable[str]) -> None:
             for scheme in schemes(url):
                 fsspec.get_filesystem_class(scheme)
         except ImportError as error:
-            raise ValueError(f"{redacted(url)}: {missing(error.name)}") from error
+            cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+            raise ValueError(f"{redacted(url)}: {missing(cause.name)}") from error
         except ValueError:  # no such protocol: a fault of the recordings that name it
             continue

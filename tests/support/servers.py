@@ -19,8 +19,9 @@ import pytest
 class Web:
     """What a server sends, and how badly.
 
-    `faults` by path: a status; "cut" breaks the connection in the middle, "hang" sends nothing,
-    "long" and "short" state a wrong length to HEAD, "away" redirects to the path behind it.
+    `faults` by path: a status; "cut" breaks the connection in the middle, "hang" answers HEAD
+    alone and "mute" nothing, "long" and "short" state a wrong length to HEAD, "away PATH"
+    redirects.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -59,7 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._status(fault or 404)
         if isinstance(fault, str) and fault.startswith("away "):
             return self._status(302, fault.removeprefix("away "))
-        if fault == "hang" and body:
+        if fault == "mute" or (fault == "hang" and body):
+            self.web.asked.append((self.command, path, 0))
             self.web.released.wait(120)
             self.close_connection = True
             return None
