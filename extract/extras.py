@@ -12,7 +12,11 @@ function that needs it:
 from __future__ import annotations
 
 EXTRAS: dict[str, str] = {  # the name that is imported: the extra that installs it
+    "aiobotocore": "remote",
+    "aiohttp": "remote",
     "datasets": "hf",
+    "fsspec": "remote",
+    "s3fs": "remote",
 }
 
 

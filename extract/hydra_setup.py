@@ -15,6 +15,7 @@ from extract.choices import names
 from extract.config import MODULE_GROUPS, SCHEMAS
 from extract.options import schema_of
 from extract.run_name import run_name
+from extract.urls import folder_name, is_url
 
 PACKAGE = Path(__file__).resolve().parent
 # Hydra 1.4 and its OmegaConf 2.4 warn of arguments and names that 1.3 and 2.3 need.
@@ -37,6 +38,8 @@ def choices_of(group: str) -> str:
 
 def stem(path: str) -> str:
     """The name of a folder, whole (`v1.0`), or of a file without its extension."""
+    if is_url(str(path)):
+        return folder_name(str(path))
     found = Path(os.path.expanduser(str(path))).resolve()  # noqa: PTH111 - pathlib's may raise
     return found.name if found.is_dir() else found.stem
 

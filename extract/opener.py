@@ -42,6 +42,10 @@ class NotAFileError(OSError):
     """A path leads to no regular file; `strerror` says to what: a directory, a pipe."""
 
 
+class UnreachableError(OSError):
+    """A recording cannot be fetched; `strerror` says why: no access, a broken connection."""
+
+
 @dataclass(frozen=True)
 class LocalFiles:
     """The files of this machine: a path is the operating system's."""

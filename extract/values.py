@@ -16,6 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, Literal
 
 from extract.fields import number
+from extract.urls import redacted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,7 +211,7 @@ class Failure:
 
         `id` is printable and belongs to this failure alone in its manifest; it names no file.
         """
-        return cls(Recording(NO_INDEX, id, path), reason, detail)
+        return cls(Recording(NO_INDEX, id, redacted(path)), reason, redacted(detail))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ A recording is a seekable binary file object (`faults.opened` opens one) and a n
 import math
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import BinaryIO
@@ -32,6 +31,7 @@ from extract.audio.ffmpeg import (
 )
 from extract.audio.gate import Gate
 from extract.audio.resampling import BLOCK_SAMPLES, resample
+from extract.audio.seeking import begin_s, frames_from, seek
 from extract.audio.spans import WHOLE, Samples, Span, taken
 from extract.audio.wav import LAYOUTS, WavHeader, read_blocks, read_header, to_float
 from extract.frames import RECORDING_RATE_HZ
@@ -65,16 +65,20 @@ class _Wanted:
     def rate_hz(self, own_hz: int) -> int:
         return RECORDING_RATE_HZ if self.rate_path is RatePath.via_32k else own_hz
 
-    def of_frames(self, frames: Iterable[av.AudioFrame]) -> Decoded:
-        """At the rate of the first frame, if not at 32 kHz: a stream may change it on the way."""
+    def of_frames(self, frames: Iterable[av.AudioFrame], second: int = 0) -> Decoded:
+        """At the rate of the first frame, if not at 32 kHz: a stream may change it on the way.
+
+        `frames` begin with that `second` of the recording.
+        """
         frames = iter(frames)
         first = next(frames, None)
         if first is None:
             return Decoded(np.empty(0, np.float32), RECORDING_RATE_HZ, 0)
         rate_hz = self.rate_hz(first.sample_rate)
-        parts = resample(chain([first], frames), self.gate.check, rate_hz, self.mix)
+        check = self.gate.begun_at(second)
+        parts = resample(chain([first], frames), check, rate_hz, self.mix)
         del first  # held on to, it makes the allocator take new memory for the frames after it
-        samples, end = taken(parts, self.gate.span.at(rate_hz))
+        samples, end = taken(parts, self.gate.span.at(rate_hz), second * rate_hz)
         return Decoded(samples, rate_hz, end)
 
 
@@ -96,8 +100,8 @@ def decode(
         file: any audio or video file; its content alone decides how it is read.
         where: its name in errors.
         max_duration_s: longest span wanted, in seconds. Decoding stops there.
-        span: the samples to return, counted in the whole recording. Decoding begins at the
-            recording's beginning, a mono WAV that is not resampled aside, and ends with the span.
+        span: the samples to return, counted in the whole recording. Decoding begins shortly before
+            them in PCM and FLAC, else at the recording's beginning, and ends with the span.
         rate_path: to 32 kHz with `via_32k`, else at the recording's own rate.
         mix: how channels become one: as FFmpeg does, stereo as 0.7071 * (left + right), or as their
             mean.
@@ -138,30 +142,6 @@ def probe_duration_s(file: BinaryIO, where: str) -> float:
             return likely_duration_s(container, stream)
 
 
-def channels_cancel(file: BinaryIO, span: Span = WHOLE) -> int:
-    """How many channels cancel in the mix to mono, for a span whose mix is silent.
-
-    0 if the channels are silent themselves, if there is one channel, or if decoding fails.
-    """
-    time_s = 0.0
-    with suppress(AudioError), faults_of_the_file(""), open_container(file) as container:
-        stream = _audio_stream(best_stream(container, file), "")
-        for frame in Frames(container, stream):
-            if len(frame.layout.channels) > 1 and _sounds(frame, time_s, span):
-                return len(frame.layout.channels)
-            time_s += frame.samples / frame.sample_rate
-    return 0
-
-
-def _sounds(frame: av.AudioFrame, time_s: float, span: Span) -> bool:
-    """Whether a frame has a sample other than silence in `span`; `time_s` is the frame's start."""
-    first = max(0, math.ceil((span.start_s - time_s) * frame.sample_rate))
-    last = max(0, math.floor((span.stop_s - time_s) * frame.sample_rate))
-    values, name = frame.to_ndarray(), frame.format.name
-    by_time = values.T if frame.format.is_planar else values.reshape(frame.samples, -1)
-    return bool((by_time[first:last] != (128 if name.startswith("u8") else 0)).any())
-
-
 def _wav_header(file: BinaryIO, where: str, *, samples: bool = True) -> WavHeader | None:
     if not file.seek(0, os.SEEK_END):
         raise AudioError("empty", f"{where}: zero bytes; a recording is needed")
@@ -172,7 +152,8 @@ def _decode_wav(file: BinaryIO, header: WavHeader, wanted: _Wanted) -> Decoded:
     wanted.gate.check(header.duration_s, header.rate_hz, "the header declares")
     if header.num_channels == 1 and wanted.rate_hz(header.rate_hz) == header.rate_hz:
         return _read_wav(file, header, wanted.gate.span.at(header.rate_hz))
-    return wanted.of_frames(_wav_frames(file, header))
+    second = begin_s(wanted.gate.span, header.rate_hz, header.duration_s)
+    return wanted.of_frames(_wav_frames(file, header, second * header.rate_hz), second)
 
 
 def _read_wav(file: BinaryIO, header: WavHeader, span: Span) -> Decoded:
@@ -186,9 +167,9 @@ def _read_wav(file: BinaryIO, header: WavHeader, span: Span) -> Decoded:
     return Decoded(samples[:num_samples], header.rate_hz, start + num_samples)
 
 
-def _wav_frames(file: BinaryIO, header: WavHeader) -> Iterator[av.AudioFrame]:
+def _wav_frames(file: BinaryIO, header: WavHeader, begin: int) -> Iterator[av.AudioFrame]:
     layout = LAYOUTS[header.num_channels]
-    for block in read_blocks(file, header, BLOCK_SAMPLES):
+    for block in read_blocks(file, header, BLOCK_SAMPLES, begin):
         frame = av.AudioFrame.from_ndarray(block, header.sample_format, layout)
         frame.sample_rate = header.rate_hz
         yield frame
@@ -199,7 +180,7 @@ def _decode_any(file: BinaryIO, wanted: _Wanted) -> Decoded:
     tried: frozenset[int] = frozenset()
     problem: FFmpegError | None = None
     decoded: Decoded | None = None
-    gate = wanted.gate
+    gate, may_seek = wanted.gate, True
     while True:
         with open_container(file) as container:
             stream = best_stream(container, file, tried)
@@ -207,10 +188,15 @@ def _decode_any(file: BinaryIO, wanted: _Wanted) -> Decoded:
                 break
             stream = _audio_stream(stream, gate.where)
             frames = _frames(file, container, stream, gate)
-            decoded = wanted.of_frames(frames)
-            tried |= {stream.index}
+            second = seek(container, stream, gate.span) if may_seek else 0
+            decoded = wanted.of_frames(frames_from(frames, second), second)
+            index = stream.index
         if decoded.end:
             return decoded
+        if second:  # nothing where the span should be: from the beginning
+            may_seek = False
+            continue
+        tried |= {index}
         problem = problem or frames.problem
     if problem:
         raise undecodable(gate.where, problem)

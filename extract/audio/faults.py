@@ -8,7 +8,7 @@ from typing import BinaryIO
 from av.error import FFmpegError
 
 from extract.audio.resampling import UnmixableError
-from extract.opener import NotAFileError, Opener
+from extract.opener import NotAFileError, Opener, UnreachableError
 from extract.values import Reason
 
 
@@ -47,6 +47,9 @@ def faults_of_the_file(where: str) -> Iterator[None]:
             f"{where}: {error}, for which FFmpeg has no mix to mono; usual speakers in the header "
             "or a single channel is needed (ffmpeg -i IN -af 'pan=mono|c0=c0' OUT)",
         ) from error
+    except UnreachableError as error:
+        detail = f"{where}: cannot be fetched: {error.strerror}; a recording is needed"
+        raise AudioError("undecodable", detail) from error
     except (FFmpegError, OSError) as error:
         if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
             raise MemoryError(f"{where}: {error}") from error

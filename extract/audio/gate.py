@@ -1,5 +1,6 @@
 """Rejects recordings that are too long, or whose sampling rate no recorder has."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,3 +36,7 @@ class Gate:
                 f"{self.where}: {found} {held_s:.1f} s; "
                 f"at most {self.max_duration_s:g} s (max_duration_s) are wanted",
             )
+
+    def begun_at(self, second: int) -> Callable[[float, int], None]:
+        """`check` for a recording that is decoded from that second on."""
+        return lambda duration_s, rate_hz: self.check(second + duration_s, rate_hz)

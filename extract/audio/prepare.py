@@ -13,9 +13,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.audio.decode import Decoded, channels_cancel, decode
+from extract.audio.decode import Decoded, decode
 from extract.audio.faults import AudioError
 from extract.audio.rates import num_samples_16k, resample_to_16k, resample_to_44k
+from extract.audio.silence import channels_cancel
 from extract.audio.spans import WHOLE, Span
 from extract.frames import HUBERT_STACK, SINGING_RATE_HZ, ConvStack
 from extract.text import count

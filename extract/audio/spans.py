@@ -75,14 +75,14 @@ class Span:
 WHOLE = Span()
 
 
-def taken(parts: Generator[Samples, None, None], span: Span) -> tuple[Samples, int]:
-    """The samples of `span` from a recording that comes in `parts`, and how many samples came.
+def taken(parts: Generator[Samples, None, None], span: Span, begin: int = 0) -> tuple[Samples, int]:
+    """The samples of `span` from a recording that comes in `parts`, and where the last part ended.
 
-    Stops at the part that holds the span's end, and closes `parts`. The samples equal those of the
-    whole recording bit for bit, since decoding begins at its beginning in both cases.
+    Stops at the part that holds the span's end, and closes `parts`. The first part begins with
+    sample `begin` of the recording.
     """
     kept: list[Samples] = []
-    num_samples = 0
+    num_samples = begin
     with closing(parts):
         for part in parts:
             first, last = span.start - num_samples, span.stop - num_samples

@@ -22,6 +22,7 @@ from extract.internal import INTERNAL_ERROR, last_line
 from extract.manifest.manifest import Manifest
 from extract.opener import MISSING, Opener
 from extract.text import printable
+from extract.urls import redacted
 from extract.values import AudioSettings, Entry, Failure, Recording, Utterance
 
 
@@ -73,7 +74,7 @@ class AudioDataset(Dataset[Utterance | Failure]):
 
     def _prepare(self, recording: Recording) -> Utterance:
         entry = self.manifest[recording.index]
-        where, span = printable(entry.path), Span.of(entry.offset_s, entry.duration_s)
+        where, span = printable(recording.path), Span.of(entry.offset_s, entry.duration_s)
         if span != WHOLE:
             where += f" {span}"
         with opened(self.manifest.opener, entry.path, where) as file:
@@ -105,7 +106,8 @@ def identify(manifest: Manifest, index: int) -> Recording:
     """
     entry = manifest[index]
     size, mtime_ns = stamp(entry, manifest.opener)
-    return Recording(index, entry.id, entry.path, size, mtime_ns, extra=entry.extra)
+    path = redacted(entry.path)
+    return Recording(index, entry.id, path, size, mtime_ns, extra=entry.extra)
 
 
 def stamp(entry: Entry, opener: Opener) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from extract.internal import InternalErrors, last_line
 from extract.manifest.manifest import Manifest
 from extract.opener import Opener
 from extract.text import printable
+from extract.urls import redacted
 from extract.values import Entry
 from extract.write_errors import explained
 
@@ -49,14 +50,14 @@ class Headers(Sequence[tuple[int, float | str]]):
 
     def __getitem__(self, index: int) -> tuple[int, float | str]:  # type: ignore[override]
         path = self.manifest[index].path
-        where = printable(path)
+        where = printable(redacted(path))
         try:
             with opened(self.manifest.opener, path, where) as file:
                 return index, probe_duration_s(file, where)
         except (AudioError, OSError, MemoryError):  # decoding fails too, and reports the reason
             return index, UNKNOWN_S
         except Exception as error:
-            return index, f"{path}: {last_line(error)}"
+            return index, f"{where}: {last_line(error)}"
 
 
 def durations(

@@ -15,6 +15,7 @@ from extract.manifest.cuts import Cuts, describe_cut
 from extract.manifest.ids import MAX_SHOWN
 from extract.manifest.strings import PackedStrings
 from extract.text import count, printable
+from extract.urls import redacted
 
 
 class Clash(NamedTuple):
@@ -25,7 +26,7 @@ class Clash(NamedTuple):
 
     def __str__(self) -> str:
         names = self.ids[0] if self.ids[0] == self.ids[1] else " and ".join(self.ids)
-        return printable(f"{names}: {self.paths[0]} and {self.paths[1]}")
+        return printable(redacted(f"{names}: {self.paths[0]} and {self.paths[1]}"))
 
 
 def clash_message(source: str, clashes: Sequence[Clash]) -> str:

@@ -9,6 +9,7 @@ from extract.manifest.extra import check_extra
 from extract.manifest.ids import check_id, max_part_bytes
 from extract.manifest.strings import PackedStrings, Packer
 from extract.text import printable, shortened
+from extract.urls import is_url, schemes
 from extract.values import Entry, Failure, Reason
 
 
@@ -23,6 +24,7 @@ class Collector:
 
     def __init__(self, suffixes: tuple[str, ...]) -> None:
         self.failures: list[Failure] = []
+        self.urls: dict[tuple[str, ...], str] = {}  # one for each chain of protocols
         self._part_bytes = max_part_bytes(suffixes)
         self._ids = Packer()
         self._prefix = ""
@@ -69,6 +71,8 @@ class Collector:
     def _add(self, entry: Entry) -> None:
         if self._paths is None and entry.path != self._prefix + entry.id:
             self._set_apart(entry)
+        if is_url(entry.path):
+            self.urls.setdefault(schemes(entry.path), entry.path)
         if self._paths is not None:
             self._paths.append(entry.path)
         if self._cuts is not None:

@@ -7,7 +7,7 @@ turn into an `Entry` is a `Failure`, never a gap. Nothing here opens a recording
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import overload
@@ -20,6 +20,8 @@ from extract.manifest.cuts import Cuts
 from extract.manifest.ids import SUFFIXES
 from extract.manifest.strings import PackedStrings
 from extract.opener import LocalFiles, Opener
+from extract.remote.opener import AnyFiles
+from extract.remote.places import require_packages
 from extract.text import count, printable
 from extract.values import Entry, Failure
 
@@ -65,13 +67,15 @@ class Manifest(Sequence[Entry]):
             folds_case: whether `A` and `a` are one file in the store.
 
         Raises:
-            ValueError: two recordings would write the same file; names both paths of each pair.
+            ValueError: two recordings would write the same file; names both paths of each pair. Or
+                a URL needs a package that is not installed.
         """
         collector = Collector(tuple(suffixes))
         collector.extend(entries)
         ids, paths, cuts, extras = collector.finish()
+        opener = _opener_of(collector.urls.values())
         failures = tuple(collector.failures)
-        whole = cls(ids, paths, source, failures, cuts, extras=extras)
+        whole = cls(ids, paths, source, failures, cuts, opener, extras)
         return whole._checked(suffixes, folds_case)
 
     def __len__(self) -> int:
@@ -126,3 +130,11 @@ class Manifest(Sequence[Entry]):
         log.info("%s: %s listed again, kept once", shown, count(len(repeats), "entry"))
         kept = np.delete(np.arange(len(self)), repeats)
         return replace(self.subset(kept), failures=self.failures)
+
+
+def _opener_of(urls: Collection[str]) -> Opener:
+    """What opens the paths of a manifest in which `urls` stand for all URLs."""
+    if not urls:
+        return LocalFiles()
+    require_packages(urls)
+    return AnyFiles()

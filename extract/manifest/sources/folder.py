@@ -14,7 +14,11 @@ from extract.manifest.folders import Walk
 from extract.manifest.ids import MAX_SHOWN
 from extract.manifest.paths import StrPath, canonical, existing_folder
 from extract.manifest.source import Output, SourceOptions, read_source
+from extract.opener import LocalFiles, Opener
+from extract.remote.listing import RemoteWalk
+from extract.remote.opener import AnyFiles
 from extract.text import count, printable
+from extract.urls import CHAIN, is_url, redacted
 from extract.values import Entry, Failure
 
 if TYPE_CHECKING:
@@ -57,7 +61,7 @@ class Options(SourceOptions):
     """A folder and all folders below it."""
 
     kind: str = "folder"
-    path: str = location()  # the folder
+    path: str = location()  # the folder, or the URL of one: `s3://bucket/speech`, `zip://::all.zip`
     subfolder: str | None = None  # read only this folder below `path`, such as RVC's `1_16k_wavs`
     ids: Ids = Ids.path
     # Endings of the files to take, `[wav,flac]`; null = those of audio files, [] = every file
@@ -65,17 +69,24 @@ class Options(SourceOptions):
 
 
 def source(options: Options) -> str:
-    """The canonical path of the folder that is read; ValueError if there is no such folder."""
-    below = f"/{options.subfolder}" if options.subfolder else ""
-    return canonical(existing_folder(f"{options.path}{below}"))
+    """The canonical path of the folder, or its URL; ValueError if there is no such folder."""
+    folder = _folder(options)
+    if is_url(folder):
+        return redacted(folder).rstrip("/")
+    return canonical(existing_folder(folder))
+
+
+def opener(options: Options) -> Opener:
+    """Of a folder at a URL, one that lists it once instead of asking for each recording."""
+    folder = _folder(options)
+    return AnyFiles(folder) if is_url(folder) else LocalFiles()
 
 
 def read(options: Options, output: Output) -> Iterator[Entry | Failure]:
     """The recordings below the folder: `read_folder`."""
-    root = source(options).rstrip("/") + "/"
-    own_store = None if output.store is None else canonical(output.store)
-    _refuse_outputs(root, own_store, output.folders)
-    walk = Walk(root, own_store, output.folders, output.beside)
+    folder = _folder(options)
+    walk = RemoteWalk(folder) if is_url(folder) else _walk(options, output)
+    tail = walk.tail if isinstance(walk, RemoteWalk) else ""
     taken = AUDIO_EXTENSIONS if options.extensions is None else options.extensions
     wanted = tuple(f".{extension.lower().lstrip('.')}" for extension in taken)
     num, num_others = 0, 0
@@ -84,17 +95,35 @@ def read(options: Options, output: Output) -> Iterator[Entry | Failure]:
             num_others += 1
             continue
         num += 1
-        yield item if isinstance(item, Failure) else Entry(_id(item, options.ids), root + item)
+        if isinstance(item, Failure):
+            yield item
+        else:
+            yield Entry(_id(item, options.ids), f"{walk.root}{item}{tail}")
     _report(walk, wanted, num, num_others)
+
+
+def _folder(options: Options) -> str:
+    """The folder that is read, or its URL."""
+    if not options.subfolder:
+        return options.path
+    folder, *archive = options.path.split(CHAIN)
+    return CHAIN.join([f"{folder.rstrip('/')}/{options.subfolder}", *archive])
 
 
 def _id(path: str, ids: Ids) -> str:
     return os.path.splitext(path)[0] if ids is Ids.stem else path  # noqa: PTH122
 
 
-def _report(walk: Walk, wanted: Sequence[str], num: int, num_others: int) -> None:
+def _walk(options: Options, output: Output) -> Walk:
+    root = source(options).rstrip("/") + "/"
+    own_store = None if output.store is None else canonical(output.store)
+    _refuse_outputs(root, own_store, output.folders)
+    return Walk(root, own_store, output.folders, output.beside)
+
+
+def _report(walk: Walk | RemoteWalk, wanted: Sequence[str], num: int, num_others: int) -> None:
     """Logs what was left out; ValueError if nothing was found."""
-    shown = printable(walk.root)
+    shown = printable(redacted(walk.root))
     if walk.stores:
         log.info("%s: left out what runs wrote: %s", shown, _some(walk.stores))
     looked_for = f"files ending in {' '.join(wanted)}" if wanted else "files"

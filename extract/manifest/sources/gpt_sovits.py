@@ -14,6 +14,7 @@ from extract.manifest.paths import StrPath, canonical, existing_folder, existing
 from extract.manifest.places import Places
 from extract.manifest.source import Output, SourceOptions, read_source
 from extract.text import count
+from extract.urls import file_name
 from extract.values import Entry, Failure
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _parse(places: Places, line: str) -> Entry:
     path = places.find(fields[0])
     if not path:
         raise BadLine("no path before the first |", fields[0])
-    return Entry(path.rpartition("/")[2], path)
+    return Entry(file_name(path), path)
 
 
 def read_gpt_sovits_list(path: StrPath, audio_dir: StrPath | None = None) -> Manifest:

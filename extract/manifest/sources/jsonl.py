@@ -16,6 +16,7 @@ from extract.manifest.paths import StrPath, canonical, existing_list
 from extract.manifest.places import Places
 from extract.manifest.source import Output, SourceOptions, read_source
 from extract.text import shortened
+from extract.urls import file_name
 from extract.values import Entry, Failure
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def _parse(places: Places, audio_key: str, line: str) -> Entry:
     path = places.find(written) if isinstance(written, str) else ""
     if not path:
         raise BadLine(f"{audio_key}: {_shown(written)}; needed the path of a recording")
-    name = path.rpartition("/")[2]
+    name = file_name(path)
     offset_s = _seconds("offset", values.pop("offset", None))
     duration_s = _seconds("duration", values.pop("duration", None))
     if offset_s is None:  # then `duration` is the recording's own

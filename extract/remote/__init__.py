@@ -1,0 +1,1 @@
+"""Recordings at URLs: what fsspec reads, opened as files."""
