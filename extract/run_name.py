@@ -14,6 +14,7 @@ from extract.options import has_effect, options_of
 NOT_IN_NAME = (
     *("dataset.", "model.name", "model.path", "loader.", "shard.", "engine.", "device"),
     *("store.dir", "store.num_writers", "store.fsync", "store.verify"),
+    *("store.ark_mb", "store.shard_mb"),
     *("cpu_fallback", "retry_failed", "overwrite"),
 )
 ALWAYS_NAMED = ("audio.maxx", "audio.alpha")

@@ -34,7 +34,7 @@ from extract.run.work import (
     say_input,
 )
 from extract.shard import Shard
-from extract.store import foreign
+from extract.store import foreign, settling
 from extract.store.ledger import Ledger, Record, read
 from extract.store.store import Store, StoreUnusable
 from extract.store.writers import Writers, failure_record
@@ -66,7 +66,7 @@ def run_shard(
             (`StoreBusy`); nothing was done.
     """
     check(replace(config, shard=shard))
-    store = Store(config.store.dir, fsync=config.store.fsync, options=config.store)
+    store = Store(config.store.dir, fsync=config.store.fsync, options=config.store, part=str(shard))
     require_layers(config, store.layout)
     manifest = shard.part_of(read_manifest(config, store.layout))
     encoder, weights = load_encoder(config)
@@ -147,6 +147,7 @@ def _save(job: Job, work: Work, tally: Tally, clock: Clock) -> None:
         encoder = _batch_encoder(job, work.loading.batch_seconds)
         run(batches, encoder, writers, work.rest.todo, clock, job.internal)
         writers.close()
+        settling.finish(job.store)
     except BaseException:
         writers.close(abandon=True)
         raise

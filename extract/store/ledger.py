@@ -63,7 +63,12 @@ class Record:
 
     def line(self) -> bytes:
         """The record as a line of JSON."""
-        return _JSON.encode(vars(self)).encode("utf8", "backslashreplace") + b"\n"
+        return line_of(vars(self))
+
+
+def line_of(record: Mapping[str, Any]) -> bytes:
+    """A record as a line of JSON."""
+    return _JSON.encode(record).encode("utf8", "backslashreplace") + b"\n"
 
 
 def dtype_name(dtype: object) -> str:
