@@ -11,7 +11,10 @@ from typing import BinaryIO
 from extract.files import open_regular
 from extract.store.blocks import Block, Format, Piece, copied, without
 from extract.store.files import StoreFiles
+from extract.store.layout import KeptFile
 from extract.store.runs import Runs
+
+MOST_BYTES = 1 << 60  # of any archive
 
 
 class ArchiveFiles:
@@ -33,6 +36,17 @@ class ArchiveFiles:
     def is_name(self, name: str) -> bool:
         """Whether a run can have given an archive this name, below the store."""
         return self._name.fullmatch(name) is not None
+
+    def is_place(self, file: KeptFile) -> bool:
+        """Whether what a line says of a file can be a block of an archive that a run has made."""
+        name, offset, size, crc = file
+        return (
+            self.is_name(name)
+            and 0 <= offset < MOST_BYTES
+            and 0 < size < MOST_BYTES
+            and crc is not None
+            and 0 <= crc < 1 << 32
+        )
 
     def run_of(self, name: str) -> str:
         """The run that made an archive: eight hexadecimal digits of its name; "" if none did."""

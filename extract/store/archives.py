@@ -111,8 +111,9 @@ class Archives(Layout):
         dropped: dict[str, int] = {}
         for record in records:
             kept = Kept.of(record)
-            for name, _offset, size, _crc in kept.files if kept else ():
-                if self._archives.is_name(name):
+            for file in kept.files if kept else ():
+                if self._archives.is_place(file):
+                    name, _offset, size, _crc = file
                     dropped[name] = dropped.get(name, len(self._format.ending)) + size
         for name, size in dropped.items():
             if self._archives.size_of(name) == size:
@@ -134,7 +135,7 @@ class Archives(Layout):
     def kept(self, record: Mapping[str, Any]) -> Kept | None:
         """The block that a line names; None if another utterance's begins there, or none."""
         kept = Kept.of(record)
-        if kept is None or len(kept.files) != 1 or not self._archives.is_name(kept.files[0][0]):
+        if kept is None or len(kept.files) != 1 or not self._archives.is_place(kept.files[0]):
             return None
         name, offset, _size, _crc = kept.files[0]
         start = self._format.start(kept.id)
@@ -149,10 +150,13 @@ class Archives(Layout):
 
     def read(self, kept: Kept) -> Tensor:
         """The features: `Layout.read`."""
-        block = self._files.read(kept.files[0])
+        block, where = self._files.read(kept.files[0]), f"{kept.files[0][0]}: {kept.id}"
         if not block.startswith(self._format.start(kept.id)):
-            raise ValueError(f"{kept.files[0][0]}: {kept.id} is not where its line says")
-        return self._format.features(block)
+            raise ValueError(f"{where} is not where its line says")
+        try:
+            return self._format.features(block)
+        except ValueError as error:
+            raise ValueError(f"{where} is damaged: {error}") from error
 
     def ids_of_files(self) -> Iterator[str]:
         """The ids in all archives but those that `settle` found to be just what lines name."""

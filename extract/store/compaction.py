@@ -126,8 +126,9 @@ class Compaction:
     def _lines_of(self, records: Records) -> Iterator[tuple[str, str, Line]]:
         for record in records():
             kept = Kept.of(record)
-            for name, offset, size, crc in kept.files if kept else ():
-                if self._archives.is_name(name) and crc is not None:
+            for file in kept.files if kept else ():
+                name, offset, size, crc = file
+                if self._archives.is_place(file) and crc is not None:
                     yield record["id"], name, (offset, size, crc)
 
     def _note_runs(self) -> None:
@@ -139,12 +140,18 @@ class Compaction:
     def _settle(self, name: str, named: Named) -> None:
         size = self._archives.size_of(name)
         end = size - len(self._archives.format.ending)
-        if size < 0 or named.tile(end) or not named.by_me:
+        if size < 0 or not named.by_me or (named.tile(end) and self._ends(name, end)):
             return
         if named.by_others:
             self._blank_out(name, named, end)
         else:
             self._compact(name, named, end)
+
+    def _ends(self, name: str, end: int) -> bool:
+        """Whether an archive's ending is at `end`."""
+        with self._archives.opened(name) as file:
+            file.seek(max(0, end))
+            return file.read() == self._archives.format.ending
 
     def _blank_out(self, name: str, named: Named, end: int) -> None:
         """Makes what no line names blank, and leaves every block where it is."""
@@ -180,7 +187,8 @@ class Compaction:
             self._moved[name] = GONE
             return
         target = name
-        if offsets != {place: place for place, _size in blocks} or at != end:
+        stay = offsets == {place: place for place, _size in blocks}
+        if not stay or at != end or not self._ends(name, end):
             target = archives.new_name() if archives.format.renames else name
             pieces = [Piece(place, size) for place, size in blocks]
             archives.rewrite(name, target, pieces, archives.format.ending)

@@ -5,10 +5,11 @@ from enum import Enum
 
 import pytest
 
+from extract import choices
 from extract.config import Config
 from extract.fields import Range
 from extract.models.wanted import FinalNorm
-from extract.options import check, is_number, options
+from extract.options import check, is_number, options, schema_of
 from extract.run_name import run_name
 from extract.values import Gain, Resampler
 
@@ -19,6 +20,9 @@ def config_with(name, value):
     config = Config()
     config.model.name = "hubert"
     group, _, key = name.rpartition(".")
+    if group == "store" and not hasattr(config.store, key):  # an option of some layouts alone
+        schemas = [schema_of("store", layout) for layout in choices.own("layouts")]
+        config.store = next(schema for schema in schemas if hasattr(schema(), key))()
     setattr(getattr(config, group) if group else config, key, value)
     return config
 
@@ -72,6 +76,8 @@ BOUNDS = {
     "loader.prefetch": ((1, 1000), (0, 1001)),
     "loader.timeout_s": ((1e-6, 1e6), (0,)),
     "store.num_writers": ((1, 1024), (0, 1025)),
+    "store.ark_mb": ((1e-6, 1e6), (0, -1)),
+    "store.shard_mb": ((1e-6, 1e6), (0, -1)),
     "shard.index": ((0,), (-1,)),
     "shard.count": ((1, 1_000_000), (0, 1_000_001)),
     "seed": ((0, 2**64 - 1), (-1, 2**64)),
@@ -197,7 +203,16 @@ NOT_SAID = {
     *("dataset.name", "dataset.kind", "dataset.path", "dataset.audio_dir", "dataset.extensions"),
     *("model.path", "loader.num_workers", "loader.batch_seconds", "loader.prefetch"),
     *("loader.timeout_s", "loader.start_method", "store.dir", "store.num_writers", "store.fsync"),
-    *("store.verify", "shard.index", "shard.count", "engine.kind", "device", "cpu_fallback"),
+    *(
+        "store.ark_mb",
+        "store.shard_mb",
+        "store.verify",
+        "shard.index",
+        "shard.count",
+        "engine.kind",
+        "device",
+        "cpu_fallback",
+    ),
     *("retry_failed", "overwrite"),
 }
 
