@@ -121,6 +121,11 @@ class Temporary:
 
     def write(self, parts: Sequence[Buffer]) -> None:
         """Writes the whole file, given in parts."""
+        self.append(parts)
+        self.sync()
+
+    def append(self, parts: Sequence[Buffer]) -> None:
+        """Writes what comes next in the file, given in parts; `sync` has to follow the last."""
         left = [memoryview(part) for part in parts]
         while left:
             written = _write(self.descriptor, left)
@@ -128,6 +133,9 @@ class Temporary:
                 written -= len(left.pop(0))
             if written:
                 left[0] = left[0][written:]
+
+    def sync(self) -> None:
+        """Brings what was written to the disk, if the file is to survive a power cut."""
         if self.fsync:
             os.fsync(self.descriptor)
 

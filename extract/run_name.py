@@ -15,6 +15,7 @@ NOT_IN_NAME = (
     *("dataset.", "model.name", "model.path", "loader.", "shard.", "engine.", "device"),
     *("store.dir", "store.num_writers", "store.fsync", "store.verify"),
     "store.embedder_model",
+    *("store.ark_mb", "store.shard_mb"),
     *("cpu_fallback", "retry_failed", "overwrite"),
 )
 ALWAYS_NAMED = ("audio.maxx", "audio.alpha")

@@ -23,6 +23,7 @@ from extract.models.fingerprint import fingerprint
 from extract.models.load import load_model
 from extract.models.wanted import Layer, is_several, plain_layer
 from extract.run.auto import LoaderPlan
+from extract.shard import Shard
 from extract.store.layout import Layout, TrainingAudio, endings_beside
 from extract.store.store import Store
 from extract.systems import folds_case
@@ -41,8 +42,8 @@ def read_manifest(config: Config, layout: Layout) -> Manifest:
     return read_source(config.dataset, output)
 
 
-def open_store(config: Config) -> Store:
-    """The config's store, without training audio where the settings of `audio` make none.
+def open_store(config: Config, shard: Shard) -> Store:
+    """The config's store for a shard, without training audio where `audio`'s settings make none.
 
     Raises:
         ValueError: there is no such layout, or its files cannot hold what the options ask for.
@@ -50,7 +51,7 @@ def open_store(config: Config) -> Store:
     options = config.store
     if not config.audio.has_training_audio:
         options = replace(options, audio=TrainingAudio.none)
-    return Store(options.dir, fsync=options.fsync, options=options)
+    return Store(options.dir, fsync=options.fsync, options=options, part=str(shard))
 
 
 def require_layers(config: Config, layout: Layout) -> None:

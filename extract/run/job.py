@@ -42,7 +42,7 @@ from extract.run.work import (
     say_input,
 )
 from extract.shard import Shard
-from extract.store import foreign
+from extract.store import foreign, settling
 from extract.store.ledger import Ledger, Record, dtype_name, read
 from extract.store.store import StoreUnusable
 from extract.store.writers import Writers, failure_record
@@ -74,7 +74,7 @@ def run_shard(
             (`StoreBusy`); nothing was done.
     """
     check(replace(config, shard=shard))
-    store = open_store(config)
+    store = open_store(config, shard)
     require_layers(config, store.layout)
     manifest = shard.part_of(read_manifest(config, store.layout))
     encoder, weights = load_encoder(config)
@@ -156,6 +156,7 @@ def _save(job: Job, work: Work, tally: Tally, clock: Clock) -> None:
         encoder = _batch_encoder(job, work.loading.batch_seconds)
         run(batches, encoder, writers, work.rest.todo, clock, job.internal)
         writers.close()
+        settling.finish(job.store)
     except BaseException:
         writers.close(abandon=True)
         raise

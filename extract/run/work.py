@@ -34,6 +34,7 @@ from extract.store.ledger import dtype_name
 from extract.store.lock import PRIVATE, locked
 from extract.store.opening import Opening, open_store
 from extract.store.resume import Remaining, ResumePolicy, remaining
+from extract.store.settling import settle_again
 from extract.store.store import Store
 from extract.text import count, printable
 from extract.values import Failure
@@ -184,7 +185,16 @@ def find_rest(job: Job) -> Remaining:
     """Which recordings the store lacks; drops lines of the ledger that no longer hold."""
     policy = ResumePolicy(job.config.retry_failed, job.config.store.verify is Verify.checksum)
     with explained(job.store.directory):
-        return remaining(job.manifest, job.store, job.ledger_path, policy)
+        before = _inode(job.ledger_path)
+        rest = remaining(job.manifest, job.store, job.ledger_path, policy)
+        if _inode(job.ledger_path) != before:
+            settle_again(job.store, job.shard)
+        return rest
+
+
+def _inode(path: Path) -> int | None:
+    """Tells whether a file was replaced; None where there is none."""
+    return path.stat().st_ino if path.exists() else None
 
 
 def read_durations(job: Job) -> NDArray[np.float64]:

@@ -56,11 +56,12 @@ class StoreFiles:
     Args:
         directory: the store.
         fsync: whether a file's bytes reach the disk before its name does.
+        part: which shard writes, for names of files that are one shard's: `0-of-4`.
     """
 
-    def __init__(self, directory: Path | str, *, fsync: bool = True) -> None:
+    def __init__(self, directory: Path | str, *, fsync: bool = True, part: str = "0-of-1") -> None:
         self.directory = Path(directory)
-        self.fsync = fsync
+        self.fsync, self.part = fsync, part
         self.run_id = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._counter = itertools.count()
         self._own_folders: set[str] = set()  # known to be in the store, behind no link

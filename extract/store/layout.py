@@ -12,7 +12,7 @@ without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -88,6 +88,13 @@ class Kept:
         return cls(record["id"], tuple(map(tuple, files)))
 
 
+Records = Callable[[], Iterable[Mapping[str, Any]]]
+"""Reads the lines of saved utterances anew, each time that it is called."""
+
+Moved = Callable[[KeptFile], KeptFile | None]
+"""Where a part of an archive is now, of what a line says; None where it is no longer there."""
+
+
 def is_kept_file(file: Any) -> bool:
     """Whether a value of a ledger's line has the form of a `KeptFile` with a checksum."""
     return isinstance(file, list | tuple) and [*map(type, file)] == [str, int, int, int]
@@ -136,6 +143,9 @@ class Layout(Protocol):
     settings: Mapping[str, Any] = {}
     """What else the store's identity says: options of the layout, by their names, whose other
     value would be another place or content of files."""
+    holds_many: bool = False
+    """Whether its files are archives of several utterances. Then `settle` and `finish` are called,
+    and at the start of a run nothing is discarded singly."""
 
     def create(self) -> None:
         """Makes the folders.
@@ -174,6 +184,52 @@ class Layout(Protocol):
         Raises:
             StoreUnusable: it cannot be removed.
         """
+
+    def discard_all(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Removes the files of many saved utterances, whose lines are dropped next.
+
+        Called at the start of a run, while no other process works in the store. Archives may leave
+        it to `settle`, which follows.
+
+        Raises:
+            StoreUnusable: as `discard`.
+        """
+        for record in records:
+            self.discard(record["id"])
+
+    def settle(self, mine: Records, others: Records, *, alone: bool) -> Iterator[Moved]:
+        """Brings archives into agreement with the ledgers: what no line names leaves them.
+
+        Called at the start of a run, and again once lines of this process's ledger were dropped, by
+        one process at a time. So a thousand dropped utterances cost each archive one rewrite.
+
+        Args:
+            mine: the lines that may follow an utterance that moves.
+            others: those of ledgers on which other processes are at work. What they name stays at
+                its offset.
+            alone: whether no other process works in the store; `others` has none then.
+
+        Yields:
+            Where utterances are now, each time that some moved. Once resumed, all of `mine` have
+            followed.
+
+        Raises:
+            OSError: an archive cannot be read or written.
+        """
+        return iter(())
+
+    def finish(self, records: Records) -> None:
+        """Writes what lists the utterances of the store, whole; called by one process at a time.
+
+        Called after the last line of a run that was not abandoned.
+
+        Args:
+            records: the lines of all ledgers.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        return
 
     def kept(self, record: Mapping[str, Any]) -> Kept | None:
         """The files that a line of the ledger names; None if this layout cannot have written it.

@@ -72,6 +72,11 @@ class Record:
         return text.encode("utf8", "backslashreplace") + b"\n"
 
 
+def line_of(record: Mapping[str, Any]) -> bytes:
+    """A record as a line of JSON."""
+    return _JSON.encode(record).encode("utf8", "backslashreplace") + b"\n"
+
+
 def dtype_name(dtype: object) -> str:
     """A torch dtype as ledger and metadata say it: `float16`."""
     return str(dtype).removeprefix("torch.")

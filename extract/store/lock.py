@@ -77,7 +77,7 @@ def locked(
     mine = folder / f"lock-{index}-of-{count}"
     with explained(directory):
         make_folder(folder)
-        with _starting(directory):
+        with starting(directory):
             lock = _take(directory, mine, count, settle)
     try:
         yield
@@ -86,7 +86,7 @@ def locked(
 
 
 @contextmanager
-def _starting(directory: Path) -> Iterator[None]:
+def starting(directory: Path) -> Iterator[None]:
     """Holds the start-up lock: meanwhile no other process can begin to work in this store."""
     try:
         lock = _acquire(directory / PRIVATE / "lock", START_UP_S)

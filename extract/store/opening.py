@@ -19,6 +19,7 @@ from extract.store.layout import endings_beside
 from extract.store.lock import PRIVATE, StoreBusy
 from extract.store.metadata import Comparison, Identity
 from extract.store.resume import judge_again, reshard
+from extract.store.settling import settle
 from extract.store.store import Store
 from extract.text import printable
 from extract.values import SAVED, AudioSettings
@@ -33,7 +34,7 @@ MAX_SHOWN = 5  # ids that a message names
 
 _OWN_TEMPORARY = re.compile(  # of `replace_whole`; without the eight digits, of 0.1.0
     r"\.tmp-(?:metadata\.json|ledger(?:\.\d+-of-\d+)?\.jsonl"
-    r"|(?:plan|durations|lengths|owner|unfinished)-\d+-of-\d+(?:\.json)?)-\d+(?:-[0-9a-f]{8})?"
+    r"|(?:plan|durations|lengths|owner|unfinished|archives)-\d+-of-\d+(?:\.json)?)-\d+(?:-[0-9a-f]{8})?"
 )
 
 
@@ -84,10 +85,12 @@ def open_store(store: Store, run: Opening, alone: bool) -> frozenset[str]:
 def _tidy(store: Store, run: Opening, alone: bool, is_new: bool) -> set[str]:
     """Puts in order what all shards share; returns the ids whose files a ledger names."""
     if not alone:
+        settle(store, run.shard, alone=False)
         paths = ledger.ledger_paths(store.directory)
         return {id_ for path in paths for id_, is_saved in ledger.heads(path) if is_saved}
     if not is_new:
         store.layout.sweep()
+        settle(store, run.shard, alone=True)
     _sweep_own(store.directory)
     return reshard(store, run.shard)
 
@@ -169,9 +172,8 @@ def _replace(store: Store, comparison: Comparison, gates: AudioSettings) -> None
 def _drop(store: Store) -> None:
     """Removes every utterance that a ledger names, and the ledgers."""
     paths = ledger.ledger_paths(store.directory)
-    for _line, record in chain.from_iterable(map(store.read_lines, paths)):
-        if record["status"] == SAVED:
-            store.layout.discard(record["id"])
+    lines = chain.from_iterable(map(store.read_lines, paths))
+    store.layout.discard_all(record for _line, record in lines if record["status"] == SAVED)
     for path in paths:
         path.unlink()
 

@@ -130,9 +130,8 @@ def judge_again(store: Store, gates: AudioSettings) -> None:
     while no other process works there.
     """
     for path in ledger.ledger_paths(store.directory):
-        for _line, record in store.read_lines(path):
-            if not _passes(record, gates):
-                store.layout.discard(record["id"])
+        records = (record for _line, record in store.read_lines(path))
+        store.layout.discard_all(record for record in records if not _passes(record, gates))
         lines = (
             line
             for line, record in store.read_lines(path)

@@ -22,18 +22,24 @@ class Store:
         directory: the folder.
         fsync: whether what is saved survives a power cut.
         options: the layout and its options; those of `gpt_sovits` where there are none.
+        part: which shard writes: `0-of-4`.
 
     Raises:
         ValueError: there is no such layout, or its files cannot hold what the options ask for.
     """
 
     def __init__(
-        self, directory: Path | str, *, fsync: bool = True, options: LayoutOptions | None = None
+        self,
+        directory: Path | str,
+        *,
+        fsync: bool = True,
+        options: LayoutOptions | None = None,
+        part: str = "0-of-1",
     ) -> None:
         options = options or LayoutOptions(str(directory))
         self.directory, self.fsync = Path(directory), fsync
         self.layout_name = options.layout
-        self.files = StoreFiles(self.directory, fsync=fsync)
+        self.files = StoreFiles(self.directory, fsync=fsync, part=part)
         module = find("layouts", self.layout_name)
         self.layout: Layout = module.layout(options, self.directory, self.files)
         self.options = options

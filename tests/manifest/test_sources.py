@@ -71,7 +71,7 @@ def test_its_options_may_be_swept_over(extract, tmp_path):
         (["dataset.kind=folder"], "dataset.kind: 'folder' with the options of another choice"),
         (
             ["dataset.kind=no"],
-            "no: none of extract's sources; needed folder or gpt_sovits or lines",
+            "no: none of extract's sources; needed csv or folder or gpt_sovits or hf or jsonl or kaldi or tsv or lines",
         ),
         (["dataset=line"], "Could not find 'dataset/line'"),
         (["dataset=line"], "demo folder gpt_sovits lines mydata"),

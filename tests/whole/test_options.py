@@ -78,6 +78,8 @@ BOUNDS = {
     "loader.prefetch": ((1, 1000), (0, 1001)),
     "loader.timeout_s": ((1e-6, 1e6), (0,)),
     "store.num_writers": ((1, 1024), (0, 1025)),
+    "store.ark_mb": ((1e-6, 1e6), (0, -1)),
+    "store.shard_mb": ((1e-6, 1e6), (0, -1)),
     "shard.index": ((0,), (-1,)),
     "shard.count": ((1, 1_000_000), (0, 1_000_001)),
     "seed": ((0, 2**64 - 1), (-1, 2**64)),
@@ -204,7 +206,16 @@ NOT_SAID = {
     *("dataset.subfolder", "dataset.ids", "store.embedder_model"),
     *("model.path", "loader.num_workers", "loader.batch_seconds", "loader.prefetch"),
     *("loader.timeout_s", "loader.start_method", "store.dir", "store.num_writers", "store.fsync"),
-    *("store.verify", "shard.index", "shard.count", "engine.kind", "device", "cpu_fallback"),
+    *(
+        "store.ark_mb",
+        "store.shard_mb",
+        "store.verify",
+        "shard.index",
+        "shard.count",
+        "engine.kind",
+        "device",
+        "cpu_fallback",
+    ),
     *("retry_failed", "overwrite"),
 }
 

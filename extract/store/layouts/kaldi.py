@@ -1,0 +1,204 @@
+"""Kaldi's archives: `feats.scp` and `utt2num_frames`, as espnet and kaldiio read them.
+
+    feats.scp        <key> <absolute path of an ark>:<offset of its matrix>, sorted by key
+    utt2num_frames   <key> <frames>
+    arks/*.ark       matrices (num_frames, hidden_size) in float32, of several MB each; at most
+                     `store.ark_mb`, but for an utterance that is larger
+
+A key is the utterance's id. Kaldi's keys have no white space: it stands there as in a URL, `%20`
+for a blank (`extract.store.keys`). The two lists are replaced at the end of a run, each whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from extract.fields import number
+from extract.files import TEMPORARY_PREFIX, Buffer, open_regular, replace_whole
+from extract.store.archives import Archives
+from extract.store.blocks import Block
+from extract.store.files import StoreFiles
+from extract.store.keys import escaping, id_of, key_of
+from extract.store.layout import Kept, Layout, LayoutOptions, Records, TrainingAudio
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from extract.values import Encoded
+
+FOLDER = "arks"
+SCP, NUM_FRAMES = "feats.scp", "utt2num_frames"
+
+_ESCAPING = escaping(r"\s")
+_MATRIX = b"\0BFM "  # binary, a matrix of float32
+_SIZES = struct.Struct("<bibi")  # of rows and columns, each after the number of its bytes
+_HEADER = len(_MATRIX) + _SIZES.size
+_MOST_KEY = 1 << 14  # bytes
+_NO_ID = b"\\"  # of which keys of blank blocks are made: no id has one
+_OURS = re.compile(rb"/%b/[^/]+\.ark:\d+\s*\Z" % FOLDER.encode())
+_UNFINISHED = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}(?:{SCP}|{NUM_FRAMES})-\d+-[0-9a-f]{{8}}")
+
+
+@dataclass
+class Options(LayoutOptions):
+    """Kaldi's archives: `feats.scp`, `utt2num_frames` and arks of float32 matrices."""
+
+    layout: str = "kaldi"
+    audio: TrainingAudio = TrainingAudio.none
+    ark_mb: float = number(256.0, above=0)  # megabytes of an ark; a killed run loses less than one
+
+
+def layout(options: Options, directory: Path, files: StoreFiles) -> Layout:
+    """The layout of one store."""
+    return Kaldi(directory, files, options.ark_mb)
+
+
+class Ark:
+    """The format of an ark: `<key> `, then a binary matrix."""
+
+    suffix = ".ark"
+    ending = b""
+    renames = True
+
+    def block(self, item: Encoded) -> list[Buffer]:
+        """A key and its matrix: `Format.block`."""
+        import numpy as np
+
+        values = item.features.values[0]
+        matrix = np.ascontiguousarray(values.numpy(), "<f4")
+        head = (
+            key(item.recording.id) + b" " + _MATRIX + _SIZES.pack(4, len(matrix), 4, len(matrix.T))
+        )
+        return [head, matrix.data.cast("B")]
+
+    def start(self, id: str) -> bytes:  # noqa: A002 - the ledger's own word
+        """The key, and what every matrix begins with: `Format.start`."""
+        return key(id) + b" " + _MATRIX
+
+    def features(self, block: bytes) -> Tensor:
+        """The matrix, (1, num_frames, hidden_size): `Format.features`."""
+        import numpy as np
+        import torch
+
+        at = block.index(b" ") + 1
+        rows, columns = _sizes(block[at : at + _HEADER]) or (0, -1)
+        matrix = np.frombuffer(block[at + _HEADER :], "<f4")
+        if columns < 0 or matrix.size != rows * columns:
+            raise ValueError("no matrix of float32")
+        return torch.from_numpy(matrix.reshape(1, rows, columns).astype(np.float32))
+
+    def scan(self, file: BinaryIO) -> Iterator[Block]:
+        """Keys and matrices: `Format.scan`."""
+        end, at = file.seek(0, os.SEEK_END), 0
+        while at < end:
+            file.seek(at)
+            name, blank, head = file.read(_MOST_KEY).partition(b" ")
+            sizes = _sizes(head[:_HEADER])
+            if not blank or sizes is None:
+                return
+            size = len(name) + 1 + _HEADER + 4 * sizes[0] * sizes[1]
+            if at + size > end:
+                return
+            id_ = None if not name.strip(_NO_ID) else id_of(name.decode("utf8", "replace"))
+            yield Block(id_, at, size)
+            at += size
+
+    def blank(self, size: int) -> bytes:
+        """The start of a matrix of zeros whose key is no id's: `Format.blank`."""
+        length = (size - _HEADER - 1) % 4 or 4
+        columns = (size - _HEADER - 1 - length) // 4
+        return _NO_ID * length + b" " + _MATRIX + _SIZES.pack(4, 1, 4, max(0, columns))
+
+
+def key(id: str) -> bytes:  # noqa: A002
+    """An utterance's key in arks and lists."""
+    return key_of(id, _ESCAPING).encode()
+
+
+def _sizes(header: bytes) -> tuple[int, int] | None:
+    """Rows and columns of a matrix; None if it is none of float32."""
+    if len(header) < _HEADER or not header.startswith(_MATRIX):
+        return None
+    of_rows, rows, of_columns, columns = _SIZES.unpack_from(header, len(_MATRIX))
+    possible = (of_rows, of_columns) == (4, 4) and rows >= 0 and columns >= 0
+    return (rows, columns) if possible else None
+
+
+class Kaldi(Archives):
+    """Arks, and the two lists by which they are read."""
+
+    suffixes = (".ark",)  # no file has an id's name: so no two ids clash
+    folders = (FOLDER,)
+    dtypes = ("float32",)
+    keeps_audio = False
+
+    def __init__(self, directory: Path, files: StoreFiles, ark_mb: float) -> None:
+        super().__init__(Ark(), files, ark_mb)
+        self._directory = directory
+
+    def write_index(self, records: Records) -> None:
+        """Replaces both lists; lines of another program's arks stay: `Archives.write_index`."""
+        places, frames = dict[bytes, bytes](), dict[bytes, bytes]()
+        where = os.fsencode(self._directory.absolute())
+        for record in records():
+            for name, offset, _size, _crc in kept.files if (kept := Kept.of(record)) else ():
+                start = offset + len(self._format.start(record["id"])) - len(_MATRIX)
+                name_ = key(record["id"])
+                places[name_] = b"%b/%b:%d\n" % (where, name.encode(), start)
+                frames[name_] = b"%d\n" % (record.get("num_frames") or 0)
+        strangers = {name: rest for name, rest in self._strangers() if name not in places}
+        counted = {name: rest for name, rest in self._list(NUM_FRAMES) if name in strangers}
+        self._write(NUM_FRAMES, frames | counted)
+        self._write(SCP, places | strangers)
+
+    def discard_all(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Takes the arks out of the lists first: `Layout.discard_all`."""
+        self.write_index(tuple)
+        super().discard_all(records)
+
+    def ids_of_files(self) -> Iterator[str]:
+        """Also those of another program's lines in `feats.scp`: `Layout.ids_of_files`."""
+        yield from super().ids_of_files()
+        yield from (id_of(name.decode("utf8", "replace")) for name, _rest in self._strangers())
+
+    def sweep(self) -> int:
+        """Also lists that were not finished: `Layout.sweep`."""
+        unfinished = [
+            path for path in self._directory.iterdir() if _UNFINISHED.fullmatch(path.name)
+        ]
+        for path in unfinished:
+            path.unlink(missing_ok=True)
+        return len(unfinished) + super().sweep()
+
+    def bytes_per_second(self, width: int, itemsize: int, frame_rate: float) -> float:
+        """Bytes of the matrices: `Layout.bytes_per_second`."""
+        return frame_rate * width * 4
+
+    def _write(self, name: str, lines: Mapping[bytes, bytes]) -> None:
+        path = self._directory / name
+        if lines:
+            parts = (b"%b %b" % (some, lines[some]) for some in sorted(lines))
+            replace_whole(path, parts, fsync=self._files.fsync)
+        elif path.is_file() or path.is_symlink():
+            path.unlink()
+
+    def _strangers(self) -> Iterator[tuple[bytes, bytes]]:
+        """The lines of `feats.scp` that name no ark of this store's folder."""
+        return ((name, rest) for name, rest in self._list(SCP) if not _OURS.search(rest))
+
+    def _list(self, name: str) -> Iterator[tuple[bytes, bytes]]:
+        """Each line's key, and what follows it."""
+        try:
+            with open_regular(self._directory / name) as file:
+                for line in file:
+                    some, blank, rest = line.partition(b" ")
+                    if blank:
+                        yield some, rest.rstrip(b"\r\n") + b"\n"
+        except OSError:
+            return
