@@ -71,10 +71,10 @@ def test_its_options_may_be_swept_over(extract, tmp_path):
         (["dataset.kind=folder"], "dataset.kind: 'folder' with the options of another choice"),
         (
             ["dataset.kind=no"],
-            "no: none of extract's sources; needed csv or folder or gpt_sovits or hf or jsonl or kaldi or tsv or lines",
+            f"no: none of extract's sources; needed {' or '.join([*choices.own('sources'), 'lines'])}",
         ),
         (["dataset=line"], "Could not find 'dataset/line'"),
-        (["dataset=line"], "demo folder gpt_sovits lines mydata"),
+        (["dataset=line"], " ".join(sorted([*choices.own("sources"), "demo", "lines", "mydata"]))),
     ],
 )
 def test_a_mistake_in_its_options_ends_before_any_work(extract, tmp_path, argv, said):
@@ -86,7 +86,8 @@ def test_a_mistake_in_its_options_ends_before_any_work(extract, tmp_path, argv, 
 
 
 def test_it_is_in_the_help_with_its_options(extract):
-    assert "\ndataset: demo, mydata, folder, gpt_sovits, lines\n" in extract("--help").stdout
+    named = ", ".join(["demo", "mydata", *choices.own("sources"), "lines"])
+    assert f"\ndataset: {named}\n" in extract("--help").stdout
     shown = extract("--help", "dataset=lines").stdout
     assert "\n  kind: lines\n  path: ???\n  root: .\n  every: 1\n" in shown
 
