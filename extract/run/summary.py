@@ -40,7 +40,7 @@ class Summary:
     shares: Mapping[str, float] = field(default_factory=dict)  # of the time: stage -> 0 to 1
     hint: str = ""  # what would make the run faster
     left_out: tuple[Row, ...] = ()  # saved, by this run or before, and left out by the trainer
-    part: str = ""  # which part of the job: `shard 0-of-2`
+    part: str = ""  # which part of the job: `part 0 of 2`
 
     interrupted: str = ""  # the name of the signal that ended the work early
     left: int | None = 0  # recordings without an outcome; None: the shard was not begun

@@ -18,6 +18,7 @@ from extract.values import FAILED, REJECTED, SAVED, STATUSES
 
 MAX_NAME, MAX_DETAIL, MAX_PATH = 60, 120, 4096  # characters that are shown of each
 MAX_LEFT_OUT_NAME = 20  # of which three stand in one line
+HEAD_OF_LEFT_OUT = "saved, but GPT-SoVITS's trainer leaves out, without saying so:"
 HOW_TO_GO_ON = "the same command goes on from here"
 
 # A sweep's: the overrides, what became of each of its shards, and its exit code with its meaning.
@@ -85,7 +86,7 @@ def closing_lines(summary: Summary) -> list[str]:
 
 def _left_out(rows: Sequence[Row]) -> list[str]:
     """What a trainer leaves out: a line for each reason, of at most 80 columns for short names."""
-    lines = ["saved, but left out by the trainer without a word:"] if rows else []
+    lines = [HEAD_OF_LEFT_OUT] if rows else []
     for row in rows:
         names = ", ".join(shown(name, MAX_LEFT_OUT_NAME) for name in row.names)
         more = f", and {row.number - len(row.names):,} more" if row.number > len(row.names) else ""

@@ -70,7 +70,7 @@ class Job:
     @property
     def part(self) -> str:
         """Which part of the job this is; "" where it has one part."""
-        return f"shard {self.shard}" if self.shard.count > 1 else ""
+        return f"part {self.shard.index} of {self.shard.count}" if self.shard.count > 1 else ""
 
     @property
     def ledger_path(self) -> Path:

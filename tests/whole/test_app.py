@@ -324,7 +324,8 @@ def test_the_end_names_what_failed_and_the_command_that_lists_it(
     assert len(named) == 5
     assert all(": undecodable: " in line for line in named)
     more = f"failed: and 2 more: python -m extract show {tmp_path / 'out'} --status failed"
-    assert lines[-2:] == [more, f"output: {tmp_path / 'out'}"]
+    assert lines[-1] == more
+    assert f"output: {tmp_path / 'out'}" in lines
     assert extract_folder(recordings, "retry_failed=false") == 1
     assert more.replace("and 2 more", "7 in earlier runs") in said(capfd)
 
