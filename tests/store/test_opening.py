@@ -151,6 +151,7 @@ def test_what_gpt_sovits_began_is_kept_and_replaced_where_a_recording_has_its_na
     "files of another program in the store's folder",
     "counted; replaced only with `overwrite=true` and where a recording has their name",
 )
+@pytest.mark.usefixtures("careful")
 def test_they_are_replaced_where_a_recording_has_their_name_and_kept_elsewhere(
     run, out, begun_by_another, capfd
 ):

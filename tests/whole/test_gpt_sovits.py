@@ -50,8 +50,8 @@ def webui(tmp_path, monkeypatch, model) -> Path:
     return folder
 
 
-def write_list(path: Path, *recordings: str) -> None:
-    path.write_text("".join(f"{name}|me|zh|text\n" for name in recordings), "utf8")
+def write_list(path: Path, *recordings: str, more: str = "") -> None:
+    path.write_text("".join(f"{name}|me|zh|text\n" for name in recordings) + more, "utf8")
 
 
 def parts(gpu_numbers: str = "0-0", inp_text: str = "first.list", inp_wav_dir: str = ""):
@@ -248,13 +248,12 @@ def test_a_list_part_by_part_and_in_other_parts_is_done_once(run, webui, capfd):
 
 
 def test_another_list_adds_and_replaces_a_name_of_another_recording(run, webui, capfd):
-    write_list(webui / "first.list", *(f"raw/{name}" for name in NAMES[:4]), "no line")
+    write_list(webui / "first.list", *(f"raw/{name}" for name in NAMES[:4]), more="no fields\n")
     assert sorted(run()) == [0, 1]
     before, wavs = times(), contents(webui / STORE)
     write_wav(webui / "more" / "2.wav", 0.9, 99)
-    write_list(webui / "second.list", "more/2.wav", "raw/1.wav", "raw/8.wav")
-    text = (webui / "second.list").read_text()
-    (webui / "second.list").write_text(text + "raw/9.wav|too few fields\n")
+    second = ("more/2.wav", "raw/1.wav", "raw/8.wav")
+    write_list(webui / "second.list", *second, more="raw/9.wav|too few fields\n")
     capfd.readouterr()
     assert 1 in run(inp_text="second.list")
     assert capfd.readouterr().err.count("1 name of other recordings than in an earlier list") == 1
