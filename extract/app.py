@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -100,7 +101,8 @@ def _failed(error: Exception, *, composed: bool) -> Exit:
 
 def _has_dataset(words: Sequence[str]) -> bool:
     """Whether a dataset is chosen: by an override, or by the config that is named."""
-    return any(word.startswith(("dataset=", "--config-name", "-cn")) for word in words)
+    by_config = re.search(r"(?:^| )(?:--config-name|-cn)[= ]gpt_sovits(?: |$)", " ".join(words))
+    return bool(by_config) or any(word.startswith("dataset=") for word in words)
 
 
 def _has_working_folder() -> bool:

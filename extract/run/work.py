@@ -196,12 +196,11 @@ def find_rest(job: Job) -> Remaining:
     policy = ResumePolicy(job.config.retry_failed, job.config.store.verify is Verify.checksum)
     with explained(job.store.directory):
         rest = remaining(job.manifest, job.store, job.ledger_path, policy, job.left_out.add)
+    given = "that an earlier list or folder gave to others"
     if rest.renamed:
-        names = count(rest.renamed, "name")
-        job.watch.said(f"{names} of other recordings than in an earlier list: done again")
+        job.watch.said(f"recordings with names {given}: {rest.renamed:,}, done again")
     if rest.lent:
-        missing = count(rest.lent, "recording")
-        job.watch.said(f"{missing} not there; files of earlier ones with the same names stay")
+        job.watch.said(f"missing recordings with names {given}: {rest.lent:,}; those files stay")
     return rest
 
 

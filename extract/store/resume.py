@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,27 @@ class ResumePolicy:
     checksum: bool = False  # a saved one's files are read and compared, not only their sizes
 
 
-@dataclass(frozen=True)
+@dataclass
 class Remaining:
     """Which recordings a run has to do, and counts of those that it keeps."""
 
     todo: NDArray[np.bool_]  # for every entry of the manifest: to be saved by this run
     unseen: NDArray[np.bool_]  # this process's ledger has no record of it
-    kept: Counter[tuple[str, str]]  # (status, reason) of what stays as it is
-    kept_s: float  # seconds of audio saved earlier
+    # (status, reason) of what stays as it is
+    kept: Counter[tuple[str, str]] = field(default_factory=Counter)
+    kept_s: float = 0.0  # seconds of audio saved earlier
     kept_clipped: int = 0  # of them, utterances with samples held at full scale
     # In a store to which another list adds, names that an earlier one gave to other recordings:
     renamed: int = 0  # to be done again
     lent: int = 0  # not to be done, since the recording is missing: the earlier files stay
+
+    def keep(self, index: int, record: Mapping[str, Any]) -> None:
+        """Counts an entry as done, by its record."""
+        self.todo[index] = False
+        self.kept[record["status"], record.get("reason") or ""] += 1
+        if record["status"] == SAVED:
+            self.kept_s += record.get("duration_s") or 0.0
+        self.kept_clipped += bool(record.get("clipped_samples"))
 
 
 def remaining(
@@ -69,40 +78,40 @@ def remaining(
         kept_one: called with each record that holds of a recording in the manifest.
     """
     index_of = {id_: index for index, id_ in enumerate(manifest.ids)}
-    todo = np.ones(len(manifest), dtype=bool)
-    unseen = todo.copy()
-    kept: Counter[tuple[str, str]] = Counter()
-    kept_s, kept_clipped, renamed, lent = 0.0, 0, 0, 0
     failing = {failure.recording.id for failure in manifest.failures}
+    todo = np.ones(len(manifest), dtype=bool)
+    rest = Remaining(todo, todo.copy())
     holding = bytearray()  # for every whole line, 1 or 0
     num_bytes = 0
     for line, record in ledger.read_lines(path):
         holding.append(0)
         index = index_of.get(record["id"])
         if index is not None:
-            unseen[index] = False
+            rest.unseen[index] = False
             if not todo[index]:
                 continue
             another = store.layout.adds and _is_another(record, manifest[index].path)
             if not _holds(index, record, another, manifest, store, policy):
-                renamed += another
+                rest.renamed += another
                 continue
-            todo[index] = False
-            lent += another
+            rest.lent += another
+            rest.keep(index, record)
             kept_one(record)
-            kept[record["status"], record.get("reason") or ""] += 1
-            kept_s += (record.get("duration_s") or 0.0) if record["status"] == SAVED else 0.0
-            kept_clipped += bool(record.get("clipped_samples"))
         elif record["id"] in failing or not _stays(record, manifest.source, store):
             continue  # this run records it again, or its id is damaged
         holding[-1] = 1
         num_bytes += len(line)
+    _keep_lines(path, holding, num_bytes)
+    return rest
+
+
+def _keep_lines(path: Path, holding: bytearray, num_bytes: int) -> None:
+    """Drops lines from a ledger: keeps those whose place in `holding` is 1, `num_bytes` in all."""
     status = path.stat() if path.exists() else None
     # A ledger with a second name is a copy made of hard links: appending would change both.
     if status and (num_bytes != status.st_size or status.st_nlink > 1):
         lines = (line for line, _record in ledger.read_lines(path))
         ledger.rewrite(path, compress(lines, holding))
-    return Remaining(todo, unseen, kept, kept_s, kept_clipped, renamed, lent)
 
 
 def _is_another(record: Mapping[str, Any], path: str) -> bool:

@@ -1,5 +1,6 @@
 """GPT-SoVITS's WebUI starts `extract` in the place of its own feature step."""
 
+import io
 import json
 import os
 import re
@@ -11,8 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
-from extract.run import job
+from extract import app
+from extract.run import job, work
 from support.models import folder_of, small_model
 from support.recordings import write_wav
 from support.stores import audit, contents, ledger
@@ -223,6 +226,7 @@ def test_variables_that_are_missing_are_named_with_whom_the_config_is_for(
     assert said.startswith("inp_text, all_parts: not in the environment")
     assert "for GPT-SoVITS's WebUI" in said
     assert command("--config-name=gpt_sovits", "--help") == 0
+    assert "kind: gpt_sovits" in capfd.readouterr().out
     monkeypatch.setenv("inp_text", "first.list")
     monkeypatch.setenv("all_parts", "2")
     monkeypatch.setenv("is_half", "perhaps")
@@ -256,7 +260,7 @@ def test_another_list_adds_and_replaces_a_name_of_another_recording(run, webui, 
     write_list(webui / "second.list", *second, more="raw/9.wav|too few fields\n")
     capfd.readouterr()
     assert 1 in run(inp_text="second.list")
-    assert capfd.readouterr().err.count("1 name of other recordings than in an earlier list") == 1
+    assert "gave to others: 1, done again" in capfd.readouterr().err
     audit(webui / STORE, {*NAMES[:5], "first.list:5", "second.list:4"})
     after = times()
     assert {name for name in before if after[name] != before[name]} == {"2.wav", "2.wav.pt"}
@@ -301,7 +305,7 @@ def test_a_list_of_missing_recordings_takes_no_features_away(run, webui, capfd):
     before = times()
     capfd.readouterr()
     assert run("0", inp_wav_dir="logs") == [0]
-    assert "8 recordings not there; files of earlier ones" in capfd.readouterr().err
+    assert "gave to others: 8; those files stay" in capfd.readouterr().err
     assert times() == before
     assert run("0") == [0]
     assert times() == before
@@ -331,12 +335,24 @@ def test_of_two_recordings_of_one_name_the_first_is_taken(run, webui, capfd):
     audit(webui / STORE, {"same.wav", "0.wav", f"{webui}/a/same.wav", f"{webui}/c/same.wav"})
 
 
-def test_threads_are_shared_by_the_parts_on_a_cpu(run, monkeypatch):
+def test_parts_at_once_share_cores_memory_and_terminal(run, monkeypatch):
+    """On a CPU the threads; the plan of a GPU's memory is in tests/run/test_auto.py."""
     monkeypatch.setattr("extract.run.auto.cores", lambda: 8)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    asked = []
-    monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    run("0-0")
-    assert asked == [4, 4]
-    run("0")
-    assert asked == [4, 4]
+    threads, planned, consoles = [], [], []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    choose = work.choose
+    monkeypatch.setattr(work, "choose", lambda *args: (planned.append(args[-1]), choose(*args))[1])
+
+    def console() -> Console:
+        screen = Console(file=io.StringIO(), force_terminal=True, legacy_windows=False)
+        consoles.append(screen)
+        return screen
+
+    monkeypatch.setattr(app, "_console", console)
+    assert run("0-0") == [0, 0]
+    assert (threads, planned) == ([4, 4], [2, 2])
+    assert not any("\x1b[?25" in one.file.getvalue() for one in consoles), "no bar"
+    assert run("0", "overwrite=true") == [0]
+    assert (threads, planned) == ([4, 4], [2, 2, 1])
+    assert "\x1b[?25" in consoles[-1].file.getvalue()
