@@ -46,6 +46,7 @@ class Output:
     # Endings of the layout's files in the store's own folder, where recordings may lie beside them;
     # None: no recordings are in a store of this layout
     beside: tuple[str, ...] | None = None
+    duplicates_fail: bool = False  # whether of two recordings of one name the later one fails alone
 
 
 class Source(Protocol):
@@ -78,7 +79,7 @@ def read_source(options: SourceOptions, output: Output) -> Manifest:
 
     Raises:
         ValueError: no such source, what the source raises, or two recordings would write the same
-            file.
+            file, unless the later one is to fail for that.
     """
     from extract.manifest.manifest import Manifest  # NumPy
 
@@ -86,6 +87,8 @@ def read_source(options: SourceOptions, output: Output) -> Manifest:
     source: Source = module
     name = source.source(options)
     entries = source.read(options, output)
-    manifest = Manifest.from_entries(entries, name, output.suffixes, output.folds_case)
+    manifest = Manifest.from_entries(
+        entries, name, output.suffixes, output.folds_case, output.duplicates_fail
+    )
     opener = getattr(module, "opener", None)
     return replace(manifest, opener=opener(options)) if opener else manifest

@@ -60,12 +60,16 @@ class Record:
     source_size: int = -1  # of the recording, bytes and nanoseconds; a change makes the line stale
     source_mtime_ns: int = -1
     files: tuple[KeptFile, ...] | None = None  # of a saved one
+    # Which list or folder a failure of a source is of, in a store to which several add
+    source: str | None = None
     extra: str | None = None  # what its list says more: a JSON object's text; no key if None
 
     def line(self) -> bytes:
-        """The record as a line of JSON."""
+        """The record as a line of JSON, in which `source` and `extra` stand only if known."""
         values = dict(vars(self))
         extra = values.pop("extra")
+        if self.source is None:
+            del values["source"]
         text = _JSON.encode(values)
         if extra is not None:
             text = f'{text[:-1]},"extra":{extra}}}'

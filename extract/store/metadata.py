@@ -26,6 +26,7 @@ from extract.values import AudioSettings
 
 NAME = METADATA
 FORMAT = 1
+SOURCE = "dataset.path"
 NO_INPUT_NORM = "none"
 AS_COMPUTED = DType.auto.name
 _NONE: Mapping[str, Any] = {}
@@ -57,7 +58,7 @@ def identity(
     weights: str,
     model: Wanted,
     precision: str,
-    source: str,
+    source: str | None,
     layout: str,
     input_norm: str = NO_INPUT_NORM,
     dtype: str | None = None,
@@ -86,8 +87,10 @@ def identity(
     has_audio = training_audio or not audio.has_training_audio
     new["store.audio"] = (TrainingAudio.wav32k if has_audio else TrainingAudio.none).name
     first = {f"audio.{key}": new.pop(f"audio.{key}") for key in FIRST_SETTINGS}
+    # A path need not be Unicode; JSON must be.
+    where = {} if source is None else {SOURCE: printable(source)}
     return {
-        "dataset.path": printable(source),  # a path need not be Unicode; JSON must be
+        **where,
         "model.weights": weights,
         **_of_model(model),
         "precision": precision,
@@ -160,11 +163,16 @@ class Comparison:
 
 
 def compare(store: Identity | None, run: Identity) -> Comparison:
-    """Keys whose values differ; none where the store is new."""
+    """Keys whose values differ; none where the store is new.
+
+    A store to which another list adds may name its first one: earlier versions wrote that.
+    """
     if store is None:
         return Comparison({})
-    if same_place(store.get("dataset.path"), run.get("dataset.path")):
-        store = {**store, "dataset.path": run["dataset.path"]}
+    if SOURCE not in run:
+        store = {key: value for key, value in store.items() if key != SOURCE}
+    elif same_place(store.get(SOURCE), run[SOURCE]):
+        store = {**store, SOURCE: run[SOURCE]}
     store, run = {**LATER_SETTINGS, **store}, {**LATER_SETTINGS, **run}
     keys = [*run, *(key for key in store if key not in run)]
     return Comparison(

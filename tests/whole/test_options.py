@@ -76,6 +76,7 @@ BOUNDS = {
     "loader.num_workers": ((0, 1024), (-1, 1025)),
     "loader.batch_seconds": ((0.1, 1e6), (0, 0.099)),
     "loader.prefetch": ((1, 1000), (0, 1001)),
+    "loader.side_by_side": ((1, 1024), (0, 1025)),
     "loader.timeout_s": ((1e-6, 1e6), (0,)),
     "store.num_writers": ((1, 1024), (0, 1025)),
     "store.ark_mb": ((1e-6, 1e6), (0, -1)),

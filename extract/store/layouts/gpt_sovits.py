@@ -45,6 +45,8 @@ class GptSovits(TorchFiles):
 
     suffixes = (".pt", "")
     folders = (FEATURES, WAVS)
+    adds = True  # as GPT-SoVITS's step does: an experiment is a folder, not a list
+    replaces_foreign = True  # what that step began is done over
 
     def kept(self, record: Mapping[str, Any]) -> Kept | None:
         """The files that a line names; None if they are not the files of its id."""
