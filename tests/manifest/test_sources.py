@@ -71,7 +71,7 @@ def test_its_options_may_be_swept_over(extract, tmp_path):
         (["dataset.kind=folder"], "dataset.kind: 'folder' with the options of another choice"),
         (
             ["dataset.kind=no"],
-            f"no: none of extract's sources; needed {' or '.join([*choices.own('sources'), 'lines'])}",
+            f"no: none of extract's sources; needed {' or '.join(choices.own('sources'))} or lines",
         ),
         (["dataset=line"], "Could not find 'dataset/line'"),
         (["dataset=line"], " ".join(sorted([*choices.own("sources"), "demo", "lines", "mydata"]))),
