@@ -16,13 +16,13 @@ IDS = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1) | st
 )
 
 
-@pytest.mark.parametrize("layout", KEYS)
+@pytest.mark.parametrize("naming", KEYS)
 @given(one=IDS, other=IDS)
 @example(one="a b", other="a%20b")
 @example(one="a%2Eb", other="a.b")
 @example(one="% ", other="%%20")
-def test_a_key_is_one_ids_alone_and_leads_back_to_it(layout, one, other):
-    key_of = KEYS[layout]
+def test_a_key_is_one_ids_alone_and_leads_back_to_it(naming, one, other):
+    key_of = KEYS[naming]
     assert id_of(key_of(one)) == unquote(key_of(one)) == one
     assert (key_of(one) == key_of(other)) == (one == other)
 
