@@ -1,9 +1,12 @@
 """Four faults on every layout there is: SIGKILL, Ctrl-C, a full disk, damage at rest.
 
+Also what docs/layouts.md says of how each is read.
+
 `tests/whole/test_faults.py` and `tests/whole/test_damage.py` have all faults.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,13 +23,14 @@ from support import readers
 from support.command import TINY, start
 from support.disks import tmpfs
 from support.recordings import write_wav
-from support.stores import audit, contents, files_of, ids_of, ledger
+from support.stores import audit, contents, files_of, ids_of, is_per_utterance, ledger
 
 pytestmark = [
     pytest.mark.each_layout,
     pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"),
 ]
 
+PAGE = Path(__file__).parents[2] / "docs" / "layouts.md"
 NUM = 12
 SMALL = ("loader.num_workers=0", "loader.batch_seconds=0.6", "store.num_writers=1")
 
@@ -169,3 +173,20 @@ def test_a_damaged_file_is_found_and_its_utterances_are_done_again(
     assert run("store.verify=checksum") == 0
     audit(store, ids_of(clips))
     torch.testing.assert_close(readers.read(store), readers.read(whole), atol=1e-5, rtol=0)
+
+
+def test_the_page_reads_a_store_as_it_is(whole, layout):
+    """docs/layouts.md has a section of each layout that begins with its reader."""
+    section = PAGE.read_text("utf8").split(f"## `store={layout}`\n")[1].split("\n## ")[0]
+    if not is_per_utterance(whole):
+        return  # its own tests run it
+    example = section.split("```python\n")[1].split("```")[0]
+    for shown, real in (("STORE", str(whole)), ("a.wav", "0.wav")):
+        assert shown in example
+        example = example.replace(shown, real)
+    names: dict = {}
+    exec(example, names)
+    found = torch.tensor(names["features"].tolist())
+    [said] = re.findall(r"\((1, dimensions, frames|frames, dimensions)\)", example)
+    features = readers.read(whole)["0.wav"]
+    assert torch.equal(found, features.mT if said.startswith("1") else features[0])
