@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from extract.app import main
+from extract.files import Temporary
 from extract.store import writers
 from support import readers
 from support.command import TINY, start
@@ -75,21 +76,32 @@ def run(options, command, tmp_path):
 
 @pytest.fixture
 def held(options, tmp_path, monkeypatch):
-    """Starts a run that is held within the save of its fifth utterance, until `let_go`."""
-    save, waits = writers.Writers._save, tmp_path / "waits"
+    """Starts a run that is held within the save of its fifth utterance, until `let_go`.
+
+    Its files are then written and have no names yet; of a layout of archives it is held after it.
+    """
+    save, publish, waits = writers.Writers._save, Temporary.publish, tmp_path / "waits"
+
+    def wait() -> None:
+        if len(saved) == 5 and not waited:
+            waited.append(waits.touch())
+            while waits.exists():
+                time.sleep(0.005)
 
     def saving(self, item) -> None:
         saved.append(item)
-        if len(saved) == 5:
-            waits.touch()
-            while waits.exists():
-                time.sleep(0.005)
         save(self, item)
+        wait()
 
-    saved: list = []
+    def publishing(self) -> None:
+        wait()
+        publish(self)
+
+    saved, waited = [], []
     with monkeypatch.context() as patch:
         patch.setattr(writers, "MAX_QUEUED_PER_WRITER", 1)
         patch.setattr(writers.Writers, "_save", saving)
+        patch.setattr(Temporary, "publish", publishing)
         process = start(options(tmp_path / "out"), tmp_path)
     while not waits.exists():
         assert process.is_alive()
