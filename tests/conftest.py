@@ -68,8 +68,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Gives a test that takes a `layout` the layouts to run it on."""
-    if "layout" in metafunc.fixturenames:
+    """Gives a test that takes a `layout`, and names none, the layouts to run it on."""
+    given = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "layout" in metafunc.fixturenames and not any("layout" in names for names in given):
         every = metafunc.config.getoption("--all-layouts")
         marked = metafunc.definition.get_closest_marker("each_layout")
         layouts = choices.own("layouts") if every or marked else ("gpt_sovits",)

@@ -71,7 +71,7 @@ def opened(store: Path) -> Store:
 def _files(folder: Path, suffix: str) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob(f"*{suffix}")):
         name = str(path.relative_to(folder))
-        if not name.startswith(".extract/"):
+        if path.is_file() and not name.startswith(".extract/"):
             yield name.removesuffix(suffix), path
 
 

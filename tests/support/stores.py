@@ -40,8 +40,10 @@ def ledger(store: Path) -> list[dict]:
     return lines
 
 
-def audit(store: Path, ids: set[str]) -> None:
+def audit(store: Path, ids: set[str], recordings: Path | None = None) -> None:
     """Asserts what must hold after any run that finished, whatever the store's layout.
+
+    `recordings` may be the store's own folder.
 
     I1 every id once; I2 every saved one readable by other programs, finite, of the right shape; I3
     nothing unreadable under a final name; I4 no stray file.
@@ -64,7 +66,8 @@ def audit(store: Path, ids: set[str]) -> None:
             audit_audio(store, record)
     assert all(record["reason"] for record in records if record["status"] != "saved")
     named = {name for record in saved.values() for name, *_ in record["files"]}
-    assert files_of(store) == named | readers.INDICES.get(readers.layout_of(store), set())
+    found = files_of(store) - (ids if recordings == store else set())
+    assert found == named | readers.INDICES.get(readers.layout_of(store), set())
 
 
 def audit_audio(store: Path, record: dict) -> None:

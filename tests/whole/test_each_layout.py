@@ -1,9 +1,12 @@
 """Four faults on every layout there is: SIGKILL, Ctrl-C, a full disk, damage at rest.
 
+Also what docs/layouts.md says of how each is read.
+
 `tests/whole/test_faults.py` and `tests/whole/test_damage.py` have all faults.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,18 +18,20 @@ import pytest
 import torch
 
 from extract.app import main
+from extract.files import Temporary
 from extract.store import writers
 from support import readers
 from support.command import TINY, start
 from support.disks import tmpfs
 from support.recordings import write_wav
-from support.stores import audit, contents, files_of, ids_of, ledger
+from support.stores import audit, contents, files_of, ids_of, is_per_utterance, ledger
 
 pytestmark = [
     pytest.mark.each_layout,
     pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"),
 ]
 
+PAGE = Path(__file__).parents[2] / "docs" / "layouts.md"
 NUM = 12
 SMALL = ("loader.num_workers=0", "loader.batch_seconds=0.6", "store.num_writers=1")
 
@@ -71,21 +76,32 @@ def run(options, command, tmp_path):
 
 @pytest.fixture
 def held(options, tmp_path, monkeypatch):
-    """Starts a run that is held within the save of its fifth utterance, until `let_go`."""
-    save, waits = writers.Writers._save, tmp_path / "waits"
+    """Starts a run that is held within the save of its fifth utterance, until `let_go`.
+
+    Its files are then written and have no names yet; of a layout of archives it is held after it.
+    """
+    save, publish, waits = writers.Writers._save, Temporary.publish, tmp_path / "waits"
+
+    def wait() -> None:
+        if len(saved) == 5 and not waited:
+            waited.append(waits.touch())
+            while waits.exists():
+                time.sleep(0.005)
 
     def saving(self, item) -> None:
         saved.append(item)
-        if len(saved) == 5:
-            waits.touch()
-            while waits.exists():
-                time.sleep(0.005)
         save(self, item)
+        wait()
 
-    saved: list = []
+    def publishing(self) -> None:
+        wait()
+        publish(self)
+
+    saved, waited = [], []
     with monkeypatch.context() as patch:
         patch.setattr(writers, "MAX_QUEUED_PER_WRITER", 1)
         patch.setattr(writers.Writers, "_save", saving)
+        patch.setattr(Temporary, "publish", publishing)
         process = start(options(tmp_path / "out"), tmp_path)
     while not waits.exists():
         assert process.is_alive()
@@ -169,3 +185,20 @@ def test_a_damaged_file_is_found_and_its_utterances_are_done_again(
     assert run("store.verify=checksum") == 0
     audit(store, ids_of(clips))
     torch.testing.assert_close(readers.read(store), readers.read(whole), atol=1e-5, rtol=0)
+
+
+def test_the_page_reads_a_store_as_it_is(whole, layout):
+    """docs/layouts.md has a section of each layout that begins with its reader."""
+    section = PAGE.read_text("utf8").split(f"## `store={layout}`\n")[1].split("\n## ")[0]
+    if not is_per_utterance(whole):
+        return  # its own tests run it
+    example = section.split("```python\n")[1].split("```")[0]
+    for shown, real in (("STORE", str(whole)), ("a.wav", "0.wav")):
+        assert shown in example
+        example = example.replace(shown, real)
+    names: dict = {}
+    exec(example, names)
+    found = torch.tensor(names["features"].tolist())
+    [said] = re.findall(r"\((1, dimensions, frames|frames, dimensions)\)", example)
+    features = readers.read(whole)["0.wav"]
+    assert torch.equal(found, features.mT if said.startswith("1") else features[0])
