@@ -22,6 +22,7 @@ class Clash(NamedTuple):
 
     ids: tuple[str, str]
     paths: tuple[str, str]
+    index: int  # of the second one in its manifest
 
     def __str__(self) -> str:
         names = self.ids[0] if self.ids[0] == self.ids[1] else " and ".join(self.ids)
@@ -98,7 +99,7 @@ def _same_id(
                     pair[0] + describe_cut(*cuts[first]),
                     pair[1] + describe_cut(*cuts[index]),
                 )
-            clashes.append(Clash((ids[first], ids[index]), pair))
+            clashes.append(Clash((ids[first], ids[index]), pair, index))
     return repeats, clashes
 
 
@@ -132,7 +133,8 @@ def _file_as_folder(
     clashes = {}
     for index, folder in _folders(names, encoded) if files else ():
         if (other := files.get(folder)) is not None:
-            clashes[other] = Clash((ids[other], ids[index]), (paths[other], paths[index]))
+            pair = (ids[other], ids[index]), (paths[other], paths[index])
+            clashes[other] = Clash(*pair, index)
     return list(clashes.values())
 
 

@@ -13,7 +13,7 @@ from typing import overload
 
 import numpy as np
 
-from extract.manifest.clashes import clash_message, find_clashes
+from extract.manifest.clashes import Clash, clash_message, find_clashes
 from extract.manifest.collector import Collector
 from extract.manifest.cuts import Cuts
 from extract.manifest.ids import SUFFIXES
@@ -50,6 +50,7 @@ class Manifest(Sequence[Entry]):
         source: str = "",
         suffixes: Sequence[str] = SUFFIXES,
         folds_case: bool = False,
+        clashes: list[Clash] | None = None,
     ) -> Manifest:
         """Collect `entries`, one at a time; one listed twice is kept once, a bad id is a failure.
 
@@ -58,6 +59,8 @@ class Manifest(Sequence[Entry]):
             source: the one name of what is read.
             suffixes: what the store's layout adds to an id.
             folds_case: whether `A` and `a` are one file in the store.
+            clashes: takes the pairs that would write the same file, instead of an error. The
+                manifest then has only the first of each pair.
 
         Raises:
             ValueError: two recordings would write the same file; names both paths of each pair.
@@ -66,7 +69,7 @@ class Manifest(Sequence[Entry]):
         collector.extend(entries)
         ids, paths, cuts = collector.finish()
         whole = cls(ids, paths, source, tuple(collector.failures), cuts)
-        return whole._checked(suffixes, folds_case)
+        return whole._checked(suffixes, folds_case, clashes)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -106,14 +109,20 @@ class Manifest(Sequence[Entry]):
             return replace(self, ids=ids, paths=ids.with_prefix(self.paths.prefix))
         return replace(self, ids=ids, paths=change(self.paths))
 
-    def _checked(self, suffixes: Sequence[str], folds_case: bool) -> Manifest:
+    def _checked(
+        self, suffixes: Sequence[str], folds_case: bool, taken: list[Clash] | None
+    ) -> Manifest:
         """Itself, repeated entries taken out; ValueError if two recordings share a file."""
         repeats, clashes = find_clashes(self.ids, self.paths, self.cuts, suffixes, folds_case)
-        if clashes:
+        if clashes and taken is None:
             raise ValueError(clash_message(printable(self.source) or "manifest", clashes))
+        if repeats:
+            shown = printable(self.source)
+            log.info("%s: %s listed again, kept once", shown, count(len(repeats), "entry"))
+        if taken is not None:
+            taken += clashes
+            repeats = [*repeats, *(clash.index for clash in clashes)]
         if not repeats:
             return self
-        shown = printable(self.source)
-        log.info("%s: %s listed again, kept once", shown, count(len(repeats), "entry"))
         kept = np.delete(np.arange(len(self)), repeats)
         return replace(self.subset(kept), failures=self.failures)

@@ -54,34 +54,70 @@ def remaining(manifest: Manifest, store: Store, path: Path, policy: ResumePolicy
         path: this process's ledger.
         policy: which lines are accepted.
     """
-    index_of = {id_: index for index, id_ in enumerate(manifest.ids)}
-    todo = np.ones(len(manifest), dtype=bool)
-    unseen = todo.copy()
-    kept: Counter[tuple[str, str]] = Counter()
-    kept_s, kept_clipped = 0.0, 0
+    counted = _Counted(manifest, store, policy)
     holding = bytearray()  # for every whole line, 1 or 0
     num_bytes = 0
     for line, record in ledger.read_lines(path):
-        holding.append(0)
-        index = index_of.get(record["id"])
-        if index is not None:
-            unseen[index] = False
-            if not todo[index] or not _holds(index, record, manifest, store, policy):
-                continue
-            todo[index] = False
-            kept[record["status"], record.get("reason") or ""] += 1
-            kept_s += (record.get("duration_s") or 0.0) if record["status"] == SAVED else 0.0
-            kept_clipped += bool(record.get("clipped_samples"))
-        elif record.get("reason") in OF_A_SOURCE or not store.is_possible(record):
-            continue  # this run records it again, or its id is damaged
-        holding[-1] = 1
-        num_bytes += len(line)
+        holding.append(counted.stays(record))
+        num_bytes += len(line) * holding[-1]
     status = path.stat() if path.exists() else None
     # A ledger with a second name is a copy made of hard links: appending would change both.
     if status and (num_bytes != status.st_size or status.st_nlink > 1):
         lines = (line for line, _record in ledger.read_lines(path))
         ledger.rewrite(path, compress(lines, holding))
-    return Remaining(todo, unseen, kept, kept_s, kept_clipped)
+    return counted.remaining()
+
+
+def would_remain(
+    manifest: Manifest, store: Store, policy: ResumePolicy, gates: AudioSettings | None = None
+) -> Remaining:
+    """What a run would have to do, by all ledgers of the store; changes nothing.
+
+    Args:
+        manifest: the recordings, of all shards.
+        store: where the files are; it need not exist.
+        policy: which lines are accepted.
+        gates: new ones, if only these differ from the store's: see `judge_again`.
+    """
+    counted = _Counted(manifest, store, policy)
+    for path in ledger.ledger_paths(store.directory):
+        for _line, record in store.read_lines(path):
+            if gates is None or (record["status"] != REJECTED and _passes(record, gates)):
+                counted.stays(record)
+    return counted.remaining()
+
+
+class _Counted:
+    """Compares a ledger's lines with a manifest and the files; counts those that hold."""
+
+    def __init__(self, manifest: Manifest, store: Store, policy: ResumePolicy) -> None:
+        self._manifest, self._store, self._policy = manifest, store, policy
+        self._index_of = {id_: index for index, id_ in enumerate(manifest.ids)}
+        self._todo = np.ones(len(manifest), dtype=bool)
+        self._unseen = self._todo.copy()
+        self._kept: Counter[tuple[str, str]] = Counter()
+        self._kept_s, self._kept_clipped = 0.0, 0
+
+    def stays(self, record: Mapping[str, Any]) -> bool:
+        """Whether a line stays in the ledger; counts it if it is a recording's of the manifest."""
+        index = self._index_of.get(record["id"])
+        if index is None:  # else this run records it again, or its id is damaged
+            return record.get("reason") not in OF_A_SOURCE and self._store.is_possible(record)
+        self._unseen[index] = False
+        todo = self._todo[index]
+        if not todo or not _holds(index, record, self._manifest, self._store, self._policy):
+            return False
+        self._todo[index] = False
+        self._kept[record["status"], record.get("reason") or ""] += 1
+        is_saved = record["status"] == SAVED
+        self._kept_s += (record.get("duration_s") or 0.0) if is_saved else 0.0
+        self._kept_clipped += bool(record.get("clipped_samples"))
+        return True
+
+    def remaining(self) -> Remaining:
+        """What is left to do by the lines that came."""
+        counts = self._kept, self._kept_s, self._kept_clipped
+        return Remaining(self._todo, self._unseen, *counts)
 
 
 def _holds(

@@ -1,0 +1,169 @@
+"""The disk: how much a run will write, and whether there is room for it.
+
+Bytes follow from durations, and a header's duration may be a guess. So a run is stopped before its
+work only where the disk is too small for what headers count, and half of what they guess.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.data.probes import read_headers
+from extract.frames import ENCODER_RATE_HZ, ConvStack
+from extract.run.build import scan_probes
+from extract.run.work import Job
+from extract.store.store import StoreUnusable
+from extract.text import printable
+from extract.values import AudioSettings
+
+log = logging.getLogger(__name__)
+
+COUNTED, GUESSED = 0.98, 0.5  # of a duration, certain: by headers that count samples, and others
+LINE_BYTES = 600  # of the ledger
+BLOCK_BYTES = 4096  # a file takes whole blocks of the disk, and an entry in its folder
+
+Seconds = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes that a store will take, and those that are free."""
+
+    needed: float
+    at_least: float  # less than this cannot be enough
+    at_most: float  # with blocks, lines and unfinished files
+    free: float
+
+    def __str__(self) -> str:
+        return f"about {size(self.needed)} needed, {size(self.free)} free"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes in words: `3.1 GB`."""
+    unit, name = (1e9, "GB") if num_bytes >= 1e9 else (1e6, "MB")
+    return f"{num_bytes / unit:,.1f} {name}"
+
+
+def outside_gates(
+    seconds: Seconds, audio: AudioSettings, stack: ConvStack
+) -> tuple[Mask, Mask]:
+    """Which recordings would be `too_short` and `too_long` by their headers; neither at 0 s."""
+    num_samples = np.round(seconds * ENCODER_RATE_HZ)
+    padded = np.maximum(num_samples + sum(audio.pad_samples), audio.min_samples)
+    no_frame = padded < stack.min_samples()
+    sample_s = 1 / ENCODER_RATE_HZ  # the rounding of durations and of cuts
+    too_short = (seconds > 0) & (no_frame | (seconds + sample_s < audio.min_duration_s))
+    return too_short, seconds > audio.max_duration_s + sample_s
+
+
+def bytes_per_second(job: Job) -> float:
+    """Bytes that a second of audio takes in the job's store."""
+    encoder, layout = job.encoder, job.store.layout
+    width = encoder.hidden_size * len(encoder.wanted.layers)
+    rest = encoder.dtype.itemsize, encoder.architecture.stack.frame_rate
+    training_audio = 0.0
+    if not job.config.audio.has_training_audio:
+        training_audio = layout.bytes_per_second(0, *rest)
+    return layout.bytes_per_second(width, *rest) - training_audio
+
+
+def room_for(job: Job, seconds: Seconds, certain: Seconds | float = COUNTED) -> Room:
+    """The room for recordings that are to be saved.
+
+    Args:
+        job: the run.
+        seconds: of each of them.
+        certain: the share of each one's seconds that is no guess.
+    """
+    rate = bytes_per_second(job)
+    needed = float(seconds.sum()) * rate
+    extra = len(seconds) * (LINE_BYTES + BLOCK_BYTES * len(job.store.layout.suffixes))
+    unfinished = job.config.store.num_writers * float(seconds.max(initial=0)) * rate
+    at_least = float((seconds * certain).sum()) * rate
+    return Room(needed, at_least, needed / COUNTED + extra + unfinished, free_bytes(job))
+
+
+def free_bytes(job: Job) -> float:
+    """Bytes free for the store, on all disks that its folders are on."""
+    directory = job.store.directory
+    places = [_existing(directory / name) for name in ("", *job.store.layout.folders)]
+    disks = {os.stat(place).st_dev: place for place in reversed(places)}  # noqa: PTH116
+    return float(sum(shutil.disk_usage(place).free for place in disks.values()))
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the first folder above it that exists."""
+    path = path.absolute()
+    while not path.is_dir() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def require_room(job: Job, todo: Mask, seconds: Seconds) -> None:
+    """Says what a run will write and what is free; nothing where there is nothing to do.
+
+    Args:
+        job: the run.
+        todo: for every recording of the manifest, whether it is to be saved.
+        seconds: of each, by its header or list.
+
+    Raises:
+        StoreUnusable: the disk is too small, whatever is guessed.
+    """
+    short, long = outside_gates(seconds, job.config.audio, job.encoder.architecture.stack)
+    saved = todo & ~short & ~long
+    if not todo.any():
+        return
+    found = room_for(job, seconds[saved])
+    job.watch.said(f"{found}{_by_headers(todo, seconds, short, long)}")
+    if found.free < found.at_least:
+        found = room_for(job, seconds[saved], _certain(job, saved))
+        if found.free < found.at_least:
+            raise StoreUnusable(too_small(job, found))
+    if found.free < found.at_most:
+        log.warning("%s: there may not be room for all: %s", _where(job), found)
+
+
+def _by_headers(todo: Mask, seconds: Seconds, short: Mask, long: Mask) -> str:
+    """Recordings that no features are expected of: `; by their headers 3 too_long`."""
+    masks = {"too_short": short, "too_long": long, "unreadable": seconds <= 0}
+    found = {name: int((mask & todo).sum()) for name, mask in masks.items()}
+    parts = [f"{number:,} {name}" for name, number in found.items() if number]
+    return f"; by their headers {', '.join(parts)}" if parts else ""
+
+
+def _certain(job: Job, saved: Mask) -> Seconds:
+    """The share of each saved recording's seconds that is no guess, from the headers again."""
+    manifest = job.manifest.subset(np.flatnonzero(saved))
+    scan = partial(scan_probes, job.config, job.stop)
+    probed = read_headers(manifest, scan, lambda _num: None)
+    return certain_share(probed.planned_s, probed.held_s, probed.counted)
+
+
+def certain_share(planned_s: Seconds, held_s: Seconds, counted: Mask) -> Seconds:
+    """The share of planned seconds that is no guess, 0 to 1, of each recording."""
+    held: Seconds = held_s / np.maximum(planned_s, 1e-9)
+    return np.where(counted, COUNTED, GUESSED) * np.minimum(held, 1.0)
+
+
+def too_small(job: Job, found: Room) -> str:
+    """That the disk is too small, in one line with the numbers and the ways out."""
+    missing = size(found.at_least - found.free)
+    return (
+        f"{_where(job)}: the disk is too small for what is left to do: {found}, at least {missing} "
+        "short. Ways out: make room, another store.dir=DIR, or a part of the job there "
+        "(shard.count=N)"
+    )
+
+
+def _where(job: Job) -> str:
+    return printable(str(job.store.directory))
