@@ -14,7 +14,7 @@ from extract.options import has_effect, options_of
 NOT_IN_NAME = (
     *("dataset.", "model.name", "model.path", "loader.", "shard.", "engine.", "device"),
     *("store.dir", "store.num_writers", "store.fsync", "store.verify"),
-    *("cpu_fallback", "retry_failed", "overwrite"),
+    *("cpu_fallback", "retry_failed", "overwrite", "preflight"),
 )
 ALWAYS_NAMED = ("audio.maxx", "audio.alpha")
 

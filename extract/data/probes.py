@@ -1,7 +1,7 @@
-"""What the headers of all recordings say: durations, rates, channels, codecs, and what is unreadable.
+"""What the headers of all recordings say: durations, rates, channels, codecs, what is unreadable.
 
-A run needs durations alone (`extract.data.durations`); a preflight, which decodes nothing, tells all
-of it. A file of which there are many cuts is read once.
+A run needs durations alone (`extract.data.durations`); a preflight tells all of it. A file of which
+there are many cuts is read once.
 """
 
 from __future__ import annotations

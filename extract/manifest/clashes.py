@@ -22,7 +22,7 @@ class Clash(NamedTuple):
 
     ids: tuple[str, str]
     paths: tuple[str, str]
-    index: int  # of the second one in its manifest
+    second: int  # index of the second one in its manifest
 
     def __str__(self) -> str:
         names = self.ids[0] if self.ids[0] == self.ids[1] else " and ".join(self.ids)

@@ -121,7 +121,7 @@ class Manifest(Sequence[Entry]):
             log.info("%s: %s listed again, kept once", shown, count(len(repeats), "entry"))
         if taken is not None:
             taken += clashes
-            repeats = [*repeats, *(clash.index for clash in clashes)]
+            repeats = [*repeats, *(clash.second for clash in clashes)]
         if not repeats:
             return self
         kept = np.delete(np.arange(len(self)), repeats)

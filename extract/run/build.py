@@ -30,9 +30,7 @@ from extract.text import printable
 from extract.values import Failure, Gain
 
 
-def read_manifest(
-    config: Config, layout: Layout, clashes: list[Clash] | None = None
-) -> Manifest:
+def read_manifest(config: Config, layout: Layout, clashes: list[Clash] | None = None) -> Manifest:
     """The dataset group's recordings, with ids that `layout` can make files of.
 
     Args:

@@ -19,6 +19,7 @@ from extract.run.build import load_batches, load_encoder, read_manifest, require
 from extract.run.clock import Clock
 from extract.run.observer import Observer, Silent
 from extract.run.pipeline import run
+from extract.run.room import bytes_per_second, require_room
 from extract.run.signals import Stop
 from extract.run.summary import Summary, summarize
 from extract.run.tally import Tally
@@ -80,6 +81,7 @@ def run_shard(
             seconds = read_durations(job)
             batches = plan_rest(job, loading.batch_seconds, rest, seconds)
             watch.said(f"{rest.todo.sum():,} of {count(len(manifest), 'recording')} to do")
+            require_room(job, rest.todo, seconds)
             failures = failures_of_source(manifest)
             todo_s = float(seconds[rest.todo].sum())
             return _extract(job, Work(loading, rest, batches, todo_s, failures, foreign_ids))
@@ -194,8 +196,4 @@ def _bytes_left(job: Job, tally: Tally) -> float | None:
     """Bytes that the remaining audio will take in the store; None if nothing is left."""
     if tally.done >= tally.total:
         return None
-    left_s = max(0.0, tally.total_s - tally.saved_s)
-    encoder, layout = job.encoder, job.store.layout
-    frame_rate = encoder.architecture.stack.frame_rate
-    width = encoder.hidden_size * len(encoder.wanted.layers)
-    return left_s * layout.bytes_per_second(width, encoder.dtype.itemsize, frame_rate)
+    return max(0.0, tally.total_s - tally.saved_s) * bytes_per_second(job)

@@ -7,8 +7,8 @@ work only where the disk is too small for what headers count, and half of what t
 from __future__ import annotations
 
 import logging
-import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 COUNTED, GUESSED = 0.98, 0.5  # of a duration, certain: by headers that count samples, and others
 LINE_BYTES = 600  # of the ledger
+ROUNDED = 1e-7  # durations are float32 in the cache
 BLOCK_BYTES = 4096  # a file takes whole blocks of the disk, and an entry in its folder
 
 Seconds = NDArray[np.float64]
@@ -53,16 +54,13 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes / unit:,.1f} {name}"
 
 
-def outside_gates(
-    seconds: Seconds, audio: AudioSettings, stack: ConvStack
-) -> tuple[Mask, Mask]:
+def outside_gates(seconds: Seconds, audio: AudioSettings, stack: ConvStack) -> tuple[Mask, Mask]:
     """Which recordings would be `too_short` and `too_long` by their headers; neither at 0 s."""
     num_samples = np.round(seconds * ENCODER_RATE_HZ)
     padded = np.maximum(num_samples + sum(audio.pad_samples), audio.min_samples)
     no_frame = padded < stack.min_samples()
-    sample_s = 1 / ENCODER_RATE_HZ  # the rounding of durations and of cuts
-    too_short = (seconds > 0) & (no_frame | (seconds + sample_s < audio.min_duration_s))
-    return too_short, seconds > audio.max_duration_s + sample_s
+    too_short = (seconds > 0) & (no_frame | (seconds * (1 + ROUNDED) < audio.min_duration_s))
+    return too_short, seconds * (1 - ROUNDED) > audio.max_duration_s
 
 
 def bytes_per_second(job: Job) -> float:
@@ -89,15 +87,19 @@ def room_for(job: Job, seconds: Seconds, certain: Seconds | float = COUNTED) -> 
     extra = len(seconds) * (LINE_BYTES + BLOCK_BYTES * len(job.store.layout.suffixes))
     unfinished = job.config.store.num_writers * float(seconds.max(initial=0)) * rate
     at_least = float((seconds * certain).sum()) * rate
-    return Room(needed, at_least, needed / COUNTED + extra + unfinished, free_bytes(job))
+    free = free_bytes(job.store.directory, job.store.layout.folders)
+    return Room(needed, at_least, needed / COUNTED + extra + unfinished, free)
 
 
-def free_bytes(job: Job) -> float:
-    """Bytes free for the store, on all disks that its folders are on."""
-    directory = job.store.directory
-    places = [_existing(directory / name) for name in ("", *job.store.layout.folders)]
-    disks = {os.stat(place).st_dev: place for place in reversed(places)}  # noqa: PTH116
+def free_bytes(directory: Path, folders: Sequence[str]) -> float:
+    """Bytes free for a store, on all disks that its folders are on; it need not exist."""
+    places = [_existing(directory / name) for name in ("", *folders)]
+    disks = {_device(place): place for place in places}
     return float(sum(shutil.disk_usage(place).free for place in disks.values()))
+
+
+def _device(place: Path) -> int:
+    return place.stat().st_dev
 
 
 def _existing(path: Path) -> Path:
@@ -123,8 +125,8 @@ def require_room(job: Job, todo: Mask, seconds: Seconds) -> None:
     saved = todo & ~short & ~long
     if not todo.any():
         return
-    found = room_for(job, seconds[saved])
-    job.watch.said(f"{found}{_by_headers(todo, seconds, short, long)}")
+    found, hours = room_for(job, seconds[saved]), seconds[saved].sum() / 3600
+    job.watch.said(f"{hours:.3f} h to save: {found}{_by_headers(todo, seconds, short, long)}")
     if found.free < found.at_least:
         found = room_for(job, seconds[saved], _certain(job, saved))
         if found.free < found.at_least:
