@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal
 
+from extract.extras import missing
+
 Group = Literal["sources", "families", "layouts", "engines"]
 
 FOLDERS: dict[Group, str] = {
@@ -34,7 +36,8 @@ def find(group: Group, name: str) -> ModuleType:
     """The module of a choice.
 
     Raises:
-        ValueError: there is no such choice, or it needs a package that is not installed.
+        ValueError: there is no such choice, or it needs a package that is not installed, which is
+            named with the command that installs it.
     """
     offered = _offered(group)
     if name not in own(group) and name not in offered:
@@ -44,7 +47,7 @@ def find(group: Group, name: str) -> ModuleType:
             return import_module(f"{FOLDERS[group]}.{name}")
         found = offered[name].load()
     except ModuleNotFoundError as error:
-        raise ValueError(f"{name}: needs the package {error.name}, which is missing") from error
+        raise ValueError(f"{name}: {missing(error.name)}") from error
     if not isinstance(found, ModuleType):
         raise ValueError(f"{name}: {offered[name].value} is no module; needed one")
     return found
