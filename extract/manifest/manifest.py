@@ -59,8 +59,8 @@ class Manifest(Sequence[Entry]):
             source: the one name of what is read.
             suffixes: what the store's layout adds to an id.
             folds_case: whether `A` and `a` are one file in the store.
-            clashes: takes the pairs that would write the same file, instead of an error. The
-                manifest then has only the first of each pair.
+            clashes: takes the pairs that would write the same file, instead of an error; the
+                manifest is then without the later one of each pair.
 
         Raises:
             ValueError: two recordings would write the same file; names both paths of each pair.
@@ -121,7 +121,7 @@ class Manifest(Sequence[Entry]):
             log.info("%s: %s listed again, kept once", shown, count(len(repeats), "entry"))
         if taken is not None:
             taken += clashes
-            repeats = [*repeats, *(clash.second for clash in clashes)]
+            repeats = [*repeats, *(clash.later for clash in clashes)]
         if not repeats:
             return self
         kept = np.delete(np.arange(len(self)), repeats)

@@ -218,18 +218,19 @@ def _time(
     padded: Seconds,
     saved: NDArray[np.bool_],
 ) -> Time | None:
-    """The time for what is left, from a few seconds of measuring."""
-    if not batches:
+    """The time for what is to be saved, from a few seconds of measuring."""
+    encoded = [batch[saved[batch]] for batch in batches if saved[batch].any()]
+    if not encoded:
         return None
     encoder, quadratic_s = job.encoder, job.encoder.architecture.quadratic_s
-    per_cost = encoder_ratio(encoder, batches, padded, job.stop)
+    per_cost = encoder_ratio(encoder, encoded, padded, job.stop)
     per_second = decoding_ratio(
         job.manifest, np.where(saved, padded, 0.0), job.config.audio, job.stop
     )
     if per_cost is None or per_second is None:
         return None
-    longest = [float(padded[batch].max()) for batch in batches]
-    sizes = np.array([len(batch) for batch in batches])
+    longest = [float(padded[batch].max()) for batch in encoded]
+    sizes = np.array([len(batch) for batch in encoded])
     cost = float((sizes * cost_s(np.array(longest), quadratic_s)).sum())
     decoded_s = float(padded[saved].sum()) / max(1, loading.num_workers)
     return Time(per_cost * cost, per_second * decoded_s)

@@ -257,8 +257,10 @@ def test_what_the_trainer_drops_is_counted(recordings, examined, tmp_path):
 
 
 def test_the_time_is_the_measured_one_for_all_that_is_left(recordings, examined):
-    _code, found = examined(recordings, "loader.num_workers=2", "loader.batch_seconds=1000")
     seconds = seconds_of(recordings)
+    write_wav(recordings / "long.wav", 5.0)
+    options = "loader.num_workers=2", "loader.batch_seconds=1000", "audio.max_duration_s=2"
+    _code, found = examined(recordings, *options)
     decoding = found["time"]["decoding"]
     assert decoding["low"] == pytest.approx(0.1 * sum(seconds) / 2, rel=1e-3)  # by two workers
     assert decoding["high"] == pytest.approx(0.2 * sum(seconds) / 2, rel=1e-3)
