@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from extract.internal import INTERNAL_ERROR
 from extract.values import FAILED
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def of_run(summaries: Iterable[Summary]) -> Exit:
 
 def of_preflight(found: Preflight) -> Exit:
     """The exit of a preflight: that of a run which would end before its work, else 0."""
+    if found.reasons[INTERNAL_ERROR]:
+        return CRASHED
     if found.clashes or found.refusal:
         return USAGE
     return STORE_UNUSABLE if found.unusable else DONE

@@ -86,7 +86,7 @@ def not_writable(directory: Path) -> str:
 def _is_read_only(place: Path) -> bool:
     if not hasattr(os, "statvfs"):
         return False
-    return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
+    return bool(os.statvfs(place).f_flag & getattr(os, "ST_RDONLY", 0))
 
 
 def _file_of(error: OSError) -> str:

@@ -283,7 +283,10 @@ def test_the_table_fits_80_columns_and_stdout_has_nothing_else(mixed, extract_fo
     assert "recordings" not in err
     assert "float32 on cpu" in err
     assert "more: " in table
-    labels = re.findall(r"^(\w+) {2}", table, re.MULTILINE)
+    page = (Path(__file__).parents[2] / "docs" / "faults.md").read_text("utf8")
+    example = page.split("## Before a run")[1].split("```text\n")[1].split("```")[0]
+    labels, documented = (re.findall(r"^(\w+) {2}", some, re.M) for some in (table, example))
+    assert documented == labels
     assert labels[:5] == ["recordings", "hours", "rates", "channels", "formats"]
     assert {"disk", "batches", "time", "rejected", "failed"} < {*labels}
 
