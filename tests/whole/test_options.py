@@ -198,7 +198,7 @@ NOT_SAID = {
     *("model.path", "loader.num_workers", "loader.batch_seconds", "loader.prefetch"),
     *("loader.timeout_s", "loader.start_method", "store.dir", "store.num_writers", "store.fsync"),
     *("store.verify", "shard.index", "shard.count", "engine.kind", "device", "cpu_fallback"),
-    *("retry_failed", "overwrite"),
+    *("retry_failed", "overwrite", "preflight"),
 }
 
 
