@@ -23,10 +23,12 @@ from extract.data.durations import Headers, Scanned, durations
 from extract.data.loader import ResilientLoader
 from extract.data.plan import Indices, plan_batches, plan_fingerprint, unfinished
 from extract.data.workers import Options
+from extract.frames import HUBERT_STACK
 from extract.machine import cores
 from extract.manifest.manifest import Manifest
 from extract.manifest.sources.folder import read_folder
 from extract.opener import LocalFiles
+from extract.run.room import free_bytes, outside_gates
 from extract.shard import Shard
 from extract.store.layouts.gpt_sovits import names
 from extract.store.ledger import Record
@@ -119,6 +121,9 @@ def start_up(recordings: Path, store: Store) -> tuple[Laps, Manifest, int]:
     plan_fingerprint(batches, manifest.ids)
     batches = unfinished(batches, rest.todo, np.zeros_like(rest.unseen))
     lap("plan")
+    outside_gates(known, AudioSettings(), HUBERT_STACK)
+    free_bytes(store.directory, store.layout.folders)
+    lap("disk")
     items = AudioDataset(manifest, AudioSettings())
     loader = ResilientLoader(items, batches, collate, _none_dies, Options(1))
     if batches:

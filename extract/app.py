@@ -168,6 +168,8 @@ def _job(config: DictConfig) -> Ended:
         engine = choices.find("engines", settings.engine.kind)
     except (OmegaConfBaseException, ValueError) as error:
         return Ended(_usage(str(error)))
+    if settings.preflight:
+        return _preflight(settings, console)
     return _run(settings, engine, console)
 
 
@@ -198,6 +200,32 @@ def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
         if stop.signal_name and HydraConfig.get().mode is RunMode.MULTIRUN:
             return Ended(exits.after_signal(stop.signal_name), summaries)  # ends the sweep too
         return Ended(exits.of_run(summaries), summaries)
+
+
+def _preflight(config: Config, console: Console) -> Ended:
+    """Examines the job and prints what a run would find, to stdout; writes nothing else."""
+    from rich.console import Console
+
+    from extract.run.preflight import preflight
+    from extract.run.preflight_table import as_json, report
+    from extract.run.signals import stop_on_signals
+    from extract.run.terminal import Terminal
+
+    with stop_on_signals() as stop:
+        try:
+            with Terminal(console) as watch:
+                found = preflight(config, watch, stop)
+        except ValueError as error:
+            return Ended(_usage(str(error)))
+        except KeyboardInterrupt:
+            return Ended(exits.INTERRUPTED)
+        if found is None:
+            return Ended(exits.after_signal(stop.signal_name or ""))
+    if config.preflight == "json":
+        sys.stdout.write(as_json(found) + "\n")
+    else:
+        report(Console(), found)
+    return Ended(exits.of_preflight(found))
 
 
 def _not_set_message(missing: Sequence[str]) -> str:

@@ -93,6 +93,14 @@ class EngineOptions:
     kind: str = "local"  # a module of `extract/run/engines/`, or what an installed package adds
 
 
+PREFLIGHT = "true, false or json"
+
+
+def is_preflight(value: Any) -> bool:
+    """Whether a value is one of `PREFLIGHT`."""
+    return isinstance(value, bool) or value == "json"
+
+
 @dataclass
 class Config:
     """All options. `conf/config.yaml` is its table of contents."""
@@ -111,6 +119,8 @@ class Config:
     seed: int = number(0, at_least=0, at_most=MAX_SEED)  # of the weights of `tiny_random`
     retry_failed: bool = True  # try what failed in an earlier run again
     overwrite: bool = False  # replace a store that was made with other settings
+    # Read headers alone, print what a run would find, and write nothing; json = for programs
+    preflight: bool | str = field(default=False, metadata=checked(PREFLIGHT, is_preflight))
 
 
 SCHEMAS: dict[str, Any] = {

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from extract.internal import INTERNAL_ERROR
 from extract.values import FAILED
 
 if TYPE_CHECKING:
+    from extract.run.preflight import Preflight
     from extract.run.summary import Summary
 
 
@@ -44,6 +46,15 @@ def after_signal(name: str) -> Exit:
 def of_run(summaries: Iterable[Summary]) -> Exit:
     """The exit of a run: the worst of its shards'."""
     return max(map(_of_shard, summaries), key=lambda one: one.code, default=DONE)
+
+
+def of_preflight(found: Preflight) -> Exit:
+    """The exit of a preflight: that of a run which would end before its work, else 0."""
+    if found.reasons[INTERNAL_ERROR]:
+        return CRASHED
+    if found.clashes or found.refusal:
+        return USAGE
+    return STORE_UNUSABLE if found.unusable else DONE
 
 
 def _of_shard(summary: Summary) -> Exit:

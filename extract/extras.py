@@ -17,6 +17,7 @@ EXTRAS: dict[str, str] = {  # the name that is imported: the extra that installs
     "datasets": "hf",
     "fsspec": "remote",
     "s3fs": "remote",
+    "pyarrow": "parquet",
 }
 
 

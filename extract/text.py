@@ -35,6 +35,11 @@ def printable(text: str) -> str:
     return _escaped(text, also="\\")
 
 
+def escaped(text: str) -> str:
+    """`text` with the unprintable escaped. What is escaped already stays as it is."""
+    return text if text.isprintable() else _escaped(text)
+
+
 def _escaped(text: str, also: str = "") -> str:
     return "".join(c if c.isprintable() and c not in also else ascii(c)[1:-1] for c in text)
 

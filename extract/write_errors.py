@@ -70,6 +70,25 @@ def cannot_be_made(directory: Path, error: OSError) -> str:
     return f"{where}: cannot be made or written to: {error.strerror or error}: {found}"
 
 
+def not_writable(directory: Path) -> str:
+    """Why no store can be made or written to in `directory`, found without writing; else ""."""
+    place = directory.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    code = 0
+    if not os.path.isdir(place):  # noqa: PTH112
+        code = errno.ENOTDIR
+    elif not os.access(place, os.W_OK | os.X_OK):
+        code = errno.EROFS if _is_read_only(place) else errno.EACCES
+    return cannot_be_made(directory, OSError(code, os.strerror(code), str(place))) if code else ""
+
+
+def _is_read_only(place: Path) -> bool:
+    if not hasattr(os, "statvfs"):
+        return False
+    return bool(os.statvfs(place).f_flag & getattr(os, "ST_RDONLY", 0))
+
+
 def _file_of(error: OSError) -> str:
     return printable(os.fsdecode(error.filename)) if error.filename else "a file of the store"
 

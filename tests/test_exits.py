@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,6 +42,22 @@ def test_the_worst_shard_is_the_runs_exit():
     assert exits.of_run([]) == exits.DONE
     assert exits.of_run([summary(), summary(outcomes=FAILED), summary()]) == exits.SOME_FAILED
     assert exits.of_run([summary(num_internal=1), interrupted]) == exits.TERMINATED
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({}, exits.DONE),
+        ({"reasons": Counter(missing=1, too_long=2)}, exits.DONE),
+        ({"clashes": ["a pair"]}, exits.USAGE),
+        ({"refusal": "other settings", "unusable": "full"}, exits.USAGE),
+        ({"unusable": "full"}, exits.STORE_UNUSABLE),
+        ({"reasons": Counter(internal_error=1), "unusable": "full"}, exits.CRASHED),
+    ],
+)
+def test_a_preflight_has_the_exit_of_the_run(found, expected):
+    nothing = {"reasons": Counter(), "clashes": [], "refusal": "", "unusable": ""}
+    assert exits.of_preflight(SimpleNamespace(**nothing | found)) == expected
 
 
 def test_the_codes_stay_what_they_are():

@@ -26,10 +26,10 @@ from extract.audio.ffmpeg import (
     best_stream,
     counted_duration_s,
     holds_past,
-    likely_duration_s,
     open_container,
 )
 from extract.audio.gate import Gate
+from extract.audio.headers import Header, of_stream, of_wav
 from extract.audio.resampling import BLOCK_SAMPLES, resample
 from extract.audio.seeking import begin_s, frames_from, seek
 from extract.audio.spans import WHOLE, Samples, Span, taken
@@ -125,10 +125,15 @@ def decode(
 
 
 def probe_duration_s(file: BinaryIO, where: str) -> float:
-    """Seconds of audio as the header gives them, without decoding.
+    """Seconds of audio as the header gives them: the `duration_s` of `probe`."""
+    return probe(file, where).duration_s
 
-    Exact for PCM and FLAC, off by at most a packet for MP4 and Ogg. For an MP3 without a header
-    FFmpeg estimates it from the bit rate.
+
+def probe(file: BinaryIO, where: str) -> Header:
+    """What the header says, without decoding.
+
+    The duration is exact for PCM and FLAC, off by at most a packet for MP4 and Ogg. For an MP3
+    without a header FFmpeg estimates it from the bit rate.
 
     Raises:
         AudioError: `undecodable` or `empty`.
@@ -136,10 +141,9 @@ def probe_duration_s(file: BinaryIO, where: str) -> float:
     with faults_of_the_file(where):
         header = _wav_header(file, where, samples=False)
         if header:
-            return header.duration_s
+            return of_wav(header)
         with open_container(file) as container:
-            stream = _audio_stream(best_stream(container, file), where)
-            return likely_duration_s(container, stream)
+            return of_stream(container, _audio_stream(best_stream(container, file), where))
 
 
 def _wav_header(file: BinaryIO, where: str, *, samples: bool = True) -> WavHeader | None:

@@ -16,7 +16,12 @@ from typing import Any
 from rich.cells import cell_len
 
 from extract import exits
+from extract.files import replace_whole
+from extract.manifest.folders import METADATA
+from extract.shard import LEDGER_NAME
+from extract.store.export import csv_parts, parquet_parts
 from extract.store.ledger import ledger_paths, lines
+from extract.systems import real_path
 from extract.text import count, shown
 from extract.values import FAILED, REJECTED, SAVED, STATUS_OF, STATUSES
 
@@ -45,9 +50,12 @@ Record = Mapping[str, Any]
 def main(argv: Sequence[str]) -> int:
     """Prints a store's ledgers, one line an utterance, and the totals of all.
 
+    Or gives them as JSON, CSV or Parquet. A Parquet file is whole, or not there.
+
     Returns:
         0: all is printed, or the output's reader has closed it; 1: a ledger cannot be
-        read, or the output not be written; 2: the folder is no store; 130: Ctrl-C.
+        read, or the output not be written; 2: the folder is no store, the file may not be written,
+        or a package is missing; 130: Ctrl-C.
     """
     options = _parser().parse_args(argv)
     directory = Path(options.store).expanduser()
@@ -55,9 +63,12 @@ def main(argv: Sequence[str]) -> int:
         if not ledger_paths(directory):
             sys.stderr.write(f"{shown(str(directory), MAX_CELL)}: {NO_STORE}\n")
             return exits.USAGE.code
-        _print(_lines(_records(directory), options))
+        _give(_records(directory), directory, options)
     except BrokenPipeError:
         _forget_output()
+    except ValueError as error:
+        sys.stderr.write(f"extract show: {shown(str(error), 2 * MAX_CELL)}\n")
+        return exits.USAGE.code
     except OSError as error:
         _forget_output()
         sys.stderr.write(f"extract show: {shown(str(error), MAX_CELL)}\n")
@@ -78,10 +89,46 @@ def _parser() -> argparse.ArgumentParser:
         metavar="REASON",
         help=f"only of this reason: {', '.join(sorted(STATUS_OF))}",
     )
-    parser.add_argument(
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
         "--json", action="store_true", help="a JSON object a line: whole records and no totals"
     )
+    form.add_argument(
+        "--csv", action="store_true", help="all fields as CSV, which spreadsheets open safely"
+    )
+    form.add_argument(
+        "--parquet", metavar="FILE", help="all fields, typed, into a Parquet file: needs pyarrow"
+    )
     return parser
+
+
+def _give(records: Iterator[Record], directory: Path, options: argparse.Namespace) -> None:
+    """Prints the records, or writes them to a file, in the form that the options name.
+
+    Raises:
+        ValueError: the file may not be written, or a package is missing.
+    """
+    totals = _Totals()
+    wanted = (record for record in totals.counting(records) if _wanted(record, options))
+    if options.csv:
+        _print_bytes(csv_parts(wanted))
+    elif options.parquet is not None:
+        path = _target(options.parquet, directory)
+        replace_whole(path, parquet_parts(wanted))
+        _print(totals.lines())
+    else:
+        _print(_lines(wanted, totals, options))
+
+
+def _target(name: str, directory: Path) -> Path:
+    """The path of a file to be written; ValueError for a folder, or a file of the store's own."""
+    path = Path(name).expanduser().absolute()
+    if not name or path.is_dir():
+        raise ValueError(f"--parquet {name or '(nothing)'}: a folder; needed the name of a file")
+    own = LEDGER_NAME.fullmatch(path.name) or path.name == METADATA
+    if own and real_path(path.parent) == real_path(directory):
+        raise ValueError(f"--parquet {name}: the store keeps its own file there; needed another")
+    return path
 
 
 def _records(directory: Path) -> Iterator[Record]:
@@ -102,16 +149,23 @@ def _print(text: Iterable[str]) -> None:
     sys.stdout.flush()
 
 
+def _print_bytes(parts: Iterable[bytes]) -> None:
+    """Writes to stdout what has an encoding and line ends of its own."""
+    if sys.stdout is None:
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.writelines(parts)
+    sys.stdout.buffer.flush()
+
+
 def _forget_output() -> None:
     """Points stdout at the null device: else Python, as it exits, flushes its buffer and fails."""
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
-def _lines(records: Iterable[Record], options: argparse.Namespace) -> Iterator[str]:
+def _lines(wanted: Iterator[Record], totals: _Totals, options: argparse.Namespace) -> Iterator[str]:
     """The lines to print, made one block at a time, however many records there are."""
-    totals = _Totals()
-    wanted = (record for record in totals.counting(records) if _wanted(record, options))
     if options.json:
         yield from map(json.dumps, wanted)  # ASCII: a name cannot steer the terminal
         return

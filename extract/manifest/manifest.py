@@ -58,6 +58,7 @@ class Manifest(Sequence[Entry]):
         suffixes: Sequence[str] = SUFFIXES,
         folds_case: bool = False,
         duplicates_fail: bool = False,
+        clashes: list[Clash] | None = None,
     ) -> Manifest:
         """Collect `entries`, one at a time; one listed twice is kept once, a bad id is a failure.
 
@@ -68,6 +69,8 @@ class Manifest(Sequence[Entry]):
             folds_case: whether `A` and `a` are one file in the store.
             duplicates_fail: of two recordings that would write the same file, the later one is a
                 failure, `duplicate_name`.
+            clashes: takes the pairs that would write the same file, instead of an error; the
+                manifest is then without the later one of each pair.
 
         Raises:
             ValueError: two recordings would write the same file, and none is to fail for that;
@@ -79,7 +82,7 @@ class Manifest(Sequence[Entry]):
         opener = _opener_of(collector.urls.values())
         failures = tuple(collector.failures)
         whole = cls(ids, paths, source, failures, cuts, opener, extras)
-        return whole._checked(suffixes, folds_case, duplicates_fail)
+        return whole._checked(suffixes, folds_case, duplicates_fail, clashes)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -123,18 +126,25 @@ class Manifest(Sequence[Entry]):
         return replace(self, ids=ids, paths=paths, extras=extras)
 
     def _checked(
-        self, suffixes: Sequence[str], folds_case: bool, duplicates_fail: bool
+        self,
+        suffixes: Sequence[str],
+        folds_case: bool,
+        duplicates_fail: bool,
+        taken: list[Clash] | None,
     ) -> Manifest:
         """Itself without repeats; ValueError, or failures, if two recordings share a file."""
         repeats, clashes = find_clashes(self.ids, self.paths, self.cuts, suffixes, folds_case)
         shown = printable(self.source)
-        if clashes and not duplicates_fail:
+        if clashes and taken is None and not duplicates_fail:
             raise ValueError(clash_message(shown or "manifest", clashes))
         if not repeats and not clashes:
             return self
         if repeats:
             log.info("%s: %s listed again, kept once", shown, count(len(repeats), "entry"))
         kept = np.delete(np.arange(len(self)), [*repeats, *(clash.later for clash in clashes)])
+        if taken is not None and not duplicates_fail:
+            taken += clashes
+            clashes = []
         failures = (*self.failures, *map(_duplicate, clashes))
         return replace(self.subset(kept), failures=failures)
 

@@ -20,6 +20,7 @@ from extract.manifest.ids import SUFFIXES
 from extract.values import Entry, Failure
 
 if TYPE_CHECKING:
+    from extract.manifest.clashes import Clash
     from extract.manifest.manifest import Manifest
 
 
@@ -74,8 +75,15 @@ class Source(Protocol):
         ...
 
 
-def read_source(options: SourceOptions, output: Output) -> Manifest:
+def read_source(
+    options: SourceOptions, output: Output, clashes: list[Clash] | None = None
+) -> Manifest:
     """The recordings that the source named by `options.kind` lists.
+
+    Args:
+        options: of the source.
+        output: what the run will write.
+        clashes: see `Manifest.from_entries`.
 
     Raises:
         ValueError: no such source, what the source raises, or two recordings would write the same
@@ -88,7 +96,7 @@ def read_source(options: SourceOptions, output: Output) -> Manifest:
     name = source.source(options)
     entries = source.read(options, output)
     manifest = Manifest.from_entries(
-        entries, name, output.suffixes, output.folds_case, output.duplicates_fail
+        entries, name, output.suffixes, output.folds_case, output.duplicates_fail, clashes
     )
     opener = getattr(module, "opener", None)
     return replace(manifest, opener=opener(options)) if opener else manifest

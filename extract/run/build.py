@@ -15,9 +15,11 @@ from extract.data.dataset import AudioDataset, identify
 from extract.data.durations import UNKNOWN_S, Headers, Scanned
 from extract.data.loader import ResilientLoader
 from extract.data.plan import Indices
+from extract.data.probes import Probe, Probes
 from extract.data.workers import Options
 from extract.encoder.encoder import Encoder
 from extract.machine import best_start_method, cores
+from extract.manifest.clashes import Clash
 from extract.manifest.manifest import Manifest
 from extract.manifest.source import Output, read_source
 from extract.models.fingerprint import fingerprint
@@ -28,13 +30,20 @@ from extract.shard import Shard
 from extract.store.layout import Layout, TrainingAudio, endings_beside
 from extract.store.store import Store
 from extract.systems import folds_case
+from extract.text import printable
 from extract.values import Failure, Gain
 
 AUTO = re.compile(r"auto(:\d+)?")
 
 
-def read_manifest(config: Config, layout: Layout) -> Manifest:
+def read_manifest(config: Config, layout: Layout, clashes: list[Clash] | None = None) -> Manifest:
     """The dataset group's recordings, with ids that `layout` can make files of.
+
+    Args:
+        config: names the source.
+        layout: of the store.
+        clashes: takes the pairs that would write the same file, of which the manifest then has the
+            first alone; None refuses them.
 
     Raises:
         ValueError: no such folder or list, nothing in it, or two recordings with one name where
@@ -43,7 +52,7 @@ def read_manifest(config: Config, layout: Layout) -> Manifest:
     folds = folds_case(config.store.dir)
     beside = endings_beside(layout) if layout.lies_beside else None
     output = Output(config.store.dir, layout.folders, layout.suffixes, folds, beside, layout.adds)
-    return read_source(config.dataset, output)
+    return read_source(config.dataset, output, clashes)
 
 
 def open_store(config: Config, shard: Shard) -> Store:
@@ -157,14 +166,31 @@ def scan_headers(
     config: Config, stop: Callable[[], bool], items: Headers, chunks: list[Indices]
 ) -> Iterator[Scanned]:
     """Reads headers on all cores; one that kills its worker has the duration `UNKNOWN_S`."""
-    method = start_method(config, torch.device("cpu"))
-    num_workers = min(cores(), len(chunks)) if config.loader.num_workers != 0 else 0
-    options = Options(num_workers, timeout_s=config.loader.timeout_s, start_method=method)
 
     def crashed(index: int, _cause: str) -> Scanned:
         return [(index, UNKNOWN_S)]
 
-    return iter(ResilientLoader(items, chunks, list, crashed, options, stop))
+    return iter(ResilientLoader(items, chunks, list, crashed, _scanning(config, chunks), stop))
+
+
+def scan_probes(
+    config: Config, stop: Callable[[], bool], items: Probes, chunks: list[Indices]
+) -> Iterator[list[Probe]]:
+    """Reads all that headers say, on all cores."""
+
+    def crashed(index: int, cause: str) -> list[Probe]:
+        recording = identify(items.manifest, index)
+        detail = f"{printable(recording.path)}: its worker died twice: {cause}"
+        return [(index, Failure(recording, "worker_crashed", detail))]
+
+    return iter(ResilientLoader(items, chunks, list, crashed, _scanning(config, chunks), stop))
+
+
+def _scanning(config: Config, chunks: list[Indices]) -> Options:
+    """The workers that read headers: one for each core, unless the config wants none."""
+    method = start_method(config, torch.device("cpu"))
+    num_workers = min(cores(), len(chunks)) if config.loader.num_workers != 0 else 0
+    return Options(num_workers, timeout_s=config.loader.timeout_s, start_method=method)
 
 
 def start_method(config: Config, device: torch.device) -> str:

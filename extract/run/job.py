@@ -28,6 +28,7 @@ from extract.run.build import (
 from extract.run.clock import Clock
 from extract.run.observer import Observer, Silent
 from extract.run.pipeline import run
+from extract.run.room import bytes_per_second, require_room
 from extract.run.signals import Stop
 from extract.run.summary import Summary, summarize
 from extract.run.tally import Tally
@@ -45,7 +46,7 @@ from extract.run.work import (
 )
 from extract.shard import Shard
 from extract.store import foreign, settling
-from extract.store.ledger import Ledger, Record, dtype_name, read
+from extract.store.ledger import Ledger, Record, read
 from extract.store.store import StoreUnusable
 from extract.store.writers import Writers, failure_record
 from extract.text import count
@@ -93,6 +94,7 @@ def run_shard(
             seconds = read_durations(job)
             batches = plan_rest(job, loading.batch_seconds, rest, seconds)
             watch.said(f"{rest.todo.sum():,} of {count(len(manifest), 'recording')} to do")
+            require_room(job, rest.todo, seconds)
             failures = failures_of_source(manifest)
             todo_s = float(seconds[rest.todo].sum())
             return _extract(job, Work(loading, rest, batches, todo_s, failures, foreign_ids))
@@ -213,9 +215,4 @@ def _bytes_left(job: Job, tally: Tally) -> float | None:
     """Bytes that the remaining audio will take in the store; None if nothing is left."""
     if tally.done >= tally.total:
         return None
-    left_s = max(0.0, tally.total_s - tally.saved_s)
-    encoder, store = job.encoder, job.store
-    frame_rate = encoder.architecture.stack.frame_rate
-    width = encoder.hidden_size * len(encoder.wanted.layers)
-    saved: torch.dtype = getattr(torch, store.dtype_of(dtype_name(encoder.dtype)))
-    return left_s * store.layout.bytes_per_second(width, saved.itemsize, frame_rate)
+    return max(0.0, tally.total_s - tally.saved_s) * bytes_per_second(job)

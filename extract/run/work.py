@@ -115,7 +115,7 @@ def opened(job: Job, weights: str) -> Iterator[frozenset[str]]:
         ValueError: the store holds features of another identity, or another process works there.
         StoreUnusable: it cannot be made or written to.
     """
-    opening, foreign = _opening(job, weights), list[frozenset[str]]()
+    opening, foreign = opening_of(job, weights), list[frozenset[str]]()
     job.store.create()
     directory, shard = job.store.directory, job.shard
     with locked(
@@ -127,7 +127,8 @@ def opened(job: Job, weights: str) -> Iterator[frozenset[str]]:
         yield foreign[0]
 
 
-def _opening(job: Job, weights: str) -> Opening:
+def opening_of(job: Job, weights: str) -> Opening:
+    """The run as its store has to know it."""
     config, encoder = job.config, job.encoder
     identity = metadata.identity(
         config.audio,
@@ -198,9 +199,9 @@ def say_input(job: Job) -> None:
 
 def find_rest(job: Job) -> Remaining:
     """Which recordings the store lacks; drops lines of the ledger that no longer hold."""
-    policy = ResumePolicy(job.config.retry_failed, job.config.store.verify is Verify.checksum)
     with explained(job.store.directory):
         before = _inode(job.ledger_path)
+        policy = resume_policy(job.config)
         rest = remaining(job.manifest, job.store, job.ledger_path, policy, job.left_out.add)
         if _inode(job.ledger_path) != before:
             settle_again(job.store, job.shard)
@@ -215,6 +216,11 @@ def find_rest(job: Job) -> Remaining:
 def _inode(path: Path) -> int | None:
     """Tells whether a file was replaced; None where there is none."""
     return path.stat().st_ino if path.exists() else None
+
+
+def resume_policy(config: Config) -> ResumePolicy:
+    """Which lines of earlier runs a run accepts."""
+    return ResumePolicy(config.retry_failed, config.store.verify is Verify.checksum)
 
 
 def read_durations(job: Job) -> NDArray[np.float64]:
@@ -239,10 +245,7 @@ def plan_rest(
     A run that goes on after an interruption therefore computes the same batches again, with the
     utterances in them that are saved already. Its features are the same to the last bit.
     """
-    audio = job.config.audio
-    padded = np.maximum(
-        seconds + sum(audio.pad_samples) / ENCODER_RATE_HZ, audio.min_samples / ENCODER_RATE_HZ
-    )
+    padded = padded_seconds(job, seconds)
     batches = plan_batches(padded, batch_seconds, job.encoder.architecture.quadratic_s)
     companions = rest.unseen if _is_same_plan(job, batches) else np.zeros_like(rest.unseen)
     batches = unfinished(batches, rest.todo, companions)
@@ -250,6 +253,14 @@ def plan_rest(
         share = padding_share(padded, batches)
         log.info("%s, %.1f %% padding", count(len(batches), "batch"), 100 * share)
     return batches
+
+
+def padded_seconds(job: Job, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Seconds with the zeros that the settings put around each waveform."""
+    audio = job.config.audio
+    return np.maximum(
+        seconds + sum(audio.pad_samples) / ENCODER_RATE_HZ, audio.min_samples / ENCODER_RATE_HZ
+    )
 
 
 def _is_same_plan(job: Job, batches: list[Indices]) -> bool:

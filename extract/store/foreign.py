@@ -68,7 +68,8 @@ def _note(directory: Path, shard: Shard) -> Path:
 
 
 def _files(directory: Path, name: re.Pattern[str]) -> Iterator[Path]:
-    for path in sorted((directory / PRIVATE).iterdir()):
+    private = directory / PRIVATE
+    for path in sorted(private.iterdir()) if private.is_dir() else ():
         if name.fullmatch(path.name) and path.is_file() and not path.is_symlink():
             yield path
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from extract.frames import ConvStack
 from extract.manifest.folders import Beside
@@ -86,8 +87,7 @@ def _tidy(store: Store, run: Opening, alone: bool, is_new: bool) -> set[str]:
     """Puts in order what all shards share; returns the ids whose files a ledger names."""
     if not alone:
         settle(store, run.shard, alone=False)
-        paths = ledger.ledger_paths(store.directory)
-        return {id_ for path in paths for id_, is_saved in ledger.heads(path) if is_saved}
+        return _named_by_ledgers(store.directory)
     if not is_new:
         store.layout.sweep()
         settle(store, run.shard, alone=True)
@@ -101,12 +101,8 @@ def _compare(store: Store, run: Opening, alone: bool) -> bool:
     Returns:
         Whether no run ever began here.
     """
-    known = None
     try:
-        known = metadata.read(store.directory)
-        if known is None and ledger.ledger_paths(store.directory):
-            path = printable(str(store.directory / metadata.NAME))
-            raise metadata.Unreadable(f"{path}: missing, though there is a ledger beside it")
+        known = _known(store)
     except metadata.Unreadable as error:
         if not run.overwrite:
             raise ValueError(f"{error}. {WAYS_OUT_UNREADABLE}") from None
@@ -122,6 +118,49 @@ def _compare(store: Store, run: Opening, alone: bool) -> bool:
         _need_to_be_alone(store, alone)
         _replace(store, comparison, run.gates)
     return False
+
+
+def _known(store: Store) -> dict[str, Any] | None:
+    """The store's metadata; None where no run ever began."""
+    known = metadata.read(store.directory)
+    if known is None and ledger.ledger_paths(store.directory):
+        path = printable(str(store.directory / metadata.NAME))
+        raise metadata.Unreadable(f"{path}: missing, though there is a ledger beside it")
+    return known
+
+
+def examine(store: Store, run: Opening) -> Comparison | None:
+    """What `open_store` would find, without a lock and without changing anything.
+
+    Returns:
+        How the store's identity differs from the run's, which `overwrite` then replaces; None where
+        it cannot be read, and all is replaced.
+
+    Raises:
+        ValueError: as `open_store`, but for other processes at work.
+    """
+    _refuse_what_is_no_file(store.directory)
+    try:
+        known = _known(store)
+    except metadata.Unreadable as error:
+        if not run.overwrite:
+            raise ValueError(f"{error}. {WAYS_OUT_UNREADABLE}") from None
+        return None
+    comparison = metadata.compare(known and known["identity"], run.identity)
+    if comparison.differing and not run.overwrite:
+        raise ValueError(comparison.message(store.directory))
+    saved = _named_by_ledgers(store.directory)
+    strange = foreign.foreign_ids(store, saved, is_new=known is None)
+    named = sorted(filter(strange.__contains__, run.ids)) if strange else []
+    if named and not (run.overwrite or store.layout.replaces_foreign):
+        raise ValueError(_foreign_message(store.directory, named))
+    return comparison
+
+
+def _named_by_ledgers(directory: Path) -> set[str]:
+    """The ids whose files a ledger names."""
+    paths = ledger.ledger_paths(directory)
+    return {id_ for path in paths for id_, is_saved in ledger.heads(path) if is_saved}
 
 
 def _need_to_be_alone(store: Store, alone: bool) -> None:

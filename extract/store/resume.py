@@ -80,36 +80,20 @@ def remaining(
         policy: which lines are accepted.
         kept_one: called with each record that holds of a recording in the manifest.
     """
-    index_of = {id_: index for index, id_ in enumerate(manifest.ids)}
+    lines = _Lines(manifest, store, policy, kept_one)
     extras = _Extras(manifest)
-    failing = {failure.recording.id for failure in manifest.failures}
-    todo = np.ones(len(manifest), dtype=bool)
-    rest = Remaining(todo, todo.copy())
     holding = bytearray()  # for every whole line, 1 or 0
     num_bytes = 0
     for line, record in ledger.read_lines(path):
-        holding.append(0)
-        index = index_of.get(record["id"])
-        if index is not None:
-            rest.unseen[index] = False
-            if not todo[index]:
-                continue
-            another = store.layout.adds and _is_another(record, redacted(manifest[index].path))
-            if not _holds(index, record, another, manifest, store, policy):
-                rest.renamed += another
-                continue
-            rest.lent += another
-            rest.keep(index, record)
-            kept_one(record)
-        elif record["id"] in failing or not _stays(record, manifest.source, store):
-            continue  # this run records it again, or its id is damaged
-        holding[-1] = 1
-        if index is None or extras.is_in(record, index):
+        holding.append(lines.stays(record))
+        index = lines.index_of.get(record["id"])
+        if holding[-1] and (index is None or extras.is_in(record, index)):
             num_bytes += len(line)  # else the file is written again
     if not _is_as_it_should_be(path, num_bytes):
         kept_lines = compress(ledger.read_lines(path), holding)
-        ledger.rewrite(path, (extras.put(*one, index_of.get(one[1]["id"])) for one in kept_lines))
-    return rest
+        changed = (extras.put(*one, lines.index_of.get(one[1]["id"])) for one in kept_lines)
+        ledger.rewrite(path, changed)
+    return lines.rest
 
 
 def _is_as_it_should_be(path: Path, num_bytes: int) -> bool:
@@ -119,6 +103,64 @@ def _is_as_it_should_be(path: Path, num_bytes: int) -> bool:
     """
     status = path.stat() if path.exists() else None
     return status is None or (status.st_size == num_bytes and status.st_nlink == 1)
+
+
+def would_remain(
+    manifest: Manifest, store: Store, policy: ResumePolicy, gates: AudioSettings | None = None
+) -> Remaining:
+    """What a run would have to do, by all ledgers of the store; changes nothing.
+
+    Args:
+        manifest: the recordings, of all shards.
+        store: where the files are; it need not exist.
+        policy: which lines are accepted.
+        gates: new ones, if only these differ from the store's: see `judge_again`.
+    """
+    lines = _Lines(manifest, store, policy)
+    for path in ledger.ledger_paths(store.directory):
+        for _line, record in store.read_lines(path):
+            if gates is None or (record["status"] != REJECTED and _passes(record, gates)):
+                lines.stays(record)
+    return lines.rest
+
+
+class _Lines:
+    """Compares a ledger's lines with a manifest and the files; counts those that hold."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        store: Store,
+        policy: ResumePolicy,
+        kept_one: Callable[[Mapping[str, Any]], None] = lambda record: None,
+    ) -> None:
+        self.index_of = {id_: index for index, id_ in enumerate(manifest.ids)}
+        todo = np.ones(len(manifest), dtype=bool)
+        self.rest = Remaining(todo, todo.copy())
+        self._manifest, self._store, self._policy = manifest, store, policy
+        self._kept_one = kept_one
+        self._failing = {failure.recording.id for failure in manifest.failures}
+
+    def stays(self, record: Mapping[str, Any]) -> bool:
+        """Whether a line stays in the ledger; counts it if it is a recording's of the manifest."""
+        index = self.index_of.get(record["id"])
+        if index is None:  # else this run records it again, or its id is damaged
+            own = record["id"] in self._failing
+            return not own and _stays(record, self._manifest.source, self._store)
+        rest = self.rest
+        rest.unseen[index] = False
+        return bool(rest.todo[index]) and self._is_kept(index, record)
+
+    def _is_kept(self, index: int, record: Mapping[str, Any]) -> bool:
+        manifest, store, rest = self._manifest, self._store, self.rest
+        another = store.layout.adds and _is_another(record, redacted(manifest[index].path))
+        if not _holds(index, record, another, manifest, store, self._policy):
+            rest.renamed += another
+            return False
+        rest.lent += another
+        rest.keep(index, record)
+        self._kept_one(record)
+        return True
 
 
 def _is_another(record: Mapping[str, Any], path: str) -> bool:

@@ -169,15 +169,16 @@ def test_a_ledger_that_cannot_be_read_is_said_and_is_1(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
-def test_an_output_that_is_full_is_said_and_is_1(store):
-    with open("/dev/full", "wb") as full, process(store, stdout=full) as running:
+@pytest.mark.parametrize("more", [[], ["--csv"]])
+def test_an_output_that_is_full_is_said_and_is_1(store, more):
+    with open("/dev/full", "wb") as full, process(store, *more, stdout=full) as running:
         _said, errors = running.communicate()
     assert running.returncode == 1
     assert b"No space left" in errors
     assert errors.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("more", [[], ["--json"]])
+@pytest.mark.parametrize("more", [[], ["--json"], ["--csv"]])
 def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path, more):
     store = write_ledger(tmp_path / "store", RECORDS * 20_000)
     with process(store, *more) as running:
@@ -202,7 +203,7 @@ class Counted:
         type(self).alive -= 1
 
 
-@pytest.mark.parametrize("more", [[], ["--json"]])
+@pytest.mark.parametrize("more", [[], ["--json"], ["--csv"]])
 def test_records_are_held_a_block_at_a_time(store, capsys, monkeypatch, more):
     class Record(Counted, dict):
         pass
@@ -230,7 +231,7 @@ def test_it_starts_without_what_a_run_needs(store):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == TOTALS
-    heavy = {"torch", "hydra", "omegaconf", "transformers", "av", "numpy"}
+    heavy = {"torch", "hydra", "omegaconf", "transformers", "av", "numpy", "pyarrow"}
     assert not heavy & set(result.stderr.split())
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import re
 import threading
 from pathlib import Path
 
@@ -131,7 +132,9 @@ def test_an_observer_is_told_in_order_and_records_come_from_the_writers(config, 
     summary = run_shard(config, Shard(), watch)
     said = watch.all("said")
     assert said[0].startswith("float32 on cpu; loader.num_workers=1 loader.batch_seconds=4 ")
-    assert said[1:] == ["25 of 25 recordings to do"]
+    assert said[1] == "25 of 25 recordings to do"
+    assert re.fullmatch(r"\d\.\d{3} h to save: about .+ needed, .+ free; .+ 1 unreadable", said[2])
+    assert len(said) == 3
     assert watch.all("reading")[0] == (0, 25)
     assert watch.all("reading")[-1] == (25, 25)
     assert watch.all("planned") == [(25, pytest.approx(seconds_in(recordings)))]

@@ -207,17 +207,9 @@ NOT_SAID = {
     *("dataset.subfolder", "dataset.ids", "store.embedder_model"),
     *("model.path", "loader.num_workers", "loader.batch_seconds", "loader.prefetch"),
     *("loader.timeout_s", "loader.start_method", "store.dir", "store.num_writers", "store.fsync"),
-    *(
-        "store.ark_mb",
-        "store.shard_mb",
-        "store.verify",
-        "shard.index",
-        "shard.count",
-        "engine.kind",
-        "device",
-        "cpu_fallback",
-    ),
-    *("retry_failed", "overwrite"),
+    *("loader.side_by_side", "store.ark_mb", "store.shard_mb"),
+    *("store.verify", "shard.index", "shard.count", "engine.kind", "device", "cpu_fallback"),
+    *("retry_failed", "overwrite", "preflight"),
 }
 
 
