@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from extract import choices
 from extract.config import Config, InputNorm, StartMethod
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset, identify
@@ -15,6 +16,7 @@ from extract.data.loader import ResilientLoader
 from extract.data.plan import Indices
 from extract.data.workers import Options
 from extract.encoder.encoder import Encoder
+from extract.encoder.quantizer import Quantizer
 from extract.machine import best_start_method, cores
 from extract.manifest.manifest import Manifest
 from extract.manifest.source import Output, read_source
@@ -92,6 +94,17 @@ def load_encoder(config: Config) -> tuple[Encoder, str]:
         wanted,
         _follows_the_model(config),
     )
+
+
+def load_quantizer(config: Config, encoder: Encoder) -> Quantizer | None:
+    """What makes units of the encoder's features; None if nothing is to.
+
+    Raises:
+        ValueError: there is no such quantizer, or its file is not one.
+    """
+    module = choices.find("quantizers", config.quantizer.kind)
+    found: Quantizer | None = module.load(config.quantizer, encoder.hidden_size)
+    return found
 
 
 def input_norm(config: Config, encoder: Encoder) -> InputNorm:

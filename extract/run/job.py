@@ -15,7 +15,13 @@ from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
 from extract.machine import collect_garbage_again, keep_freed_memory
 from extract.options import check
-from extract.run.build import load_batches, load_encoder, read_manifest, require_layers
+from extract.run.build import (
+    load_batches,
+    load_encoder,
+    load_quantizer,
+    read_manifest,
+    require_layers,
+)
 from extract.run.clock import Clock
 from extract.run.observer import Observer, Silent
 from extract.run.pipeline import run
@@ -38,7 +44,7 @@ from extract.store import foreign
 from extract.store.ledger import Ledger, Record, read
 from extract.store.store import Store, StoreUnusable
 from extract.store.writers import Writers, failure_record
-from extract.text import count
+from extract.text import count, printable
 from extract.values import FAILED
 from extract.write_errors import explained
 
@@ -66,16 +72,28 @@ def run_shard(
             (`StoreBusy`); nothing was done.
     """
     check(replace(config, shard=shard))
-    store = Store(config.store.dir, fsync=config.store.fsync, options=config.store)
+    store = Store(
+        config.store.dir,
+        fsync=config.store.fsync,
+        options=config.store,
+        features=config.features,
+    )
     require_layers(config, store.layout)
     manifest = shard.part_of(read_manifest(config, store.layout))
     encoder, weights = load_encoder(config)
-    job = Job(config, shard, manifest, encoder, store, watch, stop)
+    quantizer = load_quantizer(config, encoder)
+    if quantizer is not None:
+        encoder = encoder.quantized(quantizer.assign)
+    job = Job(config, shard, manifest, encoder, store, watch, stop, quantizer=quantizer)
     try:
         with opened(job, weights) as foreign_ids:
             _prepare_process(encoder)
             loading = choose_loading(job)
             say_input(job)
+            if job.units is not None and job.units.fill(stop).stopped:
+                summary = Summary(store.directory, interrupted=stop.signal_name or "", left=None)
+                watch.ended(summary)
+                return summary
             rest = find_rest(job)
             seconds = read_durations(job)
             batches = plan_rest(job, loading.batch_seconds, rest, seconds)
@@ -178,6 +196,9 @@ def _finished(job: Job, tally: Tally, summary: Summary) -> Summary:
     if not left:
         with explained(job.store.directory):
             foreign.end(job.store.directory, job.shard)
+        if job.units is not None:
+            job.units.write(job.manifest.ids)
+            job.watch.said(f"units: {printable(str(job.units.file))}")
     if left and job.stop():
         return replace(summary, interrupted=job.stop.signal_name or "", left=left)
     not_retried = 0 if job.config.retry_failed else _num_failed_before(job, tally)

@@ -19,6 +19,7 @@ from extract.config import Config, InputNorm
 from extract.data.durations import durations
 from extract.data.plan import Indices, padding_share, plan_batches, plan_fingerprint, unfinished
 from extract.encoder.encoder import Encoder
+from extract.encoder.quantizer import Quantizer
 from extract.files import read_whole, replace_cache
 from extract.frames import ENCODER_RATE_HZ
 from extract.internal import InternalErrors
@@ -27,6 +28,7 @@ from extract.run.auto import LoaderPlan, choose
 from extract.run.build import input_norm, scan_headers
 from extract.run.observer import Observer
 from extract.run.signals import Stop
+from extract.run.units import ShardUnits
 from extract.shard import Shard
 from extract.store import metadata
 from extract.store.layout import Verify
@@ -54,6 +56,14 @@ class Job:
     watch: Observer
     stop: Stop
     internal: InternalErrors = field(default_factory=InternalErrors)
+    quantizer: Quantizer | None = None
+
+    @property
+    def units(self) -> ShardUnits | None:
+        """The shard's units; None without a quantizer."""
+        if self.quantizer is None:
+            return None
+        return ShardUnits(self.store, self.shard, self.quantizer, self.encoder.device)
 
     @property
     def input_norm(self) -> InputNorm:
@@ -103,14 +113,14 @@ def opened(job: Job, weights: str) -> Iterator[frozenset[str]]:
         StoreUnusable: it cannot be made or written to.
     """
     opening, foreign = _opening(job, weights), list[frozenset[str]]()
+
+    def settle(alone: bool) -> None:
+        foreign.append(open_store(job.store, opening, alone))
+        if job.units is not None:
+            job.units.begin(alone=alone)
+
     job.store.create()
-    directory, shard = job.store.directory, job.shard
-    with locked(
-        directory,
-        shard.index,
-        shard.count,
-        lambda alone: foreign.append(open_store(job.store, opening, alone)),
-    ):
+    with locked(job.store.directory, job.shard.index, job.shard.count, settle):
         yield foreign[0]
 
 
@@ -124,6 +134,8 @@ def _opening(job: Job, weights: str) -> Opening:
         source=job.manifest.source,
         layout=job.store.layout_name,
         input_norm=job.input_norm.name,
+        quantizer=job.quantizer.fingerprint if job.quantizer else None,
+        features=config.features,
     )
     packages = ("torch", "transformers", "soxr", "av")
     made_with = {"model": config.model.path, "extract": __version__}
@@ -174,7 +186,8 @@ def say_input(job: Job) -> None:
 
 def find_rest(job: Job) -> Remaining:
     """Which recordings the store lacks; drops lines of the ledger that no longer hold."""
-    policy = ResumePolicy(job.config.retry_failed, job.config.store.verify is Verify.checksum)
+    is_checked = job.config.store.verify is Verify.checksum
+    policy = ResumePolicy(job.config.retry_failed, is_checked, units=job.quantizer is not None)
     with explained(job.store.directory):
         return remaining(job.manifest, job.store, job.ledger_path, policy)
 

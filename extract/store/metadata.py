@@ -26,6 +26,7 @@ from extract.values import AudioSettings
 NAME = METADATA
 FORMAT = 1
 NO_INPUT_NORM = "none"
+QUANTIZER = "quantizer"
 FIRST_SETTINGS = ("max_peak", "maxx", "alpha", "min_duration_s", "max_duration_s", "resampler")
 GATES = (
     "max_peak",
@@ -57,13 +58,16 @@ def identity(
     source: str,
     layout: str,
     input_norm: str = NO_INPUT_NORM,
+    quantizer: str | None = None,
+    features: bool = True,
 ) -> Identity:
     """Every setting that changes the saved numbers or their files, keyed by its option's name.
 
     A setting that is newer than the first release is left out where it changes nothing, so that
-    earlier stores keep their identity.
+    earlier stores keep their identity. `quantizer` is its fingerprint.
     """
-    new = {"model.input_norm": input_norm, **_settings(audio)}
+    later = {"model.input_norm": input_norm, QUANTIZER: quantizer, "features": features}
+    new = {**later, **_settings(audio)}
     first = {f"audio.{key}": new.pop(f"audio.{key}") for key in FIRST_SETTINGS}
     return {
         "dataset.path": printable(source),  # a path need not be Unicode; JSON must be
@@ -102,6 +106,8 @@ def _plain(value: Any) -> Any:
 # What a store that does not say it was made with.
 LATER_SETTINGS = {
     "model.input_norm": NO_INPUT_NORM,
+    QUANTIZER: None,
+    "features": True,
     **{
         key: value
         for key, value in _settings(AudioSettings()).items()
@@ -121,6 +127,11 @@ class Comparison:
         """Whether the same recordings would give the same numbers, but not all the same pass."""
         return bool(self.differing) and set(self.differing) <= {f"audio.{gate}" for gate in GATES}
 
+    @property
+    def only_units(self) -> bool:
+        """Whether the features would be the same, and only their units others."""
+        return set(self.differing) == {QUANTIZER}
+
     def message(self, directory: Path) -> str:
         """A table of the settings that differ, in the store and in this run, and the ways out."""
         rows = [("", "in the store", "this run")]
@@ -136,9 +147,16 @@ class Comparison:
 
 
 def compare(store: Identity | None, run: Identity) -> Comparison:
-    """Keys whose values differ; none where the store is new."""
+    """Keys whose values differ; none where the store is new.
+
+    Only one side's quantizer is no difference: units are made of saved features later, and a run
+    without one leaves those that are there.
+    """
     if store is None:
         return Comparison({})
+    if None in (store.get(QUANTIZER), run.get(QUANTIZER)):
+        store = {key: value for key, value in store.items() if key != QUANTIZER}
+        run = {key: value for key, value in run.items() if key != QUANTIZER}
     if same_place(store.get("dataset.path"), run.get("dataset.path")):
         store = {**store, "dataset.path": run["dataset.path"]}
     store, run = {**LATER_SETTINGS, **store}, {**LATER_SETTINGS, **run}
@@ -189,6 +207,18 @@ def write(
         "made_with": dict(made_with),
         "frames": frames(stack),
     }
+    _replace(directory, data, fsync=fsync)
+
+
+def change(directory: Path, settings: Identity, *, fsync: bool = True) -> None:
+    """Puts settings into a store's identity and leaves all else in its metadata."""
+    data = read(directory)
+    assert data is not None
+    data["identity"] |= settings
+    _replace(directory, data, fsync=fsync)
+
+
+def _replace(directory: Path, data: Mapping[str, Any], *, fsync: bool) -> None:
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     replace_whole(directory / NAME, text.encode("utf8", "backslashreplace"), fsync=fsync)
 

@@ -16,7 +16,7 @@ from extract.data.dataset import stamp
 from extract.manifest.manifest import Manifest
 from extract.opener import MISSING
 from extract.shard import Shard, index_of
-from extract.store import ledger
+from extract.store import ledger, units
 from extract.store.store import Store
 from extract.systems import unlink
 from extract.values import FAILED, OF_A_SOURCE, REJECTED, SAVED, AudioSettings
@@ -28,6 +28,7 @@ class ResumePolicy:
 
     retry_failed: bool = True  # a failed recording is tried again
     checksum: bool = False  # a saved one's files are read and compared, not only their sizes
+    units: bool = False  # a saved one has to have units
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ def _holds(
     now = stamp(manifest[index], manifest.opener)
     then = record.get("source_size"), record.get("source_mtime_ns")
     if now != then and not (status == SAVED and now == MISSING):
+        return False
+    if status == SAVED and policy.units and units.of_record(record) is None:
         return False
     return status != SAVED or store.intact(record, checksum=policy.checksum)
 

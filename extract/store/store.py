@@ -8,6 +8,7 @@ from typing import Any
 
 from extract.choices import find
 from extract.store import ledger
+from extract.store.alone import UnitsAlone
 from extract.store.files import StoreFiles, WriteFailed
 from extract.store.layout import Layout, LayoutOptions
 from extract.write_errors import StoreUnusable
@@ -22,20 +23,28 @@ class Store:
         directory: the folder.
         fsync: whether what is saved survives a power cut.
         options: the layout and its options; those of `gpt_sovits` where there are none.
+        features: false keeps units alone, in the ledger, whatever the layout.
 
     Raises:
         ValueError: there is no such layout.
     """
 
     def __init__(
-        self, directory: Path | str, *, fsync: bool = True, options: LayoutOptions | None = None
+        self,
+        directory: Path | str,
+        *,
+        fsync: bool = True,
+        options: LayoutOptions | None = None,
+        features: bool = True,
     ) -> None:
         options = options or LayoutOptions(str(directory))
         self.directory, self.fsync = Path(directory), fsync
         self.layout_name = options.layout
         self.files = StoreFiles(self.directory, fsync=fsync)
         module = find("layouts", self.layout_name)
-        self.layout: Layout = module.layout(options, self.directory, self.files)
+        of_files: Layout = module.layout(options, self.directory, self.files)
+        self.features = features
+        self.layout: Layout = of_files if features else UnitsAlone(self.files, of_files)
 
     def create(self) -> None:
         """Makes the folders.

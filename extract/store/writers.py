@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
 
+from extract.store import units
 from extract.store.layout import Kept
 from extract.store.ledger import Ledger, Record, dtype_name
 from extract.store.store import Store, StoreUnusable, WriteFailed
@@ -153,6 +154,7 @@ class Writers:
 def _line_of(item: Encoded) -> partial[Record]:
     """Makes the ledger's line of a saved utterance, given its `files`; holds no tensor."""
     recording, features = item.recording, item.features
+    text = units.as_text(item.units)
     return partial(
         Record,
         recording.id,
@@ -166,6 +168,8 @@ def _line_of(item: Encoded) -> partial[Record]:
         clipped_samples=recording.clipped_samples,
         source_size=recording.size,
         source_mtime_ns=recording.mtime_ns,
+        units=text,
+        units_crc32=units.checksum(text),
     )
 
 

@@ -27,7 +27,7 @@ HEAD = """\
 <!-- Made from the schema by `python tests/support/options_page.py`; a test compares the two. -->
 
 Every option is a `key=value` on the command line; `python -m extract --help` lists them with the
-values they have. The groups `dataset`, `model` and `audio` also take a choice:
+values they have. The groups `dataset`, `model`, `audio` and `quantizer` also take a choice:
 `dataset=folder`. A wrong key, type, choice or number stops before any work, with exit code 2.
 
 A path works as the shell gives it: `dataset.path=a(1)` needs no quotes for Hydra, and `~` is the

@@ -199,6 +199,7 @@ NOT_SAID = {
     *("loader.timeout_s", "loader.start_method", "store.dir", "store.num_writers", "store.fsync"),
     *("store.verify", "shard.index", "shard.count", "engine.kind", "device", "cpu_fallback"),
     *("retry_failed", "overwrite"),
+    *("quantizer.kind", "quantizer.path"),  # units join the features that are there
 }
 
 
