@@ -78,11 +78,15 @@ class Encoder:
         self.model = None if has_them else checkpoint
         self.copies = Copies(self.device) if self.device.type == "cuda" else None
         self.assign: Assignment | None = None
+        self.saved_as = self.dtype  # what `assign` is given features in
 
-    def quantized(self, assign: Assignment) -> "Encoder":
+    def quantized(self, assign: Assignment, dtype: torch.dtype | None = None) -> "Encoder":
         """The same encoder, with the same weights in memory, whose features come with units.
 
-        `assign` takes features of one layer as they are returned: in the encoder's dtype.
+        Args:
+            assign: gives features of one layer their units.
+            dtype: that the features are saved in, and units are made of; None is the encoder's.
+                An utterance that does not fit into it gives units as it is.
 
         Raises:
             ValueError: it has several layers.
@@ -91,7 +95,7 @@ class Encoder:
         if len(layers) != 1:
             raise ValueError(f"model.layer={layers}: a quantizer takes one layer; needed one")
         twin = copy.copy(self)
-        twin.assign = assign
+        twin.assign, twin.saved_as = assign, dtype or self.dtype
         return twin
 
     @torch.inference_mode()
@@ -124,7 +128,7 @@ class Encoder:
             computed = [values, _finite(values)]
             if self.assign is not None:
                 sizes = [self.architecture.stack.num_frames(length) for length in lengths]
-                computed.append(self.assign.propose(values[0], sizes))
+                computed.append(self.assign.propose(values[0].to(self.saved_as), sizes))
             return computed
 
     def on_cpu(self) -> "Encoder":
@@ -139,7 +143,10 @@ class Encoder:
             projection=projection,
             final_norm=final_norm,
         )
-        return encoder if self.assign is None else encoder.quantized(self.assign)
+        if self.assign is None:
+            return encoder
+        as_computed = self.saved_as == self.dtype
+        return encoder.quantized(self.assign, None if as_computed else self.saved_as)
 
     def encode(self, waveforms: Tensor, lengths: Sequence[int]) -> list[Features]:
         """`submit(...)` and wait: one `Features` for each utterance, in order."""

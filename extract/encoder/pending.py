@@ -13,7 +13,6 @@ from extract.values import Features
 
 if TYPE_CHECKING:
     from extract.encoder.encoder import Encoder
-    from extract.encoder.quantizer import Assignment
 
 
 @dataclass
@@ -50,25 +49,34 @@ class Pending:
             finite[index] = bool(exact.isfinite().all())
             rounded = exact.to(self.encoder.dtype)
             values[index] = _copied(rounded if rounded.isfinite().all() else exact)
-        units = self._units(sizes, packed, proposed)
-        for index in again if proposed else ():
-            units[index] = self._assign(values[index][0].mT, sizes[index : index + 1])
+        units = self._units(sizes, packed, proposed, values, again)
         return [Features(*parts) for parts in zip(values, finite, retried, units, strict=True)]
 
     def _units(
-        self, sizes: Sequence[int], packed: Tensor, proposed: Sequence[Tensor]
-    ) -> list[Tensor | None]:
-        """Units of each utterance; None for each without a quantizer."""
-        if not proposed:
-            return [None] * len(sizes)
-        decided = self._assign.decide(packed[0], sizes, proposed[0])
-        parts = torch.split(decided, [*map(self._assign.num_units, sizes)])
-        return [part.clone() for part in parts]
+        self,
+        sizes: list[int],
+        packed: Tensor,
+        proposed: Sequence[Tensor],
+        values: Sequence[Tensor],
+        again: Sequence[int],
+    ) -> Sequence[Tensor | None]:
+        """Units of each utterance's features as they are saved; None without a quantizer.
 
-    @property
-    def _assign(self) -> Assignment:
-        assert self.encoder.assign is not None
-        return self.encoder.assign
+        Where the batch's are not those, features have units of their own: those computed `again`,
+        and those that do not fit into the dtype that is saved.
+        """
+        assign, dtype = self.encoder.assign, self.encoder.saved_as
+        if assign is None or not proposed:
+            return [None] * len(sizes)
+        saved = packed[0].to(dtype)
+        decided = assign.decide(saved, sizes, proposed[0])
+        units = [x.clone() for x in torch.split(decided, [*map(assign.num_units, sizes)])]
+        fits = [bool(x.isfinite().all()) for x in torch.split(saved, sizes, dim=1)]
+        for index, (one, size) in enumerate(zip(values, sizes, strict=True)):
+            if index in again or not fits[index]:
+                cast = one.to(dtype)
+                units[index] = assign((cast if cast.isfinite().all() else one)[0].mT, [size])
+        return units
 
 
 def _copied(columns: Tensor) -> Tensor:

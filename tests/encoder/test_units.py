@@ -60,6 +60,28 @@ def test_features_that_are_computed_again_give_their_units(assign, waveforms, mo
         assert torch.equal(one.units, assign(one.values[0].T, [one.values.shape[1]]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_units_are_those_of_features_in_the_dtype_that_is_saved(waveforms, monkeypatch, dtype):
+    """An utterance that does not fit into it is saved, and quantised, in float32."""
+    assign = Nearest(2_000 + torch.randn(200, 32, generator=torch.Generator().manual_seed(0)))
+    encoder = Encoder(load_model("tiny_random")).quantized(assign, dtype)
+    forward = encoder.exact.forward
+
+    def too_large(*args):
+        values = forward(*args) + 2_000  # where numbers of half precision are far apart
+        values[:, :, 3] = 70_000.0  # the third utterance
+        return values
+
+    monkeypatch.setattr(encoder.exact, "forward", too_large)
+    found, differing = encoder.encode(waveforms, LENGTHS), 0
+    for index, one in enumerate(found):
+        fits = index != 2 or dtype is torch.bfloat16
+        saved = one.values.to(dtype) if fits else one.values
+        assert torch.equal(one.units, assign(saved[0].T, [one.values.shape[1]]))
+        differing += not torch.equal(one.units, assign(one.values[0].T, [one.values.shape[1]]))
+    assert differing
+
+
 def test_the_encoder_on_the_cpu_has_the_quantizer_too(assign):
     encoder = Encoder(load_model("tiny_random"), precision="bf16")
     assert encoder.quantized(assign).on_cpu().assign is assign
