@@ -1,8 +1,8 @@
 """Finds a choice by its name: a module of its group's folder, else one of an installed package.
 
 A package offers a choice through an entry point of `extract.sources`, `extract.families`,
-`extract.layouts` or `extract.engines`, which names a module. docs/contributing.md says what each
-group needs in its modules.
+`extract.quantizers`, `extract.layouts` or `extract.engines`, which names a module.
+docs/contributing.md says what each group needs in its modules.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 from extract.extras import missing
 
-Group = Literal["sources", "families", "layouts", "engines"]
+Group = Literal["sources", "families", "quantizers", "layouts", "engines"]
 
 FOLDERS: dict[Group, str] = {
     "sources": "extract.manifest.sources",
     "families": "extract.models.families",
+    "quantizers": "extract.encoder.quantizers",
     "layouts": "extract.store.layouts",
     "engines": "extract.run.engines",
 }

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from extract.choices import Group
+from extract.encoder.quantizer import QuantizerOptions
 from extract.fields import MISSING, checked, location, number
 from extract.manifest.source import SourceOptions
 from extract.models.wanted import LAYER, PROJECTION, FinalNorm, is_layer, is_projection
@@ -109,12 +110,14 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     audio: AudioSettings = field(default_factory=AudioSettings)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
+    quantizer: QuantizerOptions = field(default_factory=QuantizerOptions)
     store: LayoutOptions = field(default_factory=LayoutOptions)
     shard: Shard = field(default_factory=Shard)
     engine: EngineOptions = field(default_factory=EngineOptions)
     # `auto`, `cpu`, `cuda`, `cuda:1`, ...; `auto:1` is `cuda:1`, or `cpu` where there is no CUDA
     device: str = "auto"
     precision: Precision = Precision.auto
+    features: bool = True  # false keeps the quantizer's units alone: no features, no training audio
     cpu_fallback: bool = True  # a recording too large for the GPU alone is encoded on the CPU
     seed: int = number(0, at_least=0, at_most=MAX_SEED)  # of the weights of `tiny_random`
     retry_failed: bool = True  # try what failed in an earlier run again
@@ -138,6 +141,7 @@ class ModuleGroup(NamedTuple):
 
 MODULE_GROUPS = {
     "dataset": ModuleGroup("sources", "kind"),
+    "quantizer": ModuleGroup("quantizers", "kind"),
     "store": ModuleGroup("layouts", "layout"),
     "engine": ModuleGroup("engines", "kind"),
 }

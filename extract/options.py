@@ -166,6 +166,7 @@ def check(config: Config) -> None:
         if rule is not None and not rule.fits(value):
             raise ValueError(f"{name}: {shortened(repr(value))}; needed {rule.needed}")
     _check_start_method(config.loader.start_method)
+    _check_kept(config)
     for smaller, in_order, larger, needed in ORDERED:
         values = attrgetter(smaller, larger)(config)
         if not in_order(*values):
@@ -205,6 +206,11 @@ def _check_start_method(method: StartMethod) -> None:
     if method.name not in there:
         found = f"loader.start_method: {method.name}, which this system has not"
         raise ValueError(f"{found}; needed {' or '.join(there)}")
+
+
+def _check_kept(config: Config) -> None:
+    if not config.features and config.quantizer.kind == "none":
+        raise ValueError("features=false with quantizer=none keeps nothing; needed a quantizer")
 
 
 def _check_number(name: str, option: Option, value: Any) -> None:

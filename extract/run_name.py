@@ -13,6 +13,7 @@ from extract.options import has_effect, options, options_of
 # run's name, and so is a new option.
 NOT_IN_NAME = (
     *("dataset.", "model.name", "model.path", "loader.", "shard.", "engine.", "device"),
+    "quantizer.",
     *("store.dir", "store.num_writers", "store.fsync", "store.verify"),
     "store.embedder_model",
     *("store.ark_mb", "store.shard_mb"),

@@ -241,6 +241,7 @@ class Features:
     values: Tensor
     finite: bool
     retried_fp32: bool
+    units: Tensor | None = None  # (num_units,) int64 on the CPU; None where no quantizer makes any
 
 
 @dataclass(frozen=True)
@@ -250,3 +251,8 @@ class Encoded:
     recording: Recording
     features: Features
     wav32k: Tensor  # (num_samples,) int16; a view of its batch; empty where none is wanted
+
+    @property
+    def units(self) -> Tensor | None:
+        """(num_units,) int64 on the CPU; None where no quantizer makes any."""
+        return self.features.units

@@ -4,14 +4,16 @@ An utterance's features depend on that utterance alone, never on what shared its
 """
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from extract.encoder.copies import Copies
 from extract.encoder.forward import ExactForward
+from extract.encoder.pending import Pending
+from extract.encoder.quantizer import Assignment
 from extract.frames import ConvStack
 from extract.models.family import Model, as_checkpoint
 from extract.models.wanted import Layer, wanted_of
@@ -75,9 +77,29 @@ class Encoder:
         has_them = self.device.type == "cpu" and computed_in == torch.float32
         self.model = None if has_them else checkpoint
         self.copies = Copies(self.device) if self.device.type == "cuda" else None
+        self.assign: Assignment | None = None
+        self.saved_as = self.dtype  # what `assign` is given features in
+
+    def quantized(self, assign: Assignment, dtype: torch.dtype | None = None) -> "Encoder":
+        """The same encoder, with the same weights in memory, whose features come with units.
+
+        Args:
+            assign: gives features of one layer their units.
+            dtype: that the features are saved in, and units are made of; None is the encoder's.
+                An utterance that does not fit into it gives units as it is.
+
+        Raises:
+            ValueError: it has several layers.
+        """
+        layers = list(self.wanted.layers)
+        if len(layers) != 1:
+            raise ValueError(f"model.layer={layers}: a quantizer takes one layer; needed one")
+        twin = copy.copy(self)
+        twin.assign, twin.saved_as = assign, dtype or self.dtype
+        return twin
 
     @torch.inference_mode()
-    def submit(self, waveforms: Tensor, lengths: Sequence[int]) -> "Pending":
+    def submit(self, waveforms: Tensor, lengths: Sequence[int]) -> Pending:
         """Start to encode (B, time) float32 waveforms at 16 kHz, zero-padded, of `lengths` samples.
 
         On CUDA it returns before the features are computed, and a second batch may be submitted
@@ -90,25 +112,30 @@ class Encoder:
         check_batch(waveforms, lengths, self.architecture.stack)
         if not lengths:
             nothing = torch.empty(len(self.wanted.layers), self.hidden_size, 0, dtype=self.dtype)
-            return Pending(self, waveforms, [], nothing, _finite(nothing))
+            return Pending(self, waveforms, [], [nothing, _finite(nothing)])
         if self.copies is None:
-            values, finite = self._compute(waveforms, lengths)
-            return Pending(self, waveforms, list(lengths), values, finite)
-        values, finite = self._compute(self.copies.upload(waveforms), lengths)
-        (values, finite), done = self.copies.download(values, finite)
-        return Pending(self, waveforms, list(lengths), values, finite, done)
+            return Pending(self, waveforms, list(lengths), self._compute(waveforms, lengths))
+        computed = self._compute(self.copies.upload(waveforms), lengths)
+        return Pending(self, waveforms, list(lengths), *self.copies.download(*computed))
 
-    def _compute(self, waveforms: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Packed (L, D, N) features and whether each frame is finite (N,), on the device."""
+    def _compute(self, waveforms: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """Packed (L, D, N) features and whether each frame is finite (N,), on the device.
+
+        With a quantizer also the units that it proposes, (U,).
+        """
         with exact_float32(self.device):
             values = self.exact.forward(waveforms, lengths, self.dtype)
-            return values, _finite(values)
+            computed = [values, _finite(values)]
+            if self.assign is not None:
+                sizes = [self.architecture.stack.num_frames(length) for length in lengths]
+                computed.append(self.assign.propose(values[0].to(self.saved_as), sizes))
+            return computed
 
     def on_cpu(self) -> "Encoder":
         """The encoder of the same features on the CPU, in float32; not of one that is there."""
         assert self.model is not None
         layer, projection, final_norm = self._asked
-        return Encoder(
+        encoder = Encoder(
             self.model,
             device="cpu",
             precision="fp32",
@@ -116,6 +143,10 @@ class Encoder:
             projection=projection,
             final_norm=final_norm,
         )
+        if self.assign is None:
+            return encoder
+        as_computed = self.saved_as == self.dtype
+        return encoder.quantized(self.assign, None if as_computed else self.saved_as)
 
     def encode(self, waveforms: Tensor, lengths: Sequence[int]) -> list[Features]:
         """`submit(...)` and wait: one `Features` for each utterance, in order."""
@@ -132,48 +163,6 @@ class Encoder:
                 exact.forward(waveform[None].to(self.device), [len(waveform)]).cpu()
                 for waveform in waveforms
             ]
-
-
-@dataclass
-class Pending:
-    """A submitted batch; `result` waits for its features."""
-
-    encoder: Encoder
-    waveforms: Tensor
-    lengths: list[int]
-    values: Tensor  # packed (L, D, N)
-    finite: Tensor  # (N,) of every frame
-    done: "torch.cuda.Event | None" = None  # occurs when the download is done; None on a CPU
-    features: list[Features] = field(default_factory=list)
-
-    def result(self) -> list[Features]:
-        """Features of each utterance; those with NaN or Inf are computed again in float32."""
-        if not self.features:
-            if self.done is not None:
-                self.done.synchronize()
-            self.features = self._split()
-        return self.features
-
-    @torch.no_grad()
-    def _split(self) -> list[Features]:
-        """Copies each utterance's features: `backward` refuses views of inference tensors."""
-        stack = self.encoder.architecture.stack
-        sizes = [stack.num_frames(length) for length in self.lengths]
-        finite = [bool(rows.all()) for rows in torch.split(self.finite, sizes)]
-        values = [_copied(columns) for columns in torch.split(self.values, sizes, dim=2)]
-        retried = [not ok and self.encoder.dtype != torch.float32 for ok in finite]
-        again = [index for index, retry in enumerate(retried) if retry]
-        alone = [self.waveforms[index, : self.lengths[index]] for index in again]
-        for index, exact in zip(again, self.encoder.redo(alone) if alone else [], strict=True):
-            finite[index] = bool(exact.isfinite().all())
-            rounded = exact.to(self.encoder.dtype)
-            values[index] = _copied(rounded if rounded.isfinite().all() else exact)
-        return [Features(*parts) for parts in zip(values, finite, retried, strict=True)]
-
-
-def _copied(columns: Tensor) -> Tensor:
-    """(L, D, T) -> (L, T, D) in memory of its own, which lies as it was."""
-    return columns.clone(memory_format=torch.contiguous_format).mT
 
 
 def _finite(values: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from extract import choices
 from extract.config import Config, InputNorm, StartMethod
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset, identify
@@ -18,6 +19,7 @@ from extract.data.plan import Indices
 from extract.data.probes import Probe, Probes
 from extract.data.workers import Options
 from extract.encoder.encoder import Encoder
+from extract.encoder.quantizer import Quantizer
 from extract.machine import best_start_method, cores
 from extract.manifest.clashes import Clash
 from extract.manifest.manifest import Manifest
@@ -125,6 +127,17 @@ def _device(name: str) -> str:
     if not AUTO.fullmatch(name):
         return name
     return name.replace("auto", "cuda") if torch.cuda.is_available() else "cpu"
+
+
+def load_quantizer(config: Config, encoder: Encoder) -> Quantizer | None:
+    """What makes units of the encoder's features; None if nothing is to.
+
+    Raises:
+        ValueError: there is no such quantizer, or its file is not one.
+    """
+    module = choices.find("quantizers", config.quantizer.kind)
+    found: Quantizer | None = module.load(config.quantizer, encoder.hidden_size)
+    return found
 
 
 def input_norm(config: Config, encoder: Encoder) -> InputNorm:

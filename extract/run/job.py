@@ -21,6 +21,7 @@ from extract.run.auto import share_of_threads
 from extract.run.build import (
     load_batches,
     load_encoder,
+    load_quantizer,
     open_store,
     read_manifest,
     require_layers,
@@ -49,7 +50,7 @@ from extract.store import foreign, settling
 from extract.store.ledger import Ledger, Record, read
 from extract.store.store import StoreUnusable
 from extract.store.writers import Writers, failure_record
-from extract.text import count
+from extract.text import count, printable
 from extract.values import FAILED
 from extract.write_errors import explained
 
@@ -82,14 +83,31 @@ def run_shard(
     require_layers(config, store.layout)
     manifest = shard.part_of(read_manifest(config, store.layout))
     encoder, weights = load_encoder(config)
+    quantizer = load_quantizer(config, encoder)
+    if quantizer is not None:
+        encoder = encoder.quantized(quantizer.assign)
     trained = config.audio.has_training_audio
     left_out = LeftOut(config.store.layout if trained else "")
-    job = Job(config, shard, manifest, encoder, store, watch, stop, left_out=left_out)
+    job = Job(
+        config,
+        shard,
+        manifest,
+        encoder,
+        store,
+        watch,
+        stop,
+        left_out=left_out,
+        quantizer=quantizer,
+    )
     try:
         with opened(job, weights) as foreign_ids:
             _prepare_process(encoder, int(config.loader.side_by_side))
             loading = choose_loading(job)
             say_input(job)
+            if job.units is not None and job.units.fill(stop).stopped:
+                summary = Summary(store.directory, interrupted=stop.signal_name or "", left=None)
+                watch.ended(summary)
+                return summary
             rest = find_rest(job)
             seconds = read_durations(job)
             batches = plan_rest(job, loading.batch_seconds, rest, seconds)
@@ -199,6 +217,9 @@ def _finished(job: Job, tally: Tally, summary: Summary) -> Summary:
     if not left:
         with explained(job.store.directory):
             foreign.end(job.store.directory, job.shard)
+        if job.units is not None:
+            job.units.write(job.manifest.ids)
+            job.watch.said(f"units: {printable(str(job.units.file))}")
     if left and job.stop():
         return replace(summary, interrupted=job.stop.signal_name or "", left=left)
     not_retried = 0 if job.config.retry_failed else _num_failed_before(job, tally)

@@ -19,6 +19,7 @@ from extract.config import Config, InputNorm
 from extract.data.durations import durations
 from extract.data.plan import Indices, padding_share, plan_batches, plan_fingerprint, unfinished
 from extract.encoder.encoder import Encoder
+from extract.encoder.quantizer import Quantizer
 from extract.files import read_whole, replace_cache
 from extract.frames import ENCODER_RATE_HZ
 from extract.internal import InternalErrors
@@ -28,6 +29,7 @@ from extract.run.build import input_norm, scan_headers
 from extract.run.observer import Observer
 from extract.run.signals import Stop
 from extract.run.trainers import LeftOut
+from extract.run.units import ShardUnits
 from extract.shard import Shard
 from extract.store import metadata
 from extract.store.layout import Verify
@@ -57,6 +59,14 @@ class Job:
     stop: Stop
     internal: InternalErrors = field(default_factory=InternalErrors)
     left_out: LeftOut = field(default_factory=LeftOut)
+    quantizer: Quantizer | None = None
+
+    @property
+    def units(self) -> ShardUnits | None:
+        """The shard's units; None without a quantizer."""
+        if self.quantizer is None:
+            return None
+        return ShardUnits(self.store, self.shard, self.quantizer, self.encoder.device)
 
     @property
     def input_norm(self) -> InputNorm:
@@ -116,14 +126,14 @@ def opened(job: Job, weights: str) -> Iterator[frozenset[str]]:
         StoreUnusable: it cannot be made or written to.
     """
     opening, foreign = opening_of(job, weights), list[frozenset[str]]()
+
+    def settle(alone: bool) -> None:
+        foreign.append(open_store(job.store, opening, alone))
+        if job.units is not None:
+            job.units.begin(alone=alone)
+
     job.store.create()
-    directory, shard = job.store.directory, job.shard
-    with locked(
-        directory,
-        shard.index,
-        shard.count,
-        lambda alone: foreign.append(open_store(job.store, opening, alone)),
-    ):
+    with locked(job.store.directory, job.shard.index, job.shard.count, settle):
         yield foreign[0]
 
 
@@ -141,6 +151,8 @@ def opening_of(job: Job, weights: str) -> Opening:
         dtype=job.store.dtype_of(dtype_name(encoder.dtype)),
         training_audio=job.store.keeps_audio,
         settings=job.store.layout.settings,
+        quantizer=job.quantizer.fingerprint if job.quantizer else None,
+        features=config.features,
     )
     packages = ("torch", "transformers", "soxr", "av")
     made_with = {"model": config.model.path, "extract": __version__}

@@ -30,6 +30,7 @@ SOURCE = "dataset.path"
 NO_INPUT_NORM = "none"
 AS_COMPUTED = DType.auto.name
 _NONE: Mapping[str, Any] = {}
+QUANTIZER = "quantizer"
 FIRST_SETTINGS = ("max_peak", "maxx", "alpha", "min_duration_s", "max_duration_s", "resampler")
 GATES = (
     "max_peak",
@@ -64,6 +65,8 @@ def identity(
     dtype: str | None = None,
     training_audio: bool = True,
     settings: Mapping[str, Any] = _NONE,
+    quantizer: str | None = None,
+    features: bool = True,
 ) -> Identity:
     """Every setting that changes the saved numbers or their files, keyed by its option's name.
 
@@ -81,8 +84,11 @@ def identity(
         dtype: in which features are saved; None: as they are computed.
         training_audio: whether it is saved, if `audio` has it made.
         settings: `Layout.settings`.
+        quantizer: its fingerprint.
+        features: whether they are saved, or units alone.
     """
-    new = {"model.input_norm": input_norm, **_settings(audio)}
+    later = {"model.input_norm": input_norm, QUANTIZER: quantizer, "features": features}
+    new = {**later, **_settings(audio)}
     new["store.dtype"] = AS_COMPUTED if dtype in (None, precision) else dtype
     has_audio = training_audio or not audio.has_training_audio
     new["store.audio"] = (TrainingAudio.wav32k if has_audio else TrainingAudio.none).name
@@ -129,6 +135,8 @@ LATER_SETTINGS = {
     "model.input_norm": NO_INPUT_NORM,
     "store.dtype": AS_COMPUTED,
     "store.audio": TrainingAudio.wav32k.name,
+    QUANTIZER: None,
+    "features": True,
     **{
         key: value
         for key, value in _settings(AudioSettings()).items()
@@ -148,6 +156,11 @@ class Comparison:
         """Whether the same recordings would give the same numbers, but not all the same pass."""
         return bool(self.differing) and set(self.differing) <= {f"audio.{gate}" for gate in GATES}
 
+    @property
+    def only_units(self) -> bool:
+        """Whether the features would be the same, and only their units others."""
+        return set(self.differing) == {QUANTIZER}
+
     def message(self, directory: Path) -> str:
         """A table of the settings that differ, in the store and in this run, and the ways out."""
         rows = [("", "in the store", "this run")]
@@ -165,10 +178,15 @@ class Comparison:
 def compare(store: Identity | None, run: Identity) -> Comparison:
     """Keys whose values differ; none where the store is new.
 
-    A store to which another list adds may name its first one: earlier versions wrote that.
+    A store to which another list adds may name its first one: earlier versions wrote that. Only one
+    side's quantizer is no difference: units are made of saved features later, and a run without one
+    leaves those that are there.
     """
     if store is None:
         return Comparison({})
+    if None in (store.get(QUANTIZER), run.get(QUANTIZER)):
+        store = {key: value for key, value in store.items() if key != QUANTIZER}
+        run = {key: value for key, value in run.items() if key != QUANTIZER}
     if SOURCE not in run:
         store = {key: value for key, value in store.items() if key != SOURCE}
     elif same_place(store.get(SOURCE), run[SOURCE]):
@@ -227,6 +245,18 @@ def write(
     }
     if beside is not None:
         data[BESIDE] = beside._asdict()
+    _replace(directory, data, fsync=fsync)
+
+
+def change(directory: Path, settings: Identity, *, fsync: bool = True) -> None:
+    """Puts settings into a store's identity and leaves all else in its metadata."""
+    data = read(directory)
+    assert data is not None
+    data["identity"] |= settings
+    _replace(directory, data, fsync=fsync)
+
+
+def _replace(directory: Path, data: Mapping[str, Any], *, fsync: bool) -> None:
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     replace_whole(directory / NAME, text.encode("utf8", "backslashreplace"), fsync=fsync)
 

@@ -7,7 +7,7 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from extract.frames import ConvStack
 from extract.manifest.folders import Beside
 from extract.shard import Shard
-from extract.store import foreign, ledger, metadata
+from extract.store import foreign, ledger, metadata, units
 from extract.store.layout import endings_beside
 from extract.store.lock import PRIVATE, StoreBusy
 from extract.store.metadata import Comparison, Identity
@@ -66,7 +66,9 @@ def open_store(store: Store, run: Opening, alone: bool) -> frozenset[str]:
     """
     directory = store.directory
     _refuse_what_is_no_file(directory)
+    before = _quantizer_of(directory)
     is_new = _compare(store, run, alone)
+    run, has_new_units = _with_units(run, before, bool(ledger.ledger_paths(directory)))
     strange = foreign.foreign_ids(store, _tidy(store, run, alone, is_new), is_new=is_new)
     named = frozenset(filter(strange.__contains__, run.ids)) if strange else frozenset[str]()
     if named and not (run.overwrite or store.layout.replaces_foreign):
@@ -74,13 +76,29 @@ def open_store(store: Store, run: Opening, alone: bool) -> frozenset[str]:
     if strange:
         log.info("%s", _foreign_line(directory, len(strange), len(named)))
     foreign.begin(directory, run.shard, strange, alone=alone)
-    if alone or is_new:
+    if alone or is_new or has_new_units:
         layout = store.layout
         beside = Beside(layout.folders, endings_beside(layout)) if layout.lies_beside else None
         metadata.write(
             directory, run.identity, run.made_with, run.stack, beside=beside, fsync=store.fsync
         )
     return named
+
+
+def _quantizer_of(directory: Path) -> str | None:
+    """The quantizer of a store's units; None where it has none, or its metadata are unreadable."""
+    with suppress(metadata.Unreadable):
+        known = metadata.read(directory)
+        return known["identity"].get(metadata.QUANTIZER) if known else None
+    return None
+
+
+def _with_units(run: Opening, before: str | None, holds_lines: bool) -> tuple[Opening, bool]:
+    """The run with the store's quantizer if it has none of its own; whether it brings a new one."""
+    own = run.identity.get(metadata.QUANTIZER)
+    if own is None and before is not None and holds_lines:
+        return replace(run, identity={**run.identity, metadata.QUANTIZER: before}), False
+    return run, own != before
 
 
 def _tidy(store: Store, run: Opening, alone: bool, is_new: bool) -> set[str]:
@@ -201,9 +219,14 @@ def _sweep_own(directory: Path) -> None:
 
 
 def _replace(store: Store, comparison: Comparison, gates: AudioSettings) -> None:
-    """Drops all utterances; if only the gates differ, those that may not pass the new ones."""
+    """Drops all utterances; if only the gates differ, those that may not pass the new ones.
+
+    If only the quantizer differs, drops the units and keeps the features.
+    """
     if comparison.only_gates:
         judge_again(store, gates)
+    elif comparison.only_units and store.features:
+        units.drop(store.directory)
     else:
         _drop(store)
 

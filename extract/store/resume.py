@@ -17,7 +17,7 @@ from extract.data.dataset import stamp
 from extract.manifest.manifest import Manifest
 from extract.opener import MISSING
 from extract.shard import Shard, index_of
-from extract.store import ledger
+from extract.store import ledger, units
 from extract.store.store import Store
 from extract.systems import real_path, unlink
 from extract.text import printable
@@ -31,6 +31,7 @@ class ResumePolicy:
 
     retry_failed: bool = True  # a failed recording is tried again
     checksum: bool = False  # a saved one's files are read and compared, not only their sizes
+    units: bool = False  # a saved one has to have units
 
 
 @dataclass
@@ -197,7 +198,7 @@ class _Extras:
         """The line with its entry's `extra`."""
         if index is None or self.is_in(record, index):
             return line
-        return ledger.with_extra(record, self._of(index))
+        return ledger.line_of({**record, "extra": self._of(index)})
 
     def _of(self, index: int) -> Any:
         text = "" if self._texts is None else self._texts[index]
@@ -218,6 +219,8 @@ def _holds(
     now = stamp(manifest[index], manifest.opener)
     then = record.get("source_size"), record.get("source_mtime_ns")
     if (another or now != then) and not (status == SAVED and now == MISSING):
+        return False
+    if status == SAVED and policy.units and units.of_record(record) is None:
         return False
     return status != SAVED or store.intact(record, checksum=policy.checksum)
 

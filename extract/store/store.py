@@ -23,6 +23,7 @@ class Store:
         fsync: whether what is saved survives a power cut.
         options: the layout and its options; those of `gpt_sovits` where there are none.
         part: which shard writes: `0-of-4`.
+        features: false keeps units alone, in the ledger, whatever the layout.
 
     Raises:
         ValueError: there is no such layout, or its files cannot hold what the options ask for.
@@ -35,15 +36,17 @@ class Store:
         fsync: bool = True,
         options: LayoutOptions | None = None,
         part: str = "0-of-1",
+        features: bool = True,
     ) -> None:
         options = options or LayoutOptions(str(directory))
         self.directory, self.fsync = Path(directory), fsync
         self.layout_name = options.layout
         self.files = StoreFiles(self.directory, fsync=fsync, part=part)
         module = find("layouts", self.layout_name)
-        self.layout: Layout = module.layout(options, self.directory, self.files)
-        self.options = options
-        _check(options, self.layout)
+        of_files: Layout = module.layout(options, self.directory, self.files)
+        _check(options, of_files)
+        self.options, self.features = options, features
+        self.layout: Layout = of_files if features else UnitsAlone(self.files, of_files)
 
     @property
     def keeps_audio(self) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
 
+from extract.store import units
 from extract.store.dtypes import converted
 from extract.store.layout import Kept
 from extract.store.ledger import Ledger, Record, dtype_name
@@ -160,6 +161,7 @@ class Writers:
 def _line_of(item: Encoded) -> partial[Record]:
     """Makes the ledger's line of a saved utterance, given its `files`; holds no tensor."""
     recording, features = item.recording, item.features
+    text = units.as_text(item.units)
     return partial(
         Record,
         recording.id,
@@ -174,6 +176,8 @@ def _line_of(item: Encoded) -> partial[Record]:
         source_size=recording.size,
         source_mtime_ns=recording.mtime_ns,
         extra=recording.extra,
+        units=text,
+        units_crc32=units.checksum(text),
     )
 
 

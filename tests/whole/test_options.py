@@ -210,6 +210,8 @@ NOT_SAID = {
     *("loader.side_by_side", "store.ark_mb", "store.shard_mb"),
     *("store.verify", "shard.index", "shard.count", "engine.kind", "device", "cpu_fallback"),
     *("retry_failed", "overwrite", "preflight"),
+    *("retry_failed", "overwrite"),
+    *("quantizer.kind", "quantizer.path"),  # units join the features that are there
 }
 
 

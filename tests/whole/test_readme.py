@@ -118,7 +118,7 @@ def test_every_reason_is_named_and_no_other():
 
 
 OPTION = re.compile(
-    r"(?<![/.])\b((?:audio|loader|store|shard|dataset|model)\.(?!safetensors|layouts|all\b)\w+)"
+    r"(?<![/.])\b((?:audio|loader|store|shard|dataset|model|quantizer)\.(?!safetensors|layouts|all\b)\w+)"
 )
 OPTIONS = sorted({name for text in [README, *PAGES.values()] for name in OPTION.findall(text)})
 
@@ -181,6 +181,10 @@ def test_the_table_of_choices_has_every_choice_and_no_other():
     there = {(path.parent.name, path.stem) for path in Path(conf_dir()).glob("*/*.yaml")}
     there |= {("dataset", source) for source in choices.own("sources")}
     there |= {("store", layout) for layout in choices.own("layouts")}
+    groups = {"dataset", "model", "audio", "quantizer"}  # the others have one choice each
+    there = {(path.parent.name, path.stem) for path in Path(conf_dir()).glob("*/*.yaml")}
+    there |= {("dataset", source) for source in choices.own("sources")}
+    there |= {("quantizer", quantizer) for quantizer in choices.own("quantizers")}
     assert found == {choice for choice in there if choice[0] in groups}
     assert {choice for choice in there if choice[0] not in groups} == {("loader", "default")}
 

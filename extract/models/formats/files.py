@@ -52,10 +52,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return settings
 
 
-def read_tensors(path: Path) -> Mapping[Any, Any]:
+def read_tensors(
+    path: Path, *, stubbed: tuple[str, ...] = pickles.OF_FAIRSEQ, heads: tuple[bytes, ...] = ()
+) -> Mapping[Any, Any]:
     """The mapping that a file holds: tensors by name, and in a pickle other values too.
 
     Tensors may be mapped to the file.
+
+    Args:
+        path: the file.
+        stubbed: classes, `module.Name`, whose objects are read as `pickles.Stub`.
+        heads: what may stand in place of `PK`, a zip archive's first two bytes.
 
     Raises:
         ValueError: it cannot be read, is damaged, or holds more than tensors.
@@ -64,10 +71,12 @@ def read_tensors(path: Path) -> Mapping[Any, Any]:
 
     start = start_of(path, 1024)
     is_safetensors = _is_safetensors(start)
+    if start[:2] in heads and start[2:4] == pickles.ZIP[2:]:
+        start = pickles.ZIP + start[4:]
     if not is_safetensors and not start.startswith((pickles.ZIP, pickles.PICKLE)):
         raise ValueError(f"{path.name} is no file of weights: it starts {start[:16]!r}; {_AGAIN}")
     try:
-        found = load_file(path) if is_safetensors else pickles.load(path, start)
+        found = load_file(path) if is_safetensors else pickles.load(path, start, stubbed)
     except pickles.Refused:
         raise
     except Exception as error:  # a damaged file makes the readers raise almost anything

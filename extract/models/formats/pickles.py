@@ -1,9 +1,11 @@
 """Reads files of `torch.save` without running any code that they name.
 
-torch's weights-only unpickler makes tensors and plain containers. Two more classes, which fairseq's
-files hold, are read as `Stub`s with attributes only. Any other class or function is refused.
+torch's weights-only unpickler makes tensors and plain containers. Classes that the caller names are
+read as `Stub`s with attributes only, as those two that fairseq's files hold. Any other class or
+function is refused.
 """
 
+import io
 import pickle
 import pickletools
 import warnings
@@ -11,7 +13,7 @@ import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -19,10 +21,9 @@ from extract.text import shortened
 
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"  # first bytes of files of torch 1.6 and later, and earlier
 
-_STUBBED = ("fairseq.data.dictionary.Dictionary", "argparse.Namespace")
+OF_FAIRSEQ = ("fairseq.data.dictionary.Dictionary", "argparse.Namespace")
 _ALLOWED_MODULES = ("torch", "torch._tensor", "torch._utils", "torch.storage")
 _ALLOWED = (
-    *_STUBBED,
     "_codecs.encode",
     "builtins.bytearray",
     "builtins.complex",
@@ -48,32 +49,55 @@ class Stub:
         pass
 
 
-def load(path: Path, start: bytes) -> Any:
+class _Restored(io.FileIO):
+    """A file that reads as if it began with other bytes."""
+
+    def __init__(self, path: Path, head: bytes) -> None:
+        super().__init__(path)
+        self._head = head
+
+    readall = io.RawIOBase.readall  # it reads by `readinto`, FileIO's own does not
+
+    def readinto(self, buffer: Any, /) -> int:
+        at = self.tell()
+        num = super().readinto(buffer) or 0
+        part = self._head[at : at + num]
+        memoryview(buffer)[: len(part)] = part
+        return num
+
+
+def _open(path: Path, start: bytes) -> IO[bytes]:
+    return io.BufferedReader(_Restored(path, start[: len(ZIP)]))
+
+
+def load(path: Path, start: bytes, stubbed: tuple[str, ...] = OF_FAIRSEQ) -> Any:
     """What `torch.save` wrote; the tensors of a zip archive are mapped to the file.
 
     The kernel reads a mapped tensor's pages when they are used, so that an optimizer's state in the
-    file costs no memory.
+    file costs no memory. Tensors are read at once where the file begins otherwise than `start`.
 
     Args:
         path: the file.
-        start: its first bytes.
+        start: its first bytes, as they should be.
+        stubbed: classes, `module.Name`, whose objects are read as `Stub`.
 
     Raises:
         Refused: it names classes or functions other than those of tensors.
         Exception: the file is damaged; torch raises many kinds.
     """
-    stubs: list[Any] = [(Stub, name) for name in _STUBBED]
+    stubs: list[Any] = [(Stub, name) for name in stubbed]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(stubs):
             # torch warns of sparse tensors and newer pickles; both are refused anyway
             warnings.simplefilter("ignore", UserWarning)
             is_zip = start.startswith(ZIP)
-            if path.suffix == ".safetensors":  # torch 2.14 believes the name, so it sees none
-                with path.open("rb") as file:
+            # torch 2.14 believes the name, so it sees none
+            if path.suffix == ".safetensors" or not _begins(path, start):
+                with _open(path, start) as file:
                     return torch.load(file, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError:
-        named = foreign_names(path, start)
+        named = foreign_names(path, start, stubbed)
     if not named:
         raise Refused(
             f"{path.name} is a pickle with more in it than tensors, or a damaged one, and running"
@@ -88,7 +112,12 @@ def load(path: Path, start: bytes) -> Any:
     )
 
 
-def foreign_names(path: Path, start: bytes) -> list[str]:
+def _begins(path: Path, start: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(ZIP)) == start[: len(ZIP)]
+
+
+def foreign_names(path: Path, start: bytes, stubbed: tuple[str, ...] = OF_FAIRSEQ) -> list[str]:
     """Classes and functions that a file's pickle names, without those of tensors; sorted.
 
     Lists the pickle's operations and runs none. Stops at the first damage.
@@ -96,7 +125,7 @@ def foreign_names(path: Path, start: bytes) -> list[str]:
     found: set[str] = set()
     try:
         if start.startswith(ZIP):
-            with zipfile.ZipFile(path) as archive:
+            with _open(path, start) as whole, zipfile.ZipFile(whole) as archive:
                 for member in archive.namelist():
                     if member.endswith("/data.pkl"):
                         with archive.open(member) as file:
@@ -107,7 +136,7 @@ def foreign_names(path: Path, start: bytes) -> list[str]:
                     found.update(_named(file))
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
         pass
-    return sorted(name for name in found if not _is_allowed(name))
+    return sorted(name for name in found - {*stubbed} if not _is_allowed(name))
 
 
 def _is_allowed(name: str) -> bool:

@@ -1,0 +1,78 @@
+"""`python -m extract quantize STORE`: makes units of the features in a store, without its model."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from extract import choices, exits
+from extract.run.signals import stop_on_signals
+from extract.write_errors import StoreUnusable
+
+
+def main(argv: Sequence[str]) -> int:
+    """Adds units to the lines of a store's ledgers, and writes each shard's file of them.
+
+    Units that are there already are kept. A call that was killed is taken up by the next one.
+
+    Returns:
+        0: every saved utterance has units; 1: features of some are damaged or gone, or the disk
+        takes no more; 2: nothing was done: no store, no such quantizer, other units there, or a run
+        works there; 130, 143: after a signal.
+    """
+    options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    try:
+        with stop_on_signals() as stop:
+            num_without = _quantize(options, stop)
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return exits.USAGE.code
+    except StoreUnusable as error:
+        sys.stderr.write(f"stopped: {error}\nOnce that is mended, the same command goes on.\n")
+        return exits.STORE_UNUSABLE.code
+    if stop.signal_name:
+        sys.stderr.write("stopped; the same command goes on from here\n")
+        return exits.after_signal(stop.signal_name).code
+    if num_without:
+        sys.stderr.write(
+            f"{num_without:,} without units: their features are damaged or gone. The command that "
+            "made the store encodes them again, with the same quantizer\n"
+        )
+    return exits.SOME_FAILED.code if num_without else exits.DONE.code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("extract quantize", description=__doc__)
+    parser.add_argument("store", metavar="STORE", help="the folder that holds ledger.jsonl")
+    names = [name for name in choices.names("quantizers") if name != "none"]
+    parser.add_argument("--quantizer", required=True, choices=names)
+    parser.add_argument("--path", metavar="FILE", help="the quantizer's, such as s2G.pth")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--list",
+        metavar="FILE",
+        help="a GPT-SoVITS list, whose order the file of units takes; without it recordings come "
+        "as in a folder: its files by name, then its sub-folders",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace another quantizer's")
+    return parser
+
+
+def _quantize(options: argparse.Namespace, stop: Callable[[], bool]) -> int:
+    """Makes the units; returns how many saved utterances have none after that."""
+    from extract.run.quantize import quantize  # torch
+
+    path = options.path and str(Path(options.path).expanduser())
+    return quantize(
+        Path(options.store).expanduser(),
+        options.quantizer,
+        path,
+        device=options.device,
+        order=options.list,
+        overwrite=options.overwrite,
+        stop=stop,
+    )

@@ -1,0 +1,1 @@
+"""The quantizers: each module is a choice of the config group `quantizer`."""
