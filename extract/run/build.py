@@ -30,6 +30,7 @@ from extract.models.wanted import Layer, is_several, plain_layer
 from extract.run.auto import LoaderPlan
 from extract.shard import Shard
 from extract.store.layout import Layout, TrainingAudio, endings_beside
+from extract.store.ledger import dtype_name
 from extract.store.store import Store
 from extract.systems import folds_case
 from extract.text import printable
@@ -127,6 +128,12 @@ def _device(name: str) -> str:
     if not AUTO.fullmatch(name):
         return name
     return name.replace("auto", "cuda") if torch.cuda.is_available() else "cpu"
+
+
+def saved_dtype(encoder: Encoder, store: Store) -> torch.dtype:
+    """The dtype in which the store keeps the encoder's features."""
+    dtype: torch.dtype = getattr(torch, store.dtype_of(dtype_name(encoder.dtype)))
+    return dtype
 
 
 def load_quantizer(config: Config, encoder: Encoder) -> Quantizer | None:

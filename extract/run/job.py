@@ -25,6 +25,7 @@ from extract.run.build import (
     open_store,
     read_manifest,
     require_layers,
+    saved_dtype,
 )
 from extract.run.clock import Clock
 from extract.run.observer import Observer, Silent
@@ -85,7 +86,7 @@ def run_shard(
     encoder, weights = load_encoder(config)
     quantizer = load_quantizer(config, encoder)
     if quantizer is not None:
-        encoder = encoder.quantized(quantizer.assign)
+        encoder = encoder.quantized(quantizer.assign, saved_dtype(encoder, store))
     trained = config.audio.has_training_audio
     left_out = LeftOut(config.store.layout if trained else "")
     job = Job(

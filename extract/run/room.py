@@ -14,14 +14,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from extract.data.probes import read_headers
 from extract.frames import ENCODER_RATE_HZ, ConvStack
-from extract.run.build import scan_probes
+from extract.run.build import saved_dtype, scan_probes
 from extract.run.work import Job
-from extract.store.ledger import dtype_name
 from extract.store.store import StoreUnusable
 from extract.text import printable
 from extract.values import AudioSettings
@@ -70,8 +68,8 @@ def bytes_per_second(job: Job) -> float:
     encoder, store = job.encoder, job.store
     frame_rate = encoder.architecture.stack.frame_rate
     width = encoder.hidden_size * len(encoder.wanted.layers)
-    saved: torch.dtype = getattr(torch, store.dtype_of(dtype_name(encoder.dtype)))
-    return store.layout.bytes_per_second(width, saved.itemsize, frame_rate)
+    itemsize = saved_dtype(encoder, store).itemsize
+    return store.layout.bytes_per_second(width, itemsize, frame_rate)
 
 
 def room_for(job: Job, seconds: Seconds, certain: Seconds | float = COUNTED) -> Room:

@@ -8,6 +8,7 @@ from typing import Any
 
 from extract.choices import find
 from extract.store import ledger
+from extract.store.alone import UnitsAlone
 from extract.store.files import StoreFiles, WriteFailed
 from extract.store.layout import DType, Layout, LayoutOptions, TrainingAudio
 from extract.write_errors import StoreUnusable
