@@ -10,7 +10,7 @@ from typing import NamedTuple
 from extract.manifest.ids import MAX_PATH_BYTES
 from extract.manifest.paths import StrPath, canonical, existing_list
 from extract.systems import slashed
-from extract.urls import is_url
+from extract.urls import file_name, is_url
 
 _BLANKS_AND_QUOTES = " '\"\n\r\t\u202a"  # U+202A: what Windows copies in front of a path
 _DRIVE = re.compile(r"[A-Za-z]:/")
@@ -41,7 +41,7 @@ class Places(NamedTuple):
         cleaned = clean_path(written)
         written = slashed(written)  # on Windows a backslash is no part of a name
         if self.names_only:
-            written, cleaned = written.rpartition("/")[2], cleaned.rpartition("/")[2]
+            written, cleaned = file_name(written), file_name(cleaned)
         elif _DRIVE.match(cleaned) or is_url(cleaned):
             return cleaned + ending  # a drive's path stays recognisable where there are no drives
         if not cleaned or (cleaned == written and cleaned[0] == "/"):

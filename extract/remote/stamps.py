@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
-
-import numpy as np
 
 from extract.opener import MISSING
 from extract.remote.places import Place, locate
@@ -46,18 +46,17 @@ class _Listing:
     """Stamps of a folder's files, 24 bytes each."""
 
     def __init__(self, infos: Iterable[Mapping[str, Any]]) -> None:
-        rows = [(_number(info["name"]), *stamp_of(info)) for info in infos]
-        rows.sort()
-        self._keys = np.array([row[0] for row in rows], np.uint64)
-        self._stamps = np.array([row[1:] for row in rows], np.int64).reshape(-1, 2)
+        rows = sorted((_number(info["name"]), *stamp_of(info)) for info in infos)
+        self._keys = array("Q", (row[0] for row in rows))
+        self._sizes = array("q", (row[1] for row in rows))
+        self._marks = array("q", (row[2] for row in rows))
 
     def get(self, name: str) -> Stamp | None:
-        key = np.uint64(_number(name))
-        at = int(np.searchsorted(self._keys, key))
+        key = _number(name)
+        at = bisect_left(self._keys, key)
         if at == len(self._keys) or self._keys[at] != key:
             return None
-        size, mark = self._stamps[at].tolist()
-        return size, mark
+        return self._sizes[at], self._marks[at]
 
 
 class Stamps:

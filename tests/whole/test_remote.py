@@ -10,6 +10,7 @@ pytest.importorskip("fsspec")
 
 import fsspec
 
+from extract.hydra_setup import stem
 from support.command import TINY
 from support.recordings import write_wav
 from support.servers import bucket_server, web_server
@@ -108,6 +109,13 @@ def test_a_folder_of_a_bucket_an_archive_or_memory_gives_the_files_of_a_folder(
         records = ledger(tmp_path / name)
         assert sorted(records) == ["a.wav", "b.flac", "below/c.wav", "d.wav"]
         assert all(source.split("speech")[0] in record["path"] for record in records.values())
+        written = [path for path in (tmp_path / name).rglob("*") if path.is_file()]
+        assert not [path for path in written if b"s3cret" in path.read_bytes()]
+
+
+def test_a_store_is_named_after_a_urls_folder_without_its_secrets():
+    assert stem("s3://bucket/speech.v1/") == "speech.v1"
+    assert stem("zip://::https://me:s3cret@host/in/all.zip?sig=s3cret") == "all.zip"
 
 
 def test_running_again_lists_once_and_does_what_changed(run, folder, tmp_path, s3, s3_calls):
