@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from extract.run import auto
+from extract.run import auto, build
 from extract.run.auto import choose
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -104,3 +104,19 @@ def test_without_workers_shared_memory_does_not_matter(plenty, caplog):
     plenty(0)
     assert choose(0, 60, 4, CPU, torch.float32).prefetch == 4
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "with_cuda", "without"),
+    [
+        ("auto", "cuda", "cpu"),
+        ("auto:1", "cuda:1", "cpu"),
+        ("cuda:1", "cuda:1", "cuda:1"),
+        ("cpu", "cpu", "cpu"),
+        ("auto:x", "auto:x", "auto:x"),  # which torch refuses by name
+    ],
+)
+def test_auto_is_the_card_that_is_there(monkeypatch, asked, with_cuda, without):
+    for there, device in ((True, with_cuda), (False, without)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert build._device(asked) == device
