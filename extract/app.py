@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from extract import exits
 from extract.config import Config
 from extract.exits import Exit
-from extract.hydra_setup import VERSION_BASE, conf_dir, register
+from extract.hydra_setup import VERSION_BASE, conf_dir, not_set, register
 from extract.options import ChoiceError, check, expand_home
 from extract.words import is_sweep, prepared, quoted
 
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     if not _has_working_folder():
         said = "the working folder is gone; go to another one (cd) and run this again"
         return _usage(said).code
-    if {"--help", "-h"} & set(words) and not any(word.startswith("dataset=") for word in words):
+    if {"--help", "-h"} & set(words) and not _has_dataset(words):
         words.append("dataset=demo")  # help shows a config, and a config needs a dataset
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors; `_failed` prints them
     without_a_job = exits.DONE
@@ -96,6 +96,11 @@ def _failed(error: Exception, *, composed: bool) -> Exit:
         return _usage(_message(error))
     traceback.print_exception(error)
     return exits.CRASHED
+
+
+def _has_dataset(words: Sequence[str]) -> bool:
+    """Whether a dataset is chosen: by an override, or by the config that is named."""
+    return any(word.startswith(("dataset=", "--config-name", "-cn")) for word in words)
 
 
 def _has_working_folder() -> bool:
@@ -152,6 +157,8 @@ def _job(config: DictConfig) -> Ended:
     console = _console()
     _log_to(console)
     try:
+        if missing := not_set(config):
+            return Ended(_usage(_not_set_message(missing)))
         settings = OmegaConf.to_object(config)
         assert isinstance(settings, Config)
         expand_home(settings)
@@ -175,6 +182,8 @@ def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
     from extract.run.signals import stop_on_signals
     from extract.run.terminal import Terminal
 
+    if int(config.loader.side_by_side) > 1:
+        console.is_interactive = False  # bars of several runs would overwrite each other
     with stop_on_signals() as stop:
         try:
             with Terminal(console) as watch:
@@ -187,6 +196,17 @@ def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
         if stop.signal_name and HydraConfig.get().mode is RunMode.MULTIRUN:
             return Ended(exits.after_signal(stop.signal_name), summaries)  # ends the sweep too
         return Ended(exits.of_run(summaries), summaries)
+
+
+def _not_set_message(missing: Sequence[str]) -> str:
+    """What is said of environment variables that are not there."""
+    said = f"{', '.join(missing)}: not in the environment, which this config reads."
+    if HydraConfig.get().job.config_name == "gpt_sovits":
+        said += (
+            " --config-name gpt_sovits is for GPT-SoVITS's WebUI, which sets them; without it, name"
+            " the list: dataset=gpt_sovits dataset.path=LIST"
+        )
+    return said
 
 
 def _message(error: Exception) -> str:

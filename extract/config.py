@@ -81,6 +81,9 @@ class LoaderConfig:
     prefetch: int = number(2, at_least=1, at_most=1000)  # batches that each worker keeps ready
     timeout_s: float = number(300.0, above=0)  # a recording that takes longer has hung its worker
     start_method: StartMethod = StartMethod.auto
+    # Runs at work on this machine at once, this one among them: each takes its share of the cores
+    # and, for `batch_seconds=auto`, of the free memory of the GPU
+    side_by_side: int = number(1, at_least=1, at_most=1024)
 
 
 @dataclass
@@ -101,7 +104,8 @@ class Config:
     store: LayoutOptions = field(default_factory=LayoutOptions)
     shard: Shard = field(default_factory=Shard)
     engine: EngineOptions = field(default_factory=EngineOptions)
-    device: str = "auto"  # `auto`, `cpu`, `cuda`, `cuda:1`, ...
+    # `auto`, `cpu`, `cuda`, `cuda:1`, ...; `auto:1` is `cuda:1`, or `cpu` where there is no CUDA
+    device: str = "auto"
     precision: Precision = Precision.auto
     cpu_fallback: bool = True  # a recording too large for the GPU alone is encoded on the CPU
     seed: int = number(0, at_least=0, at_most=MAX_SEED)  # of the weights of `tiny_random`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from extract.config import MODULE_GROUPS, SCHEMAS
 from extract.options import schema_of
 from extract.run_name import run_name
 
+_ENVIRONMENT = re.compile(r"\$\{oc\.env:(\w+)\}")  # without a default
 PACKAGE = Path(__file__).resolve().parent
 # Hydra 1.4 and its OmegaConf 2.4 warn of arguments and names that 1.3 and 2.3 need.
 HYDRA_1_3 = hydra.__version__.startswith("1.3.")
@@ -28,6 +30,12 @@ def conf_dir() -> str:
     return str(installed if installed.is_dir() else PACKAGE.parent / "conf")
 
 
+def not_set(config: DictConfig) -> list[str]:
+    """Environment variables that a config asks for, `${oc.env:NAME}`, and that are not there."""
+    asked = _ENVIRONMENT.findall(OmegaConf.to_yaml(config))
+    return [name for name in dict.fromkeys(asked) if name not in os.environ]
+
+
 def choices_of(group: str) -> str:
     """A group's choices, as `--help` lists them: files of `conf/`, then modules of any package."""
     files = sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml"))
@@ -38,6 +46,18 @@ def stem(path: str) -> str:
     """The name of a folder, whole (`v1.0`), or of a file without its extension."""
     found = Path(os.path.expanduser(str(path))).resolve()  # noqa: PTH111 - pathlib's may raise
     return found.name if found.is_dir() else found.stem
+
+
+def half_if(is_half: str) -> str:
+    """The precision that GPT-SoVITS's `is_half` means: "True" is fp16 on a GPU and fp32 on a CPU.
+
+    Raises:
+        ValueError: it is neither "True" nor "False".
+    """
+    found = str(is_half).strip().lower()
+    if found not in ("true", "false"):
+        raise ValueError(f"is_half: {is_half!r}; needed True or False")
+    return "auto" if found == "true" else "fp32"
 
 
 class _Choice(ConfigNode):
@@ -77,6 +97,7 @@ def register() -> None:
         "demo_dir": lambda: str(PACKAGE / "demo"),
         "run_name": lambda *, _root_: run_name(_root_, OmegaConf.get_type),
         "choices_of": choices_of,
+        "half_if": half_if,
     }
     add: Any = OmegaConf.register_new_resolver if HYDRA_1_3 else OmegaConf.register_resolver
     for name, resolver in resolvers.items():

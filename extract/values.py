@@ -43,6 +43,7 @@ Reason = Literal[
     "bad_line",
     "bad_id",
     "unreadable_folder",
+    "duplicate_name",
 ]
 
 # Why a recording gave no features. Rejected: it is outside a limit of the options. Failed: the
@@ -64,8 +65,11 @@ STATUS_OF: Final[dict[Reason, Status]] = {
     "bad_line": FAILED,  # a line of a list that names no recording
     "bad_id": FAILED,  # a name that cannot be a file of the store
     "unreadable_folder": FAILED,  # a folder below the dataset's that cannot be listed
+    "duplicate_name": FAILED,  # a recording whose files another one of the source has
 }
-OF_A_SOURCE: Final[frozenset[Reason]] = frozenset({"bad_line", "bad_id", "unreadable_folder"})
+OF_A_SOURCE: Final[frozenset[Reason]] = frozenset(
+    {"bad_line", "bad_id", "unreadable_folder", "duplicate_name"}
+)
 
 NO_INDEX = -1  # of a line, folder or name in a source that is no entry of the manifest
 

@@ -6,6 +6,7 @@ import os
 import unicodedata
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +21,16 @@ from extract.text import count, printable
 class Clash(NamedTuple):
     """Two recordings that would write the same file."""
 
-    ids: tuple[str, str]
-    paths: tuple[str, str]
+    later: int  # index of the one that comes later in the source
+    ids: tuple[str, str]  # in the source's order
+    paths: tuple[str, str]  # with their cuts, if they are any
 
     def __str__(self) -> str:
-        names = self.ids[0] if self.ids[0] == self.ids[1] else " and ".join(self.ids)
-        return printable(f"{names}: {self.paths[0]} and {self.paths[1]}")
+        """Both ids and paths; a file comes before what needs a folder in its place."""
+        pairs = sorted(zip(self.ids, self.paths, strict=True), key=lambda pair: pair[0].count("/"))
+        (one, path), (other, other_path) = pairs
+        names = one if one == other else f"{one} and {other}"
+        return printable(f"{names}: {path} and {other_path}")
 
 
 def clash_message(source: str, clashes: Sequence[Clash]) -> str:
@@ -49,6 +54,9 @@ def find_clashes(
 ) -> tuple[list[int], list[Clash]]:
     """Indices of entries that repeat an earlier one, and the pairs that would write the same file.
 
+    In the source's order: each entry is taken unless one that was taken has its file. An entry that
+    is not taken is the later one of one pair, so all others can live side by side.
+
     Works on 8-byte hashes, so that a million ids need a few arrays. Where hashes are equal, the ids
     themselves are compared.
 
@@ -60,10 +68,67 @@ def find_clashes(
         folds_case: whether `A` and `a` are one file in the store.
     """
     names = PackedStrings.from_iterable(map(_folded, ids)) if folds_case else ids
-    hashes = np.fromiter(map(hash, names.iter_bytes()), np.int64, len(ids))
-    repeats, clashes = _same_id(ids, names, paths, cuts, hashes)
     endings = [_folded(suffix) if folds_case else suffix for suffix in suffixes]
-    return repeats, clashes + _file_as_folder(ids, names, paths, hashes, endings)
+    hashes = np.fromiter(map(hash, names.iter_bytes()), np.int64, len(ids))
+    repeats: list[int] = []
+    clashes: list[Clash] = []
+    taken = _Taken(endings)
+    suspects = {*_indices_of_repeated(hashes), *_around_folders(names, hashes, endings)}
+    for index in sorted(suspects):
+        name = names[index]
+        first = taken.holder_of(name)
+        if first is None:
+            taken.add(name, index)
+            continue
+        same_cut = cuts is None or cuts[first] == cuts[index]
+        if names[first] == name and same_cut and _is_same_file(paths[first], paths[index]):
+            repeats.append(index)
+        else:
+            where = (_located(paths, cuts, first), _located(paths, cuts, index))
+            clashes.append(Clash(index, (ids[first], ids[index]), where))
+    return repeats, clashes
+
+
+class _Taken:
+    """Names that are taken, each by the index of its entry.
+
+    Args:
+        suffixes: what the layout adds to a name to name files.
+    """
+
+    def __init__(self, suffixes: Sequence[str]) -> None:
+        self._suffixes = suffixes
+        self._names: dict[str, int] = {}
+        self._folders: dict[str, int] = {}  # that the files of these names are in
+
+    def add(self, name: str, index: int) -> None:
+        """Takes a name."""
+        self._names[name] = index
+        for folder in _parents(name):
+            self._folders.setdefault(folder, index)
+
+    def holder_of(self, name: str) -> int | None:
+        """The entry that has a file of this name, or one where this name needs a folder."""
+        if name in self._names:
+            return self._names[name]
+        for suffix in self._suffixes:
+            if name + suffix in self._folders:
+                return self._folders[name + suffix]
+        for folder in _parents(name):
+            for suffix in self._suffixes:
+                if folder.endswith(suffix) and folder.removesuffix(suffix) in self._names:
+                    return self._names[folder.removesuffix(suffix)]
+        return None
+
+
+def _parents(name: str) -> Iterator[str]:
+    """The folders that a name is in: `a/b` and `a` for `a/b/c`."""
+    while name := name.rpartition("/")[0]:
+        yield name
+
+
+def _located(paths: PackedStrings, cuts: Cuts | None, index: int) -> str:
+    return paths[index] + ("" if cuts is None else describe_cut(*cuts[index]))
 
 
 def _folded(text: str) -> str:
@@ -72,34 +137,6 @@ def _folded(text: str) -> str:
     Alike for a few more than NTFS or APFS takes for one: refusing those loses no recording.
     """
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
-
-
-def _same_id(
-    ids: PackedStrings,
-    names: PackedStrings,
-    paths: PackedStrings,
-    cuts: Cuts | None,
-    hashes: npt.NDArray[np.int64],
-) -> tuple[list[int], list[Clash]]:
-    repeats: list[int] = []
-    clashes: list[Clash] = []
-    earlier: dict[str, int] = {}
-    for index in _indices_of_repeated(hashes):
-        first = earlier.setdefault(names[index], index)
-        if first == index:
-            continue
-        pair = (paths[first], paths[index])
-        same_cut = cuts is None or cuts[first] == cuts[index]
-        if same_cut and _is_same_file(*pair):
-            repeats.append(index)
-        else:
-            if cuts is not None:
-                pair = (
-                    pair[0] + describe_cut(*cuts[first]),
-                    pair[1] + describe_cut(*cuts[index]),
-                )
-            clashes.append(Clash((ids[first], ids[index]), pair))
-    return repeats, clashes
 
 
 def _is_same_file(one: str, other: str) -> bool:
@@ -117,38 +154,35 @@ def _indices_of_repeated(hashes: npt.NDArray[np.int64]) -> list[int]:
     return np.flatnonzero(repeated).tolist()
 
 
-def _file_as_folder(
-    ids: PackedStrings,
-    names: PackedStrings,
-    paths: PackedStrings,
-    hashes: npt.NDArray[np.int64],
-    suffixes: Sequence[str],
-) -> list[Clash]:
-    """Ids one of whose files ("a" or "a.pt") is a folder for another id ("a/b", "a.pt/b")."""
+def _around_folders(
+    names: PackedStrings, hashes: npt.NDArray[np.int64], suffixes: Sequence[str]
+) -> Iterator[int]:
+    """Entries one of whose files ("a" or "a.pt") is a folder for another one, and those in it."""
     encoded = tuple(suffix.encode() for suffix in suffixes)
-    folder_hashes = array("q", (hash(folder) for _, folder in _folders(names, encoded)))
-    suspects = np.flatnonzero(np.isin(hashes, np.unique(np.asarray(folder_hashes, np.int64))))
-    files = {names[index].encode(): index for index in suspects.tolist()}
-    clashes = {}
-    for index, folder in _folders(names, encoded) if files else ():
-        if (other := files.get(folder)) is not None:
-            clashes[other] = Clash((ids[other], ids[index]), (paths[other], paths[index]))
-    return list(clashes.values())
+    sought = (hash(name) for _, parent in _runs(names) for name in _as_files(parent, encoded))
+    sought_hashes = np.unique(np.asarray(array("q", sought), np.int64))
+    suspects = np.flatnonzero(np.isin(hashes, sought_hashes)).tolist()
+    files = {names[index].encode() for index in suspects}
+    yield from suspects
+    for indices, parent in _runs(names) if files else ():
+        if not files.isdisjoint(_as_files(parent, encoded)):
+            yield from indices
 
 
-def _folders(ids: PackedStrings, suffixes: tuple[bytes, ...]) -> Iterator[tuple[int, bytes]]:
-    """Index and id of each id that would have a file where another one needs a folder.
+def _runs(names: PackedStrings) -> Iterator[tuple[range, bytes]]:
+    """Neighbours that are in one folder: their indices, and the folder."""
+    start = 0
+    parents = (raw.rpartition(b"/")[0] for raw in names.iter_bytes())
+    for parent, run in groupby(parents):
+        end = start + sum(1 for _ in run)
+        yield range(start, end), parent
+        start = end
 
-    A folder is given once for a run of neighbours in it.
-    """
-    previous = b""
-    for index, raw in enumerate(ids.iter_bytes()):
-        parent = raw.rpartition(b"/")[0]
-        if parent == previous:
-            continue
-        previous = folder = parent
-        while folder:
-            for suffix in suffixes:
-                if folder.endswith(suffix):
-                    yield index, folder[: len(folder) - len(suffix)]
-            folder = folder.rpartition(b"/")[0]
+
+def _as_files(folder: bytes, suffixes: tuple[bytes, ...]) -> Iterator[bytes]:
+    """Names one of whose files would be `folder`, or a folder above it."""
+    while folder:
+        for suffix in suffixes:
+            if folder.endswith(suffix):
+                yield folder[: len(folder) - len(suffix)]
+        folder = folder.rpartition(b"/")[0]

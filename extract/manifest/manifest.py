@@ -13,7 +13,7 @@ from typing import overload
 
 import numpy as np
 
-from extract.manifest.clashes import clash_message, find_clashes
+from extract.manifest.clashes import Clash, clash_message, find_clashes
 from extract.manifest.collector import Collector
 from extract.manifest.cuts import Cuts
 from extract.manifest.ids import SUFFIXES
@@ -50,6 +50,7 @@ class Manifest(Sequence[Entry]):
         source: str = "",
         suffixes: Sequence[str] = SUFFIXES,
         folds_case: bool = False,
+        duplicates_fail: bool = False,
     ) -> Manifest:
         """Collect `entries`, one at a time; one listed twice is kept once, a bad id is a failure.
 
@@ -58,15 +59,18 @@ class Manifest(Sequence[Entry]):
             source: the one name of what is read.
             suffixes: what the store's layout adds to an id.
             folds_case: whether `A` and `a` are one file in the store.
+            duplicates_fail: of two recordings that would write the same file, the later one is a
+                failure, `duplicate_name`.
 
         Raises:
-            ValueError: two recordings would write the same file; names both paths of each pair.
+            ValueError: two recordings would write the same file, and none is to fail for that;
+                names both paths of each pair.
         """
         collector = Collector(tuple(suffixes))
         collector.extend(entries)
         ids, paths, cuts = collector.finish()
         whole = cls(ids, paths, source, tuple(collector.failures), cuts)
-        return whole._checked(suffixes, folds_case)
+        return whole._checked(suffixes, folds_case, duplicates_fail)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -106,14 +110,25 @@ class Manifest(Sequence[Entry]):
             return replace(self, ids=ids, paths=ids.with_prefix(self.paths.prefix))
         return replace(self, ids=ids, paths=change(self.paths))
 
-    def _checked(self, suffixes: Sequence[str], folds_case: bool) -> Manifest:
-        """Itself, repeated entries taken out; ValueError if two recordings share a file."""
+    def _checked(
+        self, suffixes: Sequence[str], folds_case: bool, duplicates_fail: bool
+    ) -> Manifest:
+        """Itself without repeats; ValueError, or failures, if two recordings share a file."""
         repeats, clashes = find_clashes(self.ids, self.paths, self.cuts, suffixes, folds_case)
-        if clashes:
-            raise ValueError(clash_message(printable(self.source) or "manifest", clashes))
-        if not repeats:
-            return self
         shown = printable(self.source)
-        log.info("%s: %s listed again, kept once", shown, count(len(repeats), "entry"))
-        kept = np.delete(np.arange(len(self)), repeats)
-        return replace(self.subset(kept), failures=self.failures)
+        if clashes and not duplicates_fail:
+            raise ValueError(clash_message(shown or "manifest", clashes))
+        if not repeats and not clashes:
+            return self
+        if repeats:
+            log.info("%s: %s listed again, kept once", shown, count(len(repeats), "entry"))
+        kept = np.delete(np.arange(len(self)), [*repeats, *(clash.later for clash in clashes)])
+        failures = (*self.failures, *map(_duplicate, clashes))
+        return replace(self.subset(kept), failures=failures)
+
+
+def _duplicate(clash: Clash) -> Failure:
+    """The failure of the later one of two, which its path names: its id may be the other's."""
+    first, later = map(printable, clash.paths)
+    detail = f"{later}: would write the same file as {first}, which comes first"
+    return Failure.of_source(later, clash.paths[1], "duplicate_name", detail)

@@ -43,6 +43,7 @@ class Output:
     folders: tuple[str, ...] = WRITTEN  # in which its layout keeps files
     suffixes: tuple[str, ...] = SUFFIXES  # what its layout adds to an id
     folds_case: bool = False  # whether `A` and `a` are one file there
+    duplicates_fail: bool = False  # whether of two recordings of one name the later one fails alone
 
 
 class Source(Protocol):
@@ -75,7 +76,7 @@ def read_source(options: SourceOptions, output: Output) -> Manifest:
 
     Raises:
         ValueError: no such source, what the source raises, or two recordings would write the same
-            file.
+            file, unless the later one is to fail for that.
     """
     from extract.manifest.manifest import Manifest  # NumPy
 
@@ -83,6 +84,8 @@ def read_source(options: SourceOptions, output: Output) -> Manifest:
     source: Source = module
     name = source.source(options)
     entries = source.read(options, output)
-    manifest = Manifest.from_entries(entries, name, output.suffixes, output.folds_case)
+    manifest = Manifest.from_entries(
+        entries, name, output.suffixes, output.folds_case, output.duplicates_fail
+    )
     opener = getattr(module, "opener", None)
     return replace(manifest, opener=opener(options)) if opener else manifest

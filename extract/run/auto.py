@@ -37,34 +37,43 @@ def choose(
     prefetch: int,
     device: torch.device,
     dtype: torch.dtype,
+    side_by_side: int = 1,
 ) -> LoaderPlan:
     """Settles what the config leaves to `auto`.
 
     On a CPU the encoder uses every core, and decoding takes 1 % of its time: one worker is enough.
-    With a GPU the cores have nothing else to do.
+    With a GPU the cores have nothing else to do. Of `side_by_side` runs on this machine each plans
+    for its share, as if all used one GPU: which ones do is not known when several start at once.
     """
     if num_workers == "auto":
         on_cpu = device.type == "cpu"
-        num_workers = 1 if on_cpu else max(1, min(MAX_WORKERS, cores() - 1))
+        num_workers = 1 if on_cpu else max(1, min(MAX_WORKERS, cores() // side_by_side - 1))
     if batch_seconds == "auto":
-        batch_seconds = _batch_seconds(device, dtype)
+        batch_seconds = _batch_seconds(device, dtype, side_by_side)
     workers, seconds = int(num_workers), float(batch_seconds)  # `extract.options` checked them
-    return LoaderPlan(workers, seconds, _fitting_prefetch(workers, seconds, prefetch))
+    return LoaderPlan(workers, seconds, _fitting_prefetch(workers, seconds, prefetch, side_by_side))
 
 
-def _batch_seconds(device: torch.device, dtype: torch.dtype) -> float:
+def share_of_threads(side_by_side: int) -> int:
+    """Threads of the encoder for each of the runs on this machine; at most what torch has now."""
+    return max(1, min(torch.get_num_threads(), cores() // side_by_side))
+
+
+def _batch_seconds(device: torch.device, dtype: torch.dtype, side_by_side: int) -> float:
     if device.type != "cuda":
         return CPU_BATCH_SECONDS
     free, _total = torch.cuda.mem_get_info(device)
-    seconds = 0.5 * free / 1e6 / DEVICE_MB_PER_SECOND[dtype.itemsize]
+    seconds = 0.5 * free / side_by_side / 1e6 / DEVICE_MB_PER_SECOND[dtype.itemsize]
     return float(round(min(max(seconds, MIN_BATCH_SECONDS), MAX_BATCH_SECONDS)))
 
 
-def _fitting_prefetch(num_workers: int, batch_seconds: float, prefetch: int) -> int:
+def _fitting_prefetch(
+    num_workers: int, batch_seconds: float, prefetch: int, side_by_side: int
+) -> int:
     """Lowers the prefetch to what shared memory holds; a container often has 64 MB of it."""
     if not num_workers or not SHM.is_dir():
         return prefetch
-    free = shutil.disk_usage(SHM).free
+    free = shutil.disk_usage(SHM).free / side_by_side
     batch = batch_seconds * BYTES_PER_SECOND
     fits = int(free / 2 // (num_workers * batch))
     if fits >= prefetch:

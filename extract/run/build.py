@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator
 
 import torch
@@ -26,15 +27,18 @@ from extract.store.layout import Layout
 from extract.systems import folds_case
 from extract.values import Failure, Gain
 
+AUTO = re.compile(r"auto(:\d+)?")
+
 
 def read_manifest(config: Config, layout: Layout) -> Manifest:
     """The dataset group's recordings, with ids that `layout` can make files of.
 
     Raises:
-        ValueError: no such folder or list, nothing in it, or two recordings with one name.
+        ValueError: no such folder or list, nothing in it, or two recordings with one name where
+            the layout does not let the later one fail alone.
     """
     folds = folds_case(config.store.dir)
-    output = Output(config.store.dir, layout.folders, layout.suffixes, folds)
+    output = Output(config.store.dir, layout.folders, layout.suffixes, folds, layout.adds)
     return read_source(config.dataset, output)
 
 
@@ -78,10 +82,7 @@ def _encoder(
 
 def load_encoder(config: Config) -> tuple[Encoder, str]:
     """The config's encoder and its weights' fingerprint; kept for the next job of a sweep."""
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = config.model
+    device, model = _device(config.device), config.model
     wanted = plain_layer(model.layer), model.projection, model.final_norm.name
     return _encoder(
         model.path,
@@ -92,6 +93,13 @@ def load_encoder(config: Config) -> tuple[Encoder, str]:
         wanted,
         _follows_the_model(config),
     )
+
+
+def _device(name: str) -> str:
+    """The device that `auto` means, or `auto:1`, which is card 1; others as they are."""
+    if not AUTO.fullmatch(name):
+        return name
+    return name.replace("auto", "cuda") if torch.cuda.is_available() else "cpu"
 
 
 def input_norm(config: Config, encoder: Encoder) -> InputNorm:

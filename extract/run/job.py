@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import torch
+
 from extract.config import Config, InputNorm
 from extract.data.batch import Batch
 from extract.data.dataset import AudioDataset
@@ -15,6 +17,7 @@ from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
 from extract.machine import collect_garbage_again, keep_freed_memory
 from extract.options import check
+from extract.run.auto import share_of_threads
 from extract.run.build import load_batches, load_encoder, read_manifest, require_layers
 from extract.run.clock import Clock
 from extract.run.observer import Observer, Silent
@@ -22,6 +25,7 @@ from extract.run.pipeline import run
 from extract.run.signals import Stop
 from extract.run.summary import Summary, summarize
 from extract.run.tally import Tally
+from extract.run.trainers import LeftOut
 from extract.run.work import (
     Job,
     Work,
@@ -53,7 +57,8 @@ def run_shard(
 
     It prints nothing: `watch` is told. `config` and `shard` are picklable, so another process may
     be given them; `watch` and `stop` belong to this one. It raises this process's soft limit on
-    open files and, on a CPU, glibc's thresholds for returning memory to the kernel.
+    open files and, on a CPU, glibc's thresholds for returning memory to the kernel. On a CPU it
+    also lowers torch's number of threads if `loader.side_by_side` is more than 1.
 
     Args:
         config: what to extract, and into which store.
@@ -70,10 +75,12 @@ def run_shard(
     require_layers(config, store.layout)
     manifest = shard.part_of(read_manifest(config, store.layout))
     encoder, weights = load_encoder(config)
-    job = Job(config, shard, manifest, encoder, store, watch, stop)
+    trained = config.audio.has_training_audio
+    left_out = LeftOut(config.store.layout if trained else "")
+    job = Job(config, shard, manifest, encoder, store, watch, stop, left_out=left_out)
     try:
         with opened(job, weights) as foreign_ids:
-            _prepare_process(encoder)
+            _prepare_process(encoder, int(config.loader.side_by_side))
             loading = choose_loading(job)
             say_input(job)
             rest = find_rest(job)
@@ -89,18 +96,22 @@ def run_shard(
     return summary
 
 
-def _prepare_process(encoder: Encoder) -> None:
-    """Sets this process's garbage collector, limit on open files, and glibc's allocator."""
+def _prepare_process(encoder: Encoder, side_by_side: int) -> None:
+    """Sets this process's garbage collector, limit on open files, glibc's allocator, threads."""
     collect_garbage_again()
     raise_open_file_limit()
     if encoder.device.type == "cpu":
         keep_freed_memory()
+        if side_by_side > 1:
+            torch.set_num_threads(share_of_threads(side_by_side))
 
 
 def _extract(job: Job, work: Work) -> Summary:
     """Encodes and saves what is left; calls the observer's `ended`, also before an exception."""
-    tally, clock = Tally(work.num_records, work.seconds), Clock()
-    summarized = functools.partial(summarize, job.store.directory, tally, clock, work.rest)
+    tally, clock = Tally(work.num_records, work.seconds, job.left_out), Clock()
+    summarized = functools.partial(
+        summarize, job.store.directory, tally, clock, work.rest, job.part
+    )
     job.watch.planned(work.num_records, work.seconds, clock)
     try:
         _save(job, work, tally, clock)
@@ -139,7 +150,7 @@ def _save(job: Job, work: Work, tally: Tally, clock: Clock) -> None:
     )
     writers = Writers(job.store, ledger, done, job.config.store.num_writers, work.foreign)
     try:
-        for record in map(failure_record, work.failures):
+        for record in (failure_record(one, job.added) for one in work.failures):
             with explained(job.store.directory):
                 ledger.append(record)
             done(record)

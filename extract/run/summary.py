@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from extract.run.clock import Clock, hint
 from extract.run.tally import Tally
+from extract.run.trainers import Row
 from extract.store.ledger import Record
 from extract.values import Status
 
@@ -38,6 +39,8 @@ class Summary:
     failures: tuple[Record, ...] = ()  # the first ones of this run
     shares: Mapping[str, float] = field(default_factory=dict)  # of the time: stage -> 0 to 1
     hint: str = ""  # what would make the run faster
+    left_out: tuple[Row, ...] = ()  # saved, by this run or before, and left out by the trainer
+    part: str = ""  # which part of the job: `part 0 of 2`
 
     interrupted: str = ""  # the name of the signal that ended the work early
     left: int | None = 0  # recordings without an outcome; None: the shard was not begun
@@ -62,7 +65,9 @@ class Summary:
         return sum(number for (some, _reason), number in both if some == status)
 
 
-def summarize(directory: Path, tally: Tally, clock: Clock, rest: Remaining) -> Summary:
+def summarize(
+    directory: Path, tally: Tally, clock: Clock, rest: Remaining, part: str = ""
+) -> Summary:
     """A summary of what the loop has counted so far; the caller adds how the loop ended."""
     return Summary(
         directory,
@@ -77,4 +82,6 @@ def summarize(directory: Path, tally: Tally, clock: Clock, rest: Remaining) -> S
         failures=tuple(tally.failures),
         shares=clock.shares,
         hint=hint(clock),
+        left_out=tally.left_out.rows(),
+        part=part,
     )

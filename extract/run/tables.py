@@ -11,11 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from extract.run.summary import Summary
+from extract.run.trainers import Row
 from extract.store.ledger import Record
 from extract.text import count, printable, shown
 from extract.values import FAILED, REJECTED, SAVED, STATUSES
 
 MAX_NAME, MAX_DETAIL, MAX_PATH = 60, 120, 4096  # characters that are shown of each
+MAX_LEFT_OUT_NAME = 20  # of which three stand in one line
+HEAD_OF_LEFT_OUT = "saved, but GPT-SoVITS's trainer leaves out, without saying so:"
 HOW_TO_GO_ON = "the same command goes on from here"
 
 # A sweep's: the overrides, what became of each of its shards, and its exit code with its meaning.
@@ -52,7 +55,7 @@ def _ending(summary: Summary) -> list[str]:
 
 def table(summary: Summary) -> Table:
     """Outcomes by reason, this run's beside earlier runs'."""
-    rows = _table("", "this run", "earlier")
+    rows = _table(summary.part, "this run", "earlier")
     for status, reason in sorted({*summary.outcomes, *summary.earlier, (SAVED, "")}, key=_order):
         label = f"{status}: {reason}" if reason else status
         both = summary.outcomes, summary.earlier
@@ -72,9 +75,23 @@ def table(summary: Summary) -> Table:
 
 
 def closing_lines(summary: Summary) -> list[str]:
-    """Under the table: the first failures, what would help, and where the output is."""
+    """Under the table: what a trainer leaves out, what would help, the output, the failures.
+
+    The failures come last: for whoever sees only the end.
+    """
     help_ = [summary.hint] if summary.hint and summary.done else []
-    return [*_failures(summary), *help_, f"output: {_name(summary.directory)}"]
+    output = f"output: {_name(summary.directory)}"
+    return [*_left_out(summary.left_out), *help_, output, *_failures(summary)]
+
+
+def _left_out(rows: Sequence[Row]) -> list[str]:
+    """What a trainer leaves out: a line for each reason, of at most 80 columns for short names."""
+    lines = [HEAD_OF_LEFT_OUT] if rows else []
+    for row in rows:
+        names = ", ".join(shown(name, MAX_LEFT_OUT_NAME) for name in row.names)
+        more = f", and {row.number - len(row.names):,} more" if row.number > len(row.names) else ""
+        lines.append(f"  {row.reason:<16}  {row.number:>7,}  {names}{more}")
+    return lines
 
 
 def _failures(summary: Summary) -> list[str]:

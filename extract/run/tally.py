@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 
+from extract.run.trainers import LeftOut
 from extract.store.ledger import Record
 from extract.values import FAILED, SAVED, Status
 
@@ -15,8 +16,9 @@ MAX_NAMED = 5  # failures that the end of a run names; `extract show` lists all
 class Tally:
     """Counts outcomes. The writers' threads add to it while the display's thread reads it."""
 
-    def __init__(self, total: int, total_s: float = 0.0) -> None:
+    def __init__(self, total: int, total_s: float = 0.0, left_out: LeftOut | None = None) -> None:
         self.total, self.total_s = total, total_s  # of this run: utterances, seconds of audio
+        self.left_out = left_out or LeftOut()
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.failures: list[Record] = []  # the first MAX_NAMED
         self.saved_s = 0.0
@@ -32,6 +34,7 @@ class Tally:
                 self.saved_s += record.duration_s or 0.0
                 self.clipped += bool(record.clipped_samples)
                 self.retried_fp32 += bool(record.retried_fp32)
+                self.left_out.add(vars(record))
             elif record.status == FAILED and len(self.failures) < MAX_NAMED:
                 self.failures.append(record)
 

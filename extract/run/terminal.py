@@ -38,6 +38,8 @@ class Terminal:
 
     def reading(self, done: int, total: int) -> None:
         """Shows how many headers are read, until all are or something else is said."""
+        if not self.console.is_interactive:
+            return
         if self._status is None:
             self._status = self.console.status("reading headers")
             self._status.start()
@@ -58,13 +60,18 @@ class Terminal:
             self._progress.add(record)
 
     def ended(self, summary: Summary) -> None:
-        """Prints the table, if there was work, and what ended it."""
+        """Prints the table, if there was work, and what ended it.
+
+        At once: two runs that end together in one terminal leave two tables, and no mixture.
+        """
         self._end_status()
-        if self._end_progress():
-            if summary.needed_bytes is not None:
-                self.said(f"about {summary.needed_bytes / 1e6:,.1f} MB are needed for what is left")
-            report(self.console, summary)
-        report_ending(self.console, summary)
+        with self.console:
+            if self._end_progress():
+                if summary.needed_bytes is not None:
+                    needed_mb = summary.needed_bytes / 1e6
+                    self.said(f"about {needed_mb:,.1f} MB are needed for what is left")
+                report(self.console, summary)
+            report_ending(self.console, summary)
 
     def _end_status(self) -> None:
         if self._status is not None:

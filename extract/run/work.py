@@ -27,6 +27,7 @@ from extract.run.auto import LoaderPlan, choose
 from extract.run.build import input_norm, scan_headers
 from extract.run.observer import Observer
 from extract.run.signals import Stop
+from extract.run.trainers import LeftOut
 from extract.shard import Shard
 from extract.store import metadata
 from extract.store.layout import Verify
@@ -54,11 +55,22 @@ class Job:
     watch: Observer
     stop: Stop
     internal: InternalErrors = field(default_factory=InternalErrors)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
     def input_norm(self) -> InputNorm:
         """What becomes of waveforms before the encoder."""
         return input_norm(self.config, self.encoder)
+
+    @property
+    def added(self) -> str | None:
+        """The source, where it is one of several in the store; printable."""
+        return printable(self.manifest.source) if self.store.layout.adds else None
+
+    @property
+    def part(self) -> str:
+        """Which part of the job this is; "" where it has one part."""
+        return f"part {self.shard.index} of {self.shard.count}" if self.shard.count > 1 else ""
 
     @property
     def ledger_path(self) -> Path:
@@ -121,12 +133,14 @@ def _opening(job: Job, weights: str) -> Opening:
         weights=weights,
         model=encoder.wanted,
         precision=dtype_name(encoder.dtype),
-        source=job.manifest.source,
+        source=None if job.store.layout.adds else job.manifest.source,
         layout=job.store.layout_name,
         input_norm=job.input_norm.name,
     )
     packages = ("torch", "transformers", "soxr", "av")
     made_with = {"model": config.model.path, "extract": __version__}
+    if job.added is not None:
+        made_with["dataset"] = job.added
     made_with |= {name: version(name) for name in packages}
     return Opening(
         identity,
@@ -143,7 +157,12 @@ def choose_loading(job: Job) -> LoaderPlan:
     """Settles what the config leaves to `auto`, and says so."""
     loader, encoder = job.config.loader, job.encoder
     plan = choose(
-        loader.num_workers, loader.batch_seconds, loader.prefetch, encoder.device, encoder.dtype
+        loader.num_workers,
+        loader.batch_seconds,
+        loader.prefetch,
+        encoder.device,
+        encoder.dtype,
+        int(loader.side_by_side),
     )
     computed_in = encoder.exact.dtype
     how = "" if computed_in == encoder.dtype else f", computed in {dtype_name(computed_in)}"
@@ -176,7 +195,13 @@ def find_rest(job: Job) -> Remaining:
     """Which recordings the store lacks; drops lines of the ledger that no longer hold."""
     policy = ResumePolicy(job.config.retry_failed, job.config.store.verify is Verify.checksum)
     with explained(job.store.directory):
-        return remaining(job.manifest, job.store, job.ledger_path, policy)
+        rest = remaining(job.manifest, job.store, job.ledger_path, policy, job.left_out.add)
+    given = "that an earlier list or folder gave to others"
+    if rest.renamed:
+        job.watch.said(f"recordings with names {given}: {rest.renamed:,}, done again")
+    if rest.lent:
+        job.watch.said(f"missing recordings with names {given}: {rest.lent:,}; those files stay")
+    return rest
 
 
 def read_durations(job: Job) -> NDArray[np.float64]:

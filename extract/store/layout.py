@@ -101,6 +101,15 @@ class Layout(Protocol):
     """Whether `put` takes features of several layers. Else a run that asks for several is refused
     before any work: a reader of files that hold one would take the first."""
 
+    adds: bool = False
+    """Whether another list or folder adds to a store: it is then no part of the store's identity,
+    and the second recording of one name fails alone, as `duplicate_name`. Else another list is
+    refused, and so is a list with two recordings of one name."""
+
+    replaces_foreign: bool = False
+    """Whether another program's files give way to recordings of the run that have their names. Else
+    a run that would replace one is refused without `overwrite=true`."""
+
     def create(self) -> None:
         """Makes the folders.
 

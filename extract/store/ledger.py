@@ -60,10 +60,15 @@ class Record:
     source_size: int = -1  # of the recording, bytes and nanoseconds; a change makes the line stale
     source_mtime_ns: int = -1
     files: tuple[KeptFile, ...] | None = None  # of a saved one
+    # Which list or folder a failure of a source is of, in a store to which several add
+    source: str | None = None
 
     def line(self) -> bytes:
-        """The record as a line of JSON."""
-        return _JSON.encode(vars(self)).encode("utf8", "backslashreplace") + b"\n"
+        """The record as a line of JSON, in which `source` stands only if it is known."""
+        known = vars(self)
+        if self.source is None:
+            known = {key: value for key, value in known.items() if key != "source"}
+        return _JSON.encode(known).encode("utf8", "backslashreplace") + b"\n"
 
 
 def dtype_name(dtype: object) -> str:

@@ -25,6 +25,7 @@ from extract.values import AudioSettings
 
 NAME = METADATA
 FORMAT = 1
+SOURCE = "dataset.path"
 NO_INPUT_NORM = "none"
 FIRST_SETTINGS = ("max_peak", "maxx", "alpha", "min_duration_s", "max_duration_s", "resampler")
 GATES = (
@@ -54,19 +55,21 @@ def identity(
     weights: str,
     model: Wanted,
     precision: str,
-    source: str,
+    source: str | None,
     layout: str,
     input_norm: str = NO_INPUT_NORM,
 ) -> Identity:
     """Every setting that changes the saved numbers or their files, keyed by its option's name.
 
     A setting that is newer than the first release is left out where it changes nothing, so that
-    earlier stores keep their identity.
+    earlier stores keep their identity. `source` is None in a store to which another list adds.
     """
     new = {"model.input_norm": input_norm, **_settings(audio)}
     first = {f"audio.{key}": new.pop(f"audio.{key}") for key in FIRST_SETTINGS}
+    # A path need not be Unicode; JSON must be.
+    where = {} if source is None else {SOURCE: printable(source)}
     return {
-        "dataset.path": printable(source),  # a path need not be Unicode; JSON must be
+        **where,
         "model.weights": weights,
         **_of_model(model),
         "precision": precision,
@@ -136,11 +139,16 @@ class Comparison:
 
 
 def compare(store: Identity | None, run: Identity) -> Comparison:
-    """Keys whose values differ; none where the store is new."""
+    """Keys whose values differ; none where the store is new.
+
+    A store to which another list adds may name its first one: earlier versions wrote that.
+    """
     if store is None:
         return Comparison({})
-    if same_place(store.get("dataset.path"), run.get("dataset.path")):
-        store = {**store, "dataset.path": run["dataset.path"]}
+    if SOURCE not in run:
+        store = {key: value for key, value in store.items() if key != SOURCE}
+    elif same_place(store.get(SOURCE), run[SOURCE]):
+        store = {**store, SOURCE: run[SOURCE]}
     store, run = {**LATER_SETTINGS, **store}, {**LATER_SETTINGS, **run}
     keys = [*run, *(key for key in store if key not in run)]
     return Comparison(

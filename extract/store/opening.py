@@ -65,7 +65,7 @@ def open_store(store: Store, run: Opening, alone: bool) -> frozenset[str]:
     is_new = _compare(store, run, alone)
     strange = foreign.foreign_ids(store, _tidy(store, run, alone, is_new), is_new=is_new)
     named = frozenset(filter(strange.__contains__, run.ids)) if strange else frozenset[str]()
-    if named and not run.overwrite:
+    if named and not (run.overwrite or store.layout.replaces_foreign):
         raise ValueError(_foreign_message(directory, sorted(named)))
     if strange:
         log.info("%s", _foreign_line(directory, len(strange), len(named)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from extract.opener import MISSING
 from extract.shard import Shard, index_of
 from extract.store import ledger
 from extract.store.store import Store
-from extract.systems import unlink
+from extract.systems import real_path, unlink
+from extract.text import printable
 from extract.values import FAILED, OF_A_SOURCE, REJECTED, SAVED, AudioSettings
 
 
@@ -30,69 +31,123 @@ class ResumePolicy:
     checksum: bool = False  # a saved one's files are read and compared, not only their sizes
 
 
-@dataclass(frozen=True)
+@dataclass
 class Remaining:
     """Which recordings a run has to do, and counts of those that it keeps."""
 
     todo: NDArray[np.bool_]  # for every entry of the manifest: to be saved by this run
     unseen: NDArray[np.bool_]  # this process's ledger has no record of it
-    kept: Counter[tuple[str, str]]  # (status, reason) of what stays as it is
-    kept_s: float  # seconds of audio saved earlier
+    # (status, reason) of what stays as it is
+    kept: Counter[tuple[str, str]] = field(default_factory=Counter)
+    kept_s: float = 0.0  # seconds of audio saved earlier
     kept_clipped: int = 0  # of them, utterances with samples held at full scale
+    # In a store to which another list adds, names that an earlier one gave to other recordings:
+    renamed: int = 0  # to be done again
+    lent: int = 0  # not to be done, since the recording is missing: the earlier files stay
+
+    def keep(self, index: int, record: Mapping[str, Any]) -> None:
+        """Counts an entry as done, by its record."""
+        self.todo[index] = False
+        self.kept[record["status"], record.get("reason") or ""] += 1
+        if record["status"] == SAVED:
+            self.kept_s += record.get("duration_s") or 0.0
+        self.kept_clipped += bool(record.get("clipped_samples"))
 
 
-def remaining(manifest: Manifest, store: Store, path: Path, policy: ResumePolicy) -> Remaining:
+def remaining(
+    manifest: Manifest,
+    store: Store,
+    path: Path,
+    policy: ResumePolicy,
+    kept_one: Callable[[Mapping[str, Any]], None] = lambda record: None,
+) -> Remaining:
     """Reads a ledger, keeps the lines that hold and drops the others from the file.
 
     A line holds if its recording still has the size and time in it and, if it was saved, its files
     are whole. A saved line also holds if its recording is gone, so that no features are lost. A
     torn last line does not hold. Memory: the ids of the manifest, for the time of the call.
 
+    In a store to which another list adds, lines of recordings that this one does not name stay, and
+    a line of a name that is another recording's now does not hold.
+
     Args:
         manifest: this process's recordings.
         store: where the files are.
         path: this process's ledger.
         policy: which lines are accepted.
+        kept_one: called with each record that holds of a recording in the manifest.
     """
     index_of = {id_: index for index, id_ in enumerate(manifest.ids)}
+    failing = {failure.recording.id for failure in manifest.failures}
     todo = np.ones(len(manifest), dtype=bool)
-    unseen = todo.copy()
-    kept: Counter[tuple[str, str]] = Counter()
-    kept_s, kept_clipped = 0.0, 0
+    rest = Remaining(todo, todo.copy())
     holding = bytearray()  # for every whole line, 1 or 0
     num_bytes = 0
     for line, record in ledger.read_lines(path):
         holding.append(0)
         index = index_of.get(record["id"])
         if index is not None:
-            unseen[index] = False
-            if not todo[index] or not _holds(index, record, manifest, store, policy):
+            rest.unseen[index] = False
+            if not todo[index]:
                 continue
-            todo[index] = False
-            kept[record["status"], record.get("reason") or ""] += 1
-            kept_s += (record.get("duration_s") or 0.0) if record["status"] == SAVED else 0.0
-            kept_clipped += bool(record.get("clipped_samples"))
-        elif record.get("reason") in OF_A_SOURCE or not store.is_possible(record):
+            another = store.layout.adds and _is_another(record, manifest[index].path)
+            if not _holds(index, record, another, manifest, store, policy):
+                rest.renamed += another
+                continue
+            rest.lent += another
+            rest.keep(index, record)
+            kept_one(record)
+        elif record["id"] in failing or not _stays(record, manifest.source, store):
             continue  # this run records it again, or its id is damaged
         holding[-1] = 1
         num_bytes += len(line)
+    _keep_lines(path, holding, num_bytes)
+    return rest
+
+
+def _keep_lines(path: Path, holding: bytearray, num_bytes: int) -> None:
+    """Drops lines from a ledger: keeps those whose place in `holding` is 1, `num_bytes` in all."""
     status = path.stat() if path.exists() else None
     # A ledger with a second name is a copy made of hard links: appending would change both.
     if status and (num_bytes != status.st_size or status.st_nlink > 1):
         lines = (line for line, _record in ledger.read_lines(path))
         ledger.rewrite(path, compress(lines, holding))
-    return Remaining(todo, unseen, kept, kept_s, kept_clipped)
+
+
+def _is_another(record: Mapping[str, Any], path: str) -> bool:
+    """Whether a line is about another recording than the one at `path`, links and all."""
+    then: Any = record.get("path")
+    try:
+        return then != path and real_path(then) != real_path(path)
+    except (TypeError, ValueError, OSError):  # a damaged line: no text, or one that is no path
+        return True
+
+
+def _stays(record: Mapping[str, Any], source: str, store: Store) -> bool:
+    """Whether the line of a recording that is not in the manifest stays in the ledger.
+
+    One of a source's own failures stays only if it is another source's, in a store that has room
+    for several: this run records those of its own anew.
+    """
+    if record.get("reason") in OF_A_SOURCE:
+        return store.layout.adds and record.get("source") not in (None, printable(source))
+    return store.is_possible(record)
 
 
 def _holds(
-    index: int, record: Mapping[str, Any], manifest: Manifest, store: Store, policy: ResumePolicy
+    index: int,
+    record: Mapping[str, Any],
+    another: bool,
+    manifest: Manifest,
+    store: Store,
+    policy: ResumePolicy,
 ) -> bool:
     status = record.get("status")
     if status == FAILED and policy.retry_failed:
         return False
     now = stamp(manifest[index], manifest.opener)
     then = record.get("source_size"), record.get("source_mtime_ns")
-    if now != then and not (status == SAVED and now == MISSING):
+    if (another or now != then) and not (status == SAVED and now == MISSING):
         return False
     return status != SAVED or store.intact(record, checksum=policy.checksum)
 

@@ -169,8 +169,13 @@ def _line_of(item: Encoded) -> partial[Record]:
     )
 
 
-def failure_record(failure: Failure) -> Record:
-    """The ledger's line for a recording that gave no features."""
+def failure_record(failure: Failure, source: str | None = None) -> Record:
+    """The ledger's line for a recording that gave no features.
+
+    Args:
+        failure: of the recording.
+        source: which list or folder the failure is of, where a store is to say it.
+    """
     recording: Recording = failure.recording
     return Record(
         recording.id,
@@ -182,4 +187,5 @@ def failure_record(failure: Failure) -> Record:
         duration_s=recording.duration_s,
         source_size=recording.size,
         source_mtime_ns=recording.mtime_ns,
+        source=source,
     )

@@ -205,12 +205,36 @@ def test_a_store_of_an_earlier_version_goes_on(extract_folder, tmp_path, capfd):
     assert extract_folder(tmp_path / "link") == 0
     path = tmp_path / "out" / "metadata.json"
     data = json.loads(path.read_text())
+    before = dict(data["identity"])
+    for earlier in (f"{tmp_path}/link", f"{tmp_path}/another"):  # no folder is part of it now
+        data["identity"]["dataset.path"] = earlier
+        path.write_text(json.dumps(data))
+        assert extract_folder(tmp_path / "link") == 0
+        assert "0 of 1 recording to do" in capfd.readouterr().err
+        assert json.loads(path.read_text())["identity"] == before
+        assert "dataset.path" not in before
+    assert json.loads(path.read_text())["made_with"]["dataset"] == f"{tmp_path}/w"
+
+
+def test_a_store_of_one_folder_alone_knows_it_however_it_is_spelled(
+    extract_folder, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setattr(gpt_sovits.GptSovits, "adds", False)
+    write_wav(tmp_path / "w" / "a.wav")
+    write_wav(tmp_path / "other" / "a.wav")
+    (tmp_path / "link").symlink_to("w")
+    assert extract_folder(tmp_path / "link") == 0
+    path = tmp_path / "out" / "metadata.json"
+    data = json.loads(path.read_text())
     assert data["identity"]["dataset.path"] == f"{tmp_path}/w"
+    assert "dataset" not in data["made_with"]
     data["identity"]["dataset.path"] = f"{tmp_path}/link"  # as it was written then
     path.write_text(json.dumps(data))
     assert extract_folder(tmp_path / "link") == 0
     assert "0 of 1 recording to do" in capfd.readouterr().err
     assert json.loads(path.read_text())["identity"]["dataset.path"] == f"{tmp_path}/w"
+    assert extract_folder(tmp_path / "other") == 2
+    assert "dataset.path" in capfd.readouterr().err
 
 
 def test_a_folder_that_is_not_unicode_runs_and_goes_on(extract_folder, tmp_path, monkeypatch):
@@ -221,7 +245,7 @@ def test_a_folder_that_is_not_unicode_runs_and_goes_on(extract_folder, tmp_path,
         assert extract_folder(Path()) == 0
         assert [record["status"] for record in ledger(tmp_path / "out")] == ["saved"]
     written = (tmp_path / "out" / "metadata.json").read_text("utf8")
-    assert json.loads(written)["identity"]["dataset.path"] == printable(str(folder))
+    assert json.loads(written)["made_with"]["dataset"] == printable(str(folder))
 
 
 def test_names_with_a_colon_are_saved(extract_folder, tmp_path):

@@ -249,6 +249,54 @@ def test_clashes_are_found_exactly_when_files_would_meet(ids):
         assert not clash
 
 
+PARTS = ["a", "b", "A", "a.pt", "B.PT", "a/b", "a/b/c", "a.pt/b", "b.pt", "c/d", "a/B/x"]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=12), st.booleans())
+def test_of_recordings_whose_files_meet_the_first_is_taken_and_the_later_one_fails(ids, folds):
+    """One after the other, as a run would write them: what meets a file that is there fails."""
+    written, taken = set(), []
+    for number, name in enumerate(ids):
+        key = name.lower() if folds else name
+        files = {key, f"{key}.pt"}
+        meets = (files & {f"{above}" for above in written if above == key}) or any(
+            one.startswith(f"{other}/") or other.startswith(f"{one}/")
+            for one in files
+            for above in written
+            for other in (above, f"{above}.pt")
+        )
+        if not meets:
+            written.add(key)
+            taken.append((name, f"/{number}"))
+    manifest = Manifest.from_entries(
+        [Entry(name, f"/{number}") for number, name in enumerate(ids)],
+        folds_case=folds,
+        duplicates_fail=True,
+    )
+    assert [(entry.id, entry.path) for entry in manifest] == taken
+    failed = [failure.recording.path for failure in manifest.failures]
+    assert failed == [f"/{n}" for n in range(len(ids)) if (ids[n], f"/{n}") not in taken]
+    assert {failure.reason for failure in manifest.failures} <= {"duplicate_name"}
+
+
+def test_a_duplicate_is_known_by_its_path_and_names_the_one_that_was_taken():
+    cuts = [("a", "/x", 0.0, 1.0), ("b", "/y", 0.0, None), ("a", "/x", 2.0, 1.0), ("a", "/x", 0, 1)]
+    manifest = Manifest.from_entries(
+        [Entry(*cut) for cut in [*cuts, ("b", "/\udcff", 0.0, None), ("b", "/y", 0.0, None)]],
+        duplicates_fail=True,
+    )
+    assert list(manifest) == [Entry(*cut) for cut in cuts[:2]]
+    first, second = manifest.failures
+    assert first == Failure.of_source(
+        "/x from 2 s for 1 s",
+        "/x from 2 s for 1 s",
+        "duplicate_name",
+        "/x from 2 s for 1 s: would write the same file as /x from 0 s for 1 s, which comes first",
+    )
+    assert second.recording.id == "/\\udcff from 0 s"
+    assert second.detail.isprintable()
+
+
 def test_a_manifest_costs_little_more_than_its_bytes():
     num_entries = 30_000
     names = (f"speaker{i // 100:04d}/{i:07d}.wav" for i in range(num_entries))

@@ -11,8 +11,10 @@ from extract.manifest.ids import check_id
 from extract.manifest.manifest import Manifest
 from extract.manifest.sources.gpt_sovits import read_gpt_sovits_list
 from extract.run import build
+from extract.store.layouts.gpt_sovits import GptSovits
 from extract.values import Entry
 from support.recordings import write_wav
+from support.stores import ledger
 
 
 def entries(*names: str) -> list[Entry]:
@@ -52,10 +54,15 @@ def test_the_store_s_file_system_decides(extract_folder, tmp_path, monkeypatch, 
     for name in ("a.wav", "A.wav"):
         write_wav(tmp_path / "in" / name, 0.1)
     monkeypatch.setattr(build, "folds_case", lambda folder: not asked.append(folder))
-    assert extract_folder(tmp_path / "in") == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(GptSovits, "adds", False)
+        assert extract_folder(tmp_path / "in") == 2
     assert asked == [str(tmp_path / "out")]
     assert "A.wav and a.wav" in " ".join(capfd.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+    assert extract_folder(tmp_path / "in", "loader.num_workers=0") == 1
+    reasons = {record["id"]: record["reason"] for record in ledger(tmp_path / "out")}
+    assert reasons == {"A.wav": None, f"{tmp_path}/in/a.wav": "duplicate_name"}
     monkeypatch.setattr(build, "folds_case", lambda _folder: False)
     assert extract_folder(tmp_path / "in", "loader.num_workers=0") == 0
 

@@ -49,8 +49,8 @@ def test_it_runs_to_a_finished_store(extract, tmp_path):
     [store] = (tmp_path / "outputs" / "a(1)").iterdir()
     statuses = {record["id"]: record["status"] for record in ledger(store)}
     assert statuses == {f"{number}.wav": "saved" for number in range(4)} | {"a(1).txt:5": "failed"}
-    identity = json.loads((store / "metadata.json").read_text())["identity"]
-    assert identity["dataset.path"] == f"{tmp_path}/a(1).txt"
+    made_with = json.loads((store / "metadata.json").read_text())["made_with"]
+    assert made_with["dataset"] == f"{tmp_path}/a(1).txt"
 
 
 def test_its_options_may_be_swept_over(extract, tmp_path):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from extract.run import auto
+from extract.run import auto, build
 from extract.run.auto import choose
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -52,6 +52,31 @@ def test_the_budget_follows_the_devices_free_memory(monkeypatch, free_gb, dtype,
     assert choose(2, "auto", 2, CUDA, dtype).batch_seconds == seconds
 
 
+@pytest.mark.parametrize(("runs", "seconds"), [(1, 583), (2, 292), (4, 146), (40, 30)])
+def test_runs_side_by_side_on_one_card_plan_for_their_share_of_its_memory(
+    monkeypatch, runs, seconds
+):
+    """Both ask before either has allocated anything: each sees all 7 GB free."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(7e9), 0))
+    assert choose(2, "auto", 2, CUDA, torch.float16, runs).batch_seconds == seconds
+
+
+@pytest.mark.parametrize(("cores", "runs", "workers"), [(16, 2, 7), (2, 2, 1), (64, 2, 16)])
+def test_runs_side_by_side_share_the_cores(monkeypatch, cores, runs, workers):
+    monkeypatch.setattr(auto, "cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    assert choose("auto", 60, 2, CUDA, torch.float16, runs).num_workers == workers
+    assert auto.share_of_threads(runs) == max(1, cores // runs)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # OMP_NUM_THREADS=1
+    assert auto.share_of_threads(runs) == 1
+
+
+def test_runs_side_by_side_share_the_shared_memory(plenty, caplog):
+    plenty(64)
+    assert choose(1, 60, 4, CPU, torch.float32).prefetch == 4
+    assert choose(1, 60, 4, CPU, torch.float32, 2).prefetch == 2
+
+
 def test_numbers_are_taken_as_they_are_even_as_text():
     plan = choose("3", "12.5", 4, CPU, torch.float32)
     assert (plan.num_workers, plan.batch_seconds, plan.prefetch) == (3, 12.5, 4)
@@ -71,3 +96,19 @@ def test_without_workers_shared_memory_does_not_matter(plenty, caplog):
     plenty(0)
     assert choose(0, 60, 4, CPU, torch.float32).prefetch == 4
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "with_cuda", "without"),
+    [
+        ("auto", "cuda", "cpu"),
+        ("auto:1", "cuda:1", "cpu"),
+        ("cuda:1", "cuda:1", "cuda:1"),
+        ("cpu", "cpu", "cpu"),
+        ("auto:x", "auto:x", "auto:x"),  # which torch refuses by name
+    ],
+)
+def test_auto_is_the_card_that_is_there(monkeypatch, asked, with_cuda, without):
+    for there, device in ((True, with_cuda), (False, without)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert build._device(asked) == device

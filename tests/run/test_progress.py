@@ -284,9 +284,9 @@ def summary(*records: Record, kept: Counter | None = None, directory="out") -> S
 def test_the_first_failures_are_named_with_their_reason():
     lines = closing_lines(summary(saved(), failure("a.wav"), failure("b.wav", None), REJECTION))
     assert lines == [
+        "output: out",
         "failed: a.wav: undecodable: no sound in it",
         "failed: b.wav: undecodable",
-        "output: out",
     ]
 
 
@@ -294,10 +294,10 @@ def test_of_many_failures_five_are_named_and_the_command_names_the_rest():
     failures = [failure(f"{number}.wav") for number in range(MAX_NAMED + 2)]
     kept = Counter({(FAILED, "missing"): 1_000, (SAVED, ""): 7})
     lines = closing_lines(summary(*failures, kept=kept, directory="my out/it's"))
-    assert [line.split(": ")[1] for line in lines[:MAX_NAMED]] == [
+    assert [line.split(": ")[1] for line in lines[1 : MAX_NAMED + 1]] == [
         f"{number}.wav" for number in range(MAX_NAMED)
     ]
-    more, words = lines[MAX_NAMED].removeprefix("failed: ").split(": ")
+    more, words = lines[-1].removeprefix("failed: ").split(": ")
     assert more == "and 1,002 more"
     assert shlex.split(words) == [
         *("python", "-m", "extract", "show", "my out/it's", "--status", "failed")
@@ -306,7 +306,7 @@ def test_of_many_failures_five_are_named_and_the_command_names_the_rest():
 
 def test_failures_of_earlier_runs_are_pointed_to():
     lines = closing_lines(summary(saved(), kept=Counter({(FAILED, "missing"): 3})))
-    assert lines[0].startswith("failed: 3 in earlier runs: python -m extract show out ")
+    assert lines[-1].startswith("failed: 3 in earlier runs: python -m extract show out ")
 
 
 @pytest.mark.parametrize("hostile", ["\x1b[31mred", "a\nb", "\u202egnp", "\udcff", "x" * 10_000])
@@ -315,7 +315,7 @@ def test_what_is_named_is_printable_and_bounded(hostile):
     lines = closing_lines(made)
     assert len(lines) == 2
     assert all(line.isprintable() for line in lines)
-    assert len(lines[0]) < 220
+    assert len(lines[1]) < 220
 
 
 def test_brackets_in_a_name_are_no_markup():

@@ -1,5 +1,6 @@
 """Signals before a run listens: the imports take seconds."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -21,9 +22,16 @@ while True:
 @pytest.mark.parametrize("library", ["hydra", "torch"])
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 143)])
 def test_a_signal_during_the_imports_ends_the_run_as_one_later_does(tmp_path, library, name, code):
-    (tmp_path / f"{library}.py").write_text(SLOW)  # `python -m` looks in the working folder first
-    command = [sys.executable, "-m", "extract", "dataset=demo"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / f"{library}.py").write_text(SLOW)
+    path = os.pathsep.join(filter(None, [f"{tmp_path}/slow", os.environ.get("PYTHONPATH")]))
+    command, environment = [sys.executable, "-m", "extract", "dataset=demo"], os.environ.copy()
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+    )
     try:
         deadline = time.monotonic() + 60
         while not (tmp_path / "importing").exists():
@@ -35,4 +43,4 @@ def test_a_signal_during_the_imports_ends_the_run_as_one_later_does(tmp_path, li
     finally:
         process.kill()
     assert (process.returncode, said) == (code, b"")
-    assert {path.name for path in tmp_path.iterdir()} == {f"{library}.py", "importing"}
+    assert {path.name for path in tmp_path.iterdir()} == {"slow", "importing"}

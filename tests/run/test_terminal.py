@@ -145,6 +145,17 @@ def test_a_run_that_raises_leaves_a_terminal_clean(begin):
     assert said.endswith(("\x1b[2K", SHOWN))
 
 
+def test_one_of_several_runs_side_by_side_moves_nothing_and_ends_in_one_piece():
+    written = []
+    console = interactive()
+    console.is_interactive = False
+    console.file.write = written.append
+    run(console)
+    assert not any(SHOWN in text for text in written)
+    [end] = [text for text in written if "hours saved" in text]
+    assert "output: out" in end
+
+
 def test_shards_of_one_process_are_shown_one_after_the_other():
     console = plain()
     first = run(console)

@@ -11,6 +11,7 @@ import torch
 
 from extract.shard import Shard
 from extract.store import foreign
+from extract.store.layouts.gpt_sovits import GptSovits
 from extract.store.store import Store
 from support.recordings import write_wav
 from support.stores import audit, contents, ids_of, ledger, paths, put
@@ -101,6 +102,12 @@ def test_a_store_made_by_an_earlier_version_goes_on_without_redoing(run, out):
 
 
 @pytest.fixture
+def careful(monkeypatch):
+    """A layout that replaces no file of another program unless it is told to."""
+    monkeypatch.setattr(GptSovits, "replaces_foreign", False)
+
+
+@pytest.fixture
 def begun_by_another(out) -> dict[str, bytes]:
     """Files as GPT-SoVITS's own step leaves them, two under names of our recordings."""
     for name in ("a.wav", "below/c.wav", "z.wav"):
@@ -110,6 +117,7 @@ def begun_by_another(out) -> dict[str, bytes]:
     return contents(out)
 
 
+@pytest.mark.usefixtures("careful")
 def test_files_that_no_ledger_names_stop_a_run_that_would_replace_them(
     run, out, begun_by_another, capfd
 ):
@@ -122,9 +130,28 @@ def test_files_that_no_ledger_names_stop_a_run_that_would_replace_them(
 
 
 @pytest.mark.fault(
+    "an experiment that GPT-SoVITS's own step began",
+    "its files are counted, kept, and replaced where a recording has their name",
+)
+def test_what_gpt_sovits_began_is_kept_and_replaced_where_a_recording_has_its_name(
+    run, out, begun_by_another, capfd
+):
+    assert run() == 0
+    assert "no ledger names, of 3 utterance(s): 1 stay as they are, 2 are" in said(capfd)
+    after = contents(out)
+    kept = {"4-cnhubert/z.wav.pt", "5-wav32k/z.wav"}
+    assert {name for name in begun_by_another if after[name] == begun_by_another[name]} == kept
+    assert {record["id"] for record in ledger(out)} == {"a.wav", "b.wav", "below/c.wav"}
+    assert run("shard.count=2") == 0
+    assert "no ledger names, of 1 utterance(s): 1 stay as they are, 0 are" in said(capfd)
+    assert contents(out) == after
+
+
+@pytest.mark.fault(
     "files of another program in the store's folder",
     "counted; replaced only with `overwrite=true` and where a recording has their name",
 )
+@pytest.mark.usefixtures("careful")
 def test_they_are_replaced_where_a_recording_has_their_name_and_kept_elsewhere(
     run, out, begun_by_another, capfd
 ):
@@ -151,6 +178,7 @@ def test_a_recording_that_gives_no_features_leaves_the_file_of_another(
     ]
 
 
+@pytest.mark.usefixtures("careful")
 def test_files_that_came_into_a_finished_store_are_foreign_too(run, out, recordings, capfd):
     assert run() == 0
     (out / "4-cnhubert" / "new.wav.pt").write_bytes(b"of another program")
@@ -163,6 +191,7 @@ def test_files_that_came_into_a_finished_store_are_foreign_too(run, out, recordi
     audit(out, ids_of(recordings))
 
 
+@pytest.mark.usefixtures("careful")
 @pytest.mark.parametrize("finished", [False, True])
 def test_training_audio_alone_is_foreign_too(run, out, recordings, capfd, finished):
     if finished:
@@ -175,6 +204,7 @@ def test_training_audio_alone_is_foreign_too(run, out, recordings, capfd, finish
     assert (out / "5-wav32k" / "new.wav").read_bytes() == b"of another program"
 
 
+@pytest.mark.usefixtures("careful")
 def test_a_ledger_that_is_gone_makes_all_its_files_foreign(run, out, recordings, capfd):
     assert run() == 0
     (out / "ledger.jsonl").unlink()
@@ -204,6 +234,7 @@ def test_files_of_a_run_that_was_cut_short_are_ours(run, out, recordings, monkey
     assert not list((out / ".extract").glob("unfinished*"))
 
 
+@pytest.mark.usefixtures("careful")
 def test_what_was_foreign_before_a_run_was_cut_short_is_foreign_after_it(
     run, out, recordings, monkeypatch, begun_by_another
 ):

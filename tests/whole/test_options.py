@@ -70,6 +70,7 @@ BOUNDS = {
     "loader.num_workers": ((0, 1024), (-1, 1025)),
     "loader.batch_seconds": ((0.1, 1e6), (0, 0.099)),
     "loader.prefetch": ((1, 1000), (0, 1001)),
+    "loader.side_by_side": ((1, 1024), (0, 1025)),
     "loader.timeout_s": ((1e-6, 1e6), (0,)),
     "store.num_writers": ((1, 1024), (0, 1025)),
     "shard.index": ((0,), (-1,)),
@@ -196,7 +197,14 @@ def test_equal_limits_of_the_duration_are_taken():
 NOT_SAID = {
     *("dataset.name", "dataset.kind", "dataset.path", "dataset.audio_dir", "dataset.extensions"),
     *("model.path", "loader.num_workers", "loader.batch_seconds", "loader.prefetch"),
-    *("loader.timeout_s", "loader.start_method", "store.dir", "store.num_writers", "store.fsync"),
+    *(
+        "loader.timeout_s",
+        "loader.start_method",
+        "loader.side_by_side",
+        "store.dir",
+        "store.num_writers",
+        "store.fsync",
+    ),
     *("store.verify", "shard.index", "shard.count", "engine.kind", "device", "cpu_fallback"),
     *("retry_failed", "overwrite"),
 }

@@ -52,6 +52,8 @@ class GptSovits(Layout):
 
     suffixes = (".pt", "")
     folders = (FEATURES, WAVS)
+    adds = True  # as GPT-SoVITS's step does: an experiment is a folder, not a list
+    replaces_foreign = True  # what that step began is done over
 
     def __init__(self, files: StoreFiles) -> None:
         self._files = files
