@@ -20,7 +20,7 @@ from support.models import folder_of, small_model
 from support.recordings import write_wav
 from support.stores import audit, contents, ledger
 
-PAGE = Path(__file__).parents[2].joinpath("docs", "gpt_sovits.md").read_text("utf8")
+PAGE = Path(__file__).parents[2].joinpath("docs", "coming_from_gpt_sovits.md").read_text("utf8")
 BLOCKS = re.findall(r"```python\n(.+?)\n```", PAGE, re.DOTALL)
 
 MODEL = "GPT_SoVITS/pretrained_models/chinese-hubert-base"
