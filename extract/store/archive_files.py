@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import BinaryIO
 
-from extract.files import open_regular
+from extract.files import open_regular, sync_folder
 from extract.store.blocks import Block, Format, Piece, copied, without
 from extract.store.files import StoreFiles
 from extract.store.layout import KeptFile
@@ -116,6 +116,12 @@ class ArchiveFiles:
             copy.append([ending])
             copy.sync()
             copy.publish()
+        self.sync()
+
+    def sync(self) -> None:
+        """Brings the archives' names to the disk, if they are to survive a power cut."""
+        if self.files.fsync:
+            sync_folder(self.files.directory / self.folder)
 
     def blank_out(self, name: str, places: Iterable[Block]) -> None:
         """Replaces an archive by a copy in which some blocks are blank; all others stay.

@@ -107,7 +107,10 @@ class Archives(Layout):
         self._take_away([id])
 
     def discard_all(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Removes archives of which nothing is left; the others are `settle`'s."""
+        """Removes archives of which nothing is left: `Layout.discard_all`.
+
+        `settle` does the others, which it knows by the notes of their runs.
+        """
         dropped: dict[str, int] = {}
         for record in records:
             kept = Kept.of(record)
@@ -115,6 +118,7 @@ class Archives(Layout):
                 if self._archives.is_place(file):
                     name, _offset, size, _crc = file
                     dropped[name] = dropped.get(name, len(self._format.ending)) + size
+        self._archives.runs.note(map(self._archives.run_of, dropped))
         for name, size in dropped.items():
             if self._archives.size_of(name) == size:
                 self._archives.remove(name)
@@ -195,6 +199,7 @@ class Archives(Layout):
                 self._take_away(archive.kept)
                 with explained(self._files.directory):
                     archive.publish(self._format.ending)
+                    self._archives.sync()
                 self._known().add(archive.kept)
         finally:
             archive.abandon()  # no effect once it is published

@@ -84,7 +84,7 @@ def copied(
     """
     for offset, size, is_blank in pieces:
         if is_blank:
-            start = blank(size)
+            start = blank(size)[:size]
             yield start
             yield from (bytes(part) for part in _portions(size - len(start)))
         else:

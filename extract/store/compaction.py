@@ -166,7 +166,10 @@ class Compaction:
             self._archives.blank_out(name, gaps)
 
     def _is_blank(self, name: str, gap: Block) -> bool:
+        """Whether a gap is blank already, or too small for any block."""
         start = self._archives.format.blank(gap.size)
+        if gap.size < len(start):
+            return True
         with self._archives.opened(name) as file:
             file.seek(gap.offset)
             return file.read(len(start)) == start

@@ -360,3 +360,32 @@ def test_a_shard_moves_what_is_in_archives_of_its_own(tmp_path, kind):
     start(tmp_path, kind, shards[0], alone=False)
     finish(opened(tmp_path, kind, part=str(shards[0])))
     check(tmp_path, kind, [n for n in range(NUM) if n != gone])
+
+
+def test_what_a_killed_shard_left_is_gone_whoever_is_alone_next(tmp_path, kind):
+    shards = Shard(0, 2).all()
+    write(tmp_path, kind, range(5), shards[0])
+    killed = start(tmp_path, kind, shards[1], alone=False)
+    for number in range(5, 10):
+        killed.layout.put(item(number))
+    killed.layout.close()
+    assert len(archives(tmp_path, kind)) == 2
+    start(tmp_path, kind, shards[0], alone=False)
+    assert len(archives(tmp_path, kind)) == 2, "it may be at work"
+    finish(start(tmp_path, kind, shards[0], alone=True))
+    assert len(archives(tmp_path, kind)) == 1
+    check(tmp_path, kind, range(5))
+
+
+def test_all_that_a_replaced_store_held_is_gone_though_its_ledgers_are(tmp_path, kind):
+    """As `overwrite=true` does: also what is damaged, and is not what its lines name."""
+    write(tmp_path, kind, range(NUM))
+    [path, *_rest] = archives(tmp_path, kind)
+    os.truncate(path, path.stat().st_size - 100)
+    store = opened(tmp_path, kind)
+    store.layout.discard_all(ledger(tmp_path))
+    assert len(archives(tmp_path, kind)) == 1
+    (tmp_path / "ledger.jsonl").unlink()
+    finish(start(tmp_path, kind))
+    assert not archives(tmp_path, kind)
+    assert not (tmp_path / "feats.scp").exists()

@@ -4,6 +4,7 @@ A function has its layout's name and returns the features of every utterance tha
 itself, without the ledger: (layers, num_frames, hidden_size).
 """
 
+import itertools
 import json
 import warnings
 from collections import Counter
@@ -17,7 +18,6 @@ import webdataset as wds
 
 from extract.options import schema_of
 from extract.store.store import Store
-from support.stores import ledger
 
 OPTIONS = {"kaldi": "ark_mb", "webdataset": "shard_mb"}
 FOLDERS = {"kaldi": "arks", "webdataset": "shards"}
@@ -76,6 +76,11 @@ def opened(store: Path, layout: str, mb: float = 256.0, **options) -> Store:
     """A store with archives of at most `mb`."""
     of_layout = {"dir": str(store), "layout": layout, OPTIONS[layout]: mb}
     return Store(store, fsync=False, options=schema_of("store", layout)(**of_layout), **options)
+
+
+def ledger(store: Path) -> list[dict]:
+    lines = [path.read_text("utf8").splitlines() for path in sorted(store.glob("ledger*.jsonl"))]
+    return [json.loads(line) for line in itertools.chain(*lines)]
 
 
 def audit(store: Path, layout: str, ids: set[str]) -> dict[str, torch.Tensor]:

@@ -11,6 +11,8 @@ for a blank (`extract.store.keys`). The two lists are replaced at the end of a r
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import os
 import re
 import struct
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 FOLDER = "arks"
 SCP, NUM_FRAMES = "feats.scp", "utt2num_frames"
+
+Line = tuple[bytes, bytes]  # a key, and what follows it
 
 _ESCAPING = escaping(r"\s")
 _MATRIX = b"\0BFM "  # binary, a matrix of float32
@@ -130,6 +134,12 @@ def _sizes(header: bytes) -> tuple[int, int] | None:
     return (rows, columns) if possible else None
 
 
+def _split(row: bytes) -> tuple[bytes, int, int, int]:
+    """Key, number of the ark, offset of the matrix, frames."""
+    name, archive, start, frames = row.split(b" ")
+    return name, int(archive), int(start), int(frames)
+
+
 class Kaldi(Archives):
     """Arks, and the two lists by which they are read."""
 
@@ -144,18 +154,23 @@ class Kaldi(Archives):
 
     def write_index(self, records: Records) -> None:
         """Replaces both lists; lines of another program's arks stay: `Archives.write_index`."""
-        places, frames = dict[bytes, bytes](), dict[bytes, bytes]()
-        where = os.fsencode(self._directory.absolute())
+        strangers, archives = dict(self._strangers()), dict[str, int]()
+        rows = list[bytes]()  # some 80 bytes each: there may be millions
         for record in records():
-            for name, offset, _size, _crc in kept.files if (kept := Kept.of(record)) else ():
-                start = offset + len(self._format.start(record["id"])) - len(_MATRIX)
-                name_ = key(record["id"])
-                places[name_] = b"%b/%b:%d\n" % (where, name.encode(), start)
-                frames[name_] = b"%d\n" % (record.get("num_frames") or 0)
-        strangers = {name: rest for name, rest in self._strangers() if name not in places}
-        counted = {name: rest for name, rest in self._list(NUM_FRAMES) if name in strangers}
-        self._write(NUM_FRAMES, frames | counted)
-        self._write(SCP, places | strangers)
+            kept, name = Kept.of(record), key(record["id"])
+            for archive, offset, _size, _crc in kept.files if kept else ():
+                number = archives.setdefault(archive, len(archives))
+                start, frames = offset + len(name) + 1, record.get("num_frames") or 0
+                rows.append(b"%b %d %d %d" % (name, number, start, frames))
+                strangers.pop(name, None)
+        rows.sort()
+        folder = os.fsencode(self._directory.absolute())
+        paths = [b"%b/%b" % (folder, archive.encode()) for archive in archives]
+        counts = ((name, b"%d" % frames) for name, _archive, _start, frames in map(_split, rows))
+        counted = ((name, rest) for name, rest in self._list(NUM_FRAMES) if name in strangers)
+        self._write(NUM_FRAMES, counts, sorted(counted))
+        places = ((name, b"%b:%d" % (paths[at], start)) for name, at, start, _ in map(_split, rows))
+        self._write(SCP, places, sorted(strangers.items()))
 
     def discard_all(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Takes the arks out of the lists first: `Layout.discard_all`."""
@@ -180,25 +195,27 @@ class Kaldi(Archives):
         """Bytes of the matrices: `Layout.bytes_per_second`."""
         return frame_rate * width * 4
 
-    def _write(self, name: str, lines: Mapping[bytes, bytes]) -> None:
-        path = self._directory / name
-        if lines:
-            parts = (b"%b %b" % (some, lines[some]) for some in sorted(lines))
+    def _write(self, name: str, *lines: Iterable[Line]) -> None:
+        """Replaces a list by lines in their order; without any removes it."""
+        merged, path = heapq.merge(*lines), self._directory / name
+        first = next(merged, None)
+        if first is not None:
+            parts = (b"%b %b\n" % line for line in itertools.chain([first], merged))
             replace_whole(path, parts, fsync=self._files.fsync)
         elif path.is_file() or path.is_symlink():
             path.unlink()
 
-    def _strangers(self) -> Iterator[tuple[bytes, bytes]]:
+    def _strangers(self) -> Iterator[Line]:
         """The lines of `feats.scp` that name no ark of this store's folder."""
         return ((name, rest) for name, rest in self._list(SCP) if not _OURS.search(rest))
 
-    def _list(self, name: str) -> Iterator[tuple[bytes, bytes]]:
+    def _list(self, name: str) -> Iterator[Line]:
         """Each line's key, and what follows it."""
         try:
             with open_regular(self._directory / name) as file:
                 for line in file:
                     some, blank, rest = line.partition(b" ")
                     if blank:
-                        yield some, rest.rstrip(b"\r\n") + b"\n"
+                        yield some, rest.rstrip(b"\r\n")
         except OSError:
             return
