@@ -6,7 +6,7 @@ NEWEST ?= 3.13
 TESTS ?=
 PARALLEL ?=
 
-.PHONY: help venv demo test test-oldest test-newest test-pre pytest lint types docs bench bench-gpu clean
+.PHONY: help venv demo test test-all test-oldest test-newest test-pre pytest lint types docs bench bench-gpu clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -28,6 +28,9 @@ demo: $(VENV)/installed  ## install, then extract features of the package's own 
 	$(BIN)/python -m extract dataset=demo
 
 test: lint types pytest  ## lint, types and the tests
+
+test-all:  ## as test, with every fault on every layout
+	$(MAKE) test TESTS="$(TESTS) --all-layouts"
 
 test-oldest:  ## the tests on the oldest Python, with the oldest version of every dependency
 	$(MAKE) pytest VENV=$(VENV)-oldest PYTHON="$$(./.ci/python $(OLDEST))" CONSTRAINTS=constraints-oldest.txt

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from extract import choices
 from extract.app import main
 from support.command import TINY
 from support.faults import fault_row
@@ -63,6 +64,17 @@ def extract_folder(command: Callable[..., int], tmp_path: Path) -> Callable[...,
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-table", type=Path, help="write what became of each fault here")
+    parser.addoption("--all-layouts", action="store_true", help="run every fault on every layout")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gives a test that takes a `layout`, and names none, the layouts to run it on."""
+    given = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "layout" in metafunc.fixturenames and not any("layout" in names for names in given):
+        every = metafunc.config.getoption("--all-layouts")
+        marked = metafunc.definition.get_closest_marker("each_layout")
+        layouts = choices.own("layouts") if every or marked else ("gpt_sovits",)
+        metafunc.parametrize("layout", layouts, scope="module")
 
 
 survived: list[str] = []  # rows of the fault table in docs/faults.md, in the order of the tests

@@ -182,12 +182,13 @@ def load_npy(path: str) -> Tensor:
         ValueError: it is damaged, or holds something else; names it.
     """
     try:
-        found = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:  # not by `np.load`, which takes other formats too
+            found = np.lib.format.read_array(file, allow_pickle=False)
     except OSError:
         raise
     except Exception as error:  # a damaged header raises whatever its damage leads to
         raise ValueError(f"{printable(path)}: cannot be read: {shortened(str(error))}") from error
-    if not isinstance(found, np.ndarray) or found.dtype.kind != "f" or found.ndim not in (2, 3):
+    if found.dtype.kind != "f" or found.ndim not in (2, 3):
         needed = "an array ([layers,] frames, dimensions) of floats"
         raise ValueError(f"{printable(path)}: needed {needed}")
     return torch.from_numpy(found if found.ndim == 3 else found[None])

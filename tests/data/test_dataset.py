@@ -45,6 +45,18 @@ def test_a_recording_is_an_utterance_with_all_that_is_known_of_it(recordings_of_
     assert recording.path == str(path)
 
 
+def test_without_training_audio_an_utterance_has_none_and_the_same_waveform(
+    recordings_of_all_kinds,
+):
+    manifest = read_folder(recordings_of_all_kinds)
+    with_it, without = AudioDataset(manifest)[0], AudioDataset(manifest, training_audio=False)
+    assert len(with_it.wav32k) == 16_000
+    for item in (without[0], without.shared()[0]):
+        assert item.wav32k.shape == (0,)
+        assert torch.equal(item.waveform, with_it.waveform)
+        assert item.recording == with_it.recording
+
+
 def test_a_recording_that_cannot_be_used_is_a_value_too(recordings_of_all_kinds):
     items = AudioDataset(read_folder(recordings_of_all_kinds))
     reasons = {item.recording.id: item.reason for item in items if isinstance(item, Failure)}

@@ -40,8 +40,10 @@ def ledger(store: Path) -> list[dict]:
     return lines
 
 
-def audit(store: Path, ids: set[str]) -> None:
+def audit(store: Path, ids: set[str], recordings: Path | None = None) -> None:
     """Asserts what must hold after any run that finished, whatever the store's layout.
+
+    `recordings` may be the store's own folder.
 
     I1 every id once; I2 every saved one readable by other programs, finite, of the right shape; I3
     nothing unreadable under a final name; I4 no stray file.
@@ -56,15 +58,16 @@ def audit(store: Path, ids: set[str]) -> None:
         assert layout.intact(kept, checksum=True)
         assert torch.equal(layout.read(kept), features)
         assert (features.shape[1], f"torch.{record['dtype']}") == (
-            record["num_frames"],
+            readers.num_frames(store, record),
             str(features.dtype),
         )
         assert torch.isfinite(features).all()
-        if isinstance(layout, PerUtterance):
+        if is_per_utterance(store):
             audit_audio(store, record)
     assert all(record["reason"] for record in records if record["status"] != "saved")
     named = {name for record in saved.values() for name, *_ in record["files"]}
-    assert files_of(store) == named | readers.INDICES.get(readers.layout_of(store), set())
+    found = files_of(store) - (ids if recordings == store else set())
+    assert found == named | readers.INDICES.get(readers.layout_of(store), set())
 
 
 def audit_audio(store: Path, record: dict) -> None:
@@ -76,6 +79,11 @@ def audit_audio(store: Path, record: dict) -> None:
         samples, rate = soundfile.read(store / name, dtype="int16")
         assert rate == 32_000
         assert record["num_frames"] == (-(-len(samples) // 2) - 400) // 320 + 1
+
+
+def is_per_utterance(store: Path) -> bool:
+    """Whether the store's layout keeps an utterance in files of its own."""
+    return isinstance(readers.opened(store).layout, PerUtterance)
 
 
 def files_of(store: Path) -> set[str]:
@@ -94,7 +102,7 @@ def files_of(store: Path) -> set[str]:
 def contents(store: Path) -> dict[str, bytes]:
     """What a store holds, to the byte: each file, or each utterance's part of an archive."""
     opened = readers.opened(store)
-    if isinstance(opened.layout, PerUtterance):
+    if is_per_utterance(store):
         return {name: (store / name).read_bytes() for name in files_of(store)}
     return {
         record["id"]: b"".join(map(opened.files.read, record["files"]))

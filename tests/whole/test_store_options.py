@@ -6,7 +6,11 @@ import pytest
 import soundfile
 import torch
 
-from extract.audio import prepare
+from extract.data import dataset
+from extract.run.build import open_store
+from extract.store.layout import TrainingAudio
+from extract.values import AudioSettings, RatePath
+from support.configs import tiny_config
 from support.recordings import write_wav
 from support.stores import ledger
 
@@ -70,8 +74,16 @@ def test_without_training_audio_none_is_made_and_the_features_are_the_same(
     extract, tmp_path, monkeypatch, capfd
 ):
     assert extract(f"store.dir={tmp_path / 'both'}") == 0
-    monkeypatch.setattr(prepare, "to_int16", None)  # it makes the copy
+    copies = []
+
+    def preparing(*args, **options):
+        copies.append(prepare(*args, **options))
+        return copies[-1]
+
+    prepare = dataset.prepare
+    monkeypatch.setattr(dataset, "prepare", preparing)
     assert extract("store.audio=none") == 0
+    assert [len(one.wav32k) for one in copies] == [0, 0, 0]
     out, both = tmp_path / "out", tmp_path / "both"
     assert not any((out / "5-wav32k").iterdir())
     for name in "012":
@@ -105,3 +117,15 @@ def test_plain_audio_has_no_training_audio_whatever_the_store_says(extract, tmp_
     capfd.readouterr()
     assert extract("audio=plain", "store.audio=none") == 0
     assert "0 of 3 recordings to do" in capfd.readouterr().err
+
+
+def test_no_disk_is_reckoned_for_audio_that_is_not_made(tmp_path):
+    config = tiny_config(tmp_path, tmp_path / "out")
+    features = 768 * 2 * 50
+    assert open_store(config).layout.bytes_per_second(768, 2, 50) == features + 64_000
+    config.store.audio = TrainingAudio.none
+    assert open_store(config).layout.bytes_per_second(768, 2, 50) == features
+    config = tiny_config(tmp_path, tmp_path / "out")
+    config.audio = AudioSettings(rate_path=RatePath.direct)
+    assert open_store(config).layout.bytes_per_second(768, 2, 50) == features
+    assert not open_store(config).keeps_audio
