@@ -1,5 +1,6 @@
 """What a list says more of a recording reaches its line of the ledger, as JSON."""
 
+import functools
 import json
 import pickle
 import tracemalloc
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extract.data.dataset import AudioDataset
-from extract.manifest.extra import MAX_EXTRA, extra_of
+from extract.manifest.extra import MAX_DEPTH, MAX_EXTRA, extra_of
 from extract.manifest.manifest import Manifest
 from extract.store.ledger import Ledger, Record, parse, read
 from extract.store.resume import ResumePolicy, remaining
@@ -50,7 +51,7 @@ def test_what_json_does_not_hold_is_text_or_null():
     expected = {"day": "2026-01-02", "score": None, "scores": None, "n": 1}
     assert json.loads(extra_of(values)) == expected
     assert extra_of({}) is None
-    assert json.loads(extra_of({"lone": "\ud800"})) == {"lone": "\ud800"}
+    assert extra_of({"lone": "\ud800"}) == '{"lone":"\\ud800"}', "which UTF-8 can hold"
 
 
 def test_of_what_is_too_long_the_longest_values_are_null():
@@ -64,6 +65,15 @@ def test_of_what_is_too_long_the_longest_values_are_null():
         whole = json.dumps(values, separators=(",", ":"))
         assert (text == whole) == (len(whole) <= MAX_EXTRA)
     assert extra_of({f"{number:09}": None for number in range(2_000)}) == "{}"
+
+
+@pytest.mark.parametrize(
+    ("levels", "kept"), [(MAX_DEPTH - 1, True), (MAX_DEPTH, False), (900, False)]
+)
+def test_what_is_too_deep_for_readers_of_json_is_null(levels, kept):
+    deep = functools.reduce(lambda inner, _level: [inner], range(levels - 1), [])
+    values = {"deep": deep, "words": [{"word": "a", "start": 0.5}] * 100}
+    assert json.loads(extra_of(values)) == values | {"deep": deep if kept else None}
 
 
 # --- in a manifest -------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from support.recordings import write_wav
 from support.stores import ledger
 
 GUIDE = Path(__file__).parents[2].joinpath("docs", "contributing.md").read_text("utf8")
+OWN = choices.own("sources")
 LINES = GUIDE.split("## How to add a source")[1].split("```python\n")[1].split("```")[0]
 
 
@@ -71,10 +72,10 @@ def test_its_options_may_be_swept_over(extract, tmp_path):
         (["dataset.kind=folder"], "dataset.kind: 'folder' with the options of another choice"),
         (
             ["dataset.kind=no"],
-            "no: none of extract's sources; needed folder or gpt_sovits or lines",
+            f"no: none of extract's sources; needed {' or '.join([*OWN, 'lines'])}",
         ),
         (["dataset=line"], "Could not find 'dataset/line'"),
-        (["dataset=line"], "demo folder gpt_sovits lines mydata"),
+        (["dataset=line"], " ".join(sorted([*OWN, "demo", "lines", "mydata"]))),
     ],
 )
 def test_a_mistake_in_its_options_ends_before_any_work(extract, tmp_path, argv, said):
@@ -86,7 +87,8 @@ def test_a_mistake_in_its_options_ends_before_any_work(extract, tmp_path, argv, 
 
 
 def test_it_is_in_the_help_with_its_options(extract):
-    assert "\ndataset: demo, mydata, folder, gpt_sovits, lines\n" in extract("--help").stdout
+    listed = ", ".join(["demo", "mydata", *OWN, "lines"])
+    assert f"\ndataset: {listed}\n" in extract("--help").stdout
     shown = extract("--help", "dataset=lines").stdout
     assert "\n  kind: lines\n  path: ???\n  root: .\n  every: 1\n" in shown
 

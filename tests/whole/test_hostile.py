@@ -1,5 +1,6 @@
 """Hostile input through the whole command: it costs its own line, and nothing leaves the store."""
 
+import json
 import os
 import shutil
 import sys
@@ -13,6 +14,7 @@ import torch
 
 from extract.encoder.encoder import Encoder
 from extract.models.load import load_model
+from support.command import TINY
 from support.models import Payload, folder_of
 from support.recordings import write_wav
 from support.stores import audit, ledger
@@ -121,6 +123,54 @@ def test_a_hostile_list_costs_only_its_own_lines(command, hostile, tmp_path, enc
     for number in (10, 11, 12, 13, 14, 16):
         assert reasons[f"some.list:{number}"] in {"bad_line", "bad_id"}, number
     assert len(records) == 16
+
+
+def jsonl(folder: Path, paths: list[str]) -> list[str]:
+    lines = [json.dumps({"audio_filepath": path, "text": "好"}) for path in paths]
+    (folder / "l.jsonl").write_text("\n".join([*lines, "[" * 70_000, '{"audio_filepath": 1}']))
+    return ["dataset=jsonl", f"dataset.path={folder}/l.jsonl"]
+
+
+def tsv(folder: Path, paths: list[str]) -> list[str]:
+    lines = [f"{path}\t16000" for path in paths]
+    (folder / "l.tsv").write_text("\n".join(["/", *lines, "a.wav\tmany", "not enough"]))
+    return ["dataset=tsv", f"dataset.path={folder}/l.tsv"]
+
+
+def kaldi(folder: Path, paths: list[str]) -> list[str]:
+    lines = [f"{path.rpartition('/')[2]} {path}" for path in paths]
+    (folder / "wav.scp").write_text("\n".join([*lines, f"p touch {folder}/ran |", "alone"]))
+    return ["dataset=kaldi", f"dataset.path={folder}"]
+
+
+def csv(folder: Path, paths: list[str]) -> list[str]:
+    (folder / "l.csv").write_text("\n".join([*(f"{path}|好" for path in paths), "|no", "''|no"]))
+    return ["dataset=csv", f"dataset.path={folder}/l.csv", "dataset.extension="]
+
+
+@pytest.mark.parametrize("source", [jsonl, tsv, kaldi, csv], ids=lambda source: source.__name__)
+def test_a_hostile_list_of_another_tool_costs_only_its_own_lines(
+    command, hostile, tmp_path, source
+):
+    names = ["good.wav", "bomb.flac", "loop.wav", "pipe.wav", "zero.wav", "folder.wav"]
+    names += ["playlist.m3u8", "concat.wav", "none.wav", "x" * 300 + ".wav", ".."]
+    (tmp_path / "lists").mkdir()
+    argv = source(tmp_path / "lists", [f"{hostile}/{name}" for name in names])
+    before = tree(tmp_path, besides="store")
+    assert command(*argv, "store.dir=store", *TINY, "loader.num_workers=0") == 1
+    assert tree(tmp_path, besides="store") == before, "and no command was run"
+    records = ledger(tmp_path / "store")
+    audit(tmp_path / "store", {record["id"] for record in records})
+    assert len(records) == len(names) + 2
+    prefix = f"{hostile}/".removeprefix("/") if source is tsv else ""
+    reasons = {record["id"].removeprefix(prefix): record["reason"] for record in records}
+    assert reasons.pop("good.wav") is None
+    assert all(reasons.values())
+    assert (reasons["bomb.flac"], reasons["none.wav"]) == ("too_long", "missing")
+    for name in ("pipe.wav", "zero.wav", "folder.wav", "playlist.m3u8", "concat.wav"):
+        assert reasons[name] == "undecodable"
+    lost = [reason for id_, reason in reasons.items() if ":" in id_]
+    assert sorted(lost) == ["bad_id", "bad_id", "bad_line", "bad_line"]
 
 
 def test_a_hostile_folder_costs_only_its_own_files(extract_folder, hostile, tmp_path):

@@ -202,6 +202,9 @@ def test_equal_limits_of_the_duration_are_taken():
 NOT_SAID = {
     *("dataset.name", "dataset.kind", "dataset.path", "dataset.audio_dir", "dataset.extensions"),
     *("dataset.subfolder", "dataset.ids", "store.embedder_model"),
+    *("dataset.audio_key", "dataset.root", "dataset.split", "dataset.config", "dataset.column"),
+    *("dataset.id_column", "dataset.audio_column", "dataset.columns", "dataset.extension"),
+    *("dataset.delimiter", "dataset.header", "dataset.quotes"),
     *("model.path", "loader.num_workers", "loader.batch_seconds", "loader.prefetch"),
     *("loader.timeout_s", "loader.start_method", "store.dir", "store.num_writers", "store.fsync"),
     *("store.verify", "shard.index", "shard.count", "engine.kind", "device", "cpu_fallback"),

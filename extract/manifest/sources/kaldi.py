@@ -41,9 +41,9 @@ def read(options: Options, output: Output) -> Iterator[Entry | Failure]:
     if not os.path.lexists(segments):
         yield from listed(wav_scp, lines, partial(_recording, places), output)
         return
-    recordings = _recordings(wav_scp, lines)
     cuts = list_lines(existing_list(segments), "utterance, recording, start and end in each")
-    yield from listed(segments, cuts, partial(_cut, places, recordings), output)
+    cut = partial(_cut, places, _recordings(wav_scp, lines))
+    yield from listed(segments, cuts, cut, output)
 
 
 def _recording(places: Places, line: str) -> Entry:

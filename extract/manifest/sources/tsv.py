@@ -53,7 +53,7 @@ def _root(options: Options, number: int, line: str) -> str:
     if options.root is not None:
         return canonical(existing_folder(options.root))
     try:
-        return canonical(existing_folder(Places.of_list(options.path).find(line)))
+        return canonical(existing_folder(Places.of_list(options.path).find(line) or line.strip()))
     except ValueError as error:
         raise ValueError(f"{where}: {error}; dataset.root=DIR names another") from error
 
