@@ -69,8 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     if not _has_working_folder():
         said = "the working folder is gone; go to another one (cd) and run this again"
         return _usage(said).code
-    has_dataset = any(word.startswith(("dataset=", "preset=")) for word in words)
-    if {"--help", "-h"} & set(words) and not has_dataset:
+    if {"--help", "-h"} & set(words) and not _has_dataset(words):
         words.append("dataset=demo")  # help shows a config, and a config needs a dataset
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors; `_failed` prints them
     without_a_job = exits.DONE
@@ -97,6 +96,11 @@ def _failed(error: Exception, *, composed: bool) -> Exit:
         return _usage(_message(error))
     traceback.print_exception(error)
     return exits.CRASHED
+
+
+def _has_dataset(words: Sequence[str]) -> bool:
+    """Whether a dataset is chosen: by an override, or by a preset."""
+    return any(word.startswith(("dataset=", "preset=")) for word in words)
 
 
 def _has_working_folder() -> bool:
