@@ -7,7 +7,8 @@ from enum import Enum
 from operator import attrgetter
 from typing import Any
 
-from extract.options import has_effect, options, options_of
+from extract.options import has_effect, options_of
+from extract.store.layout import LayoutOptions
 
 # Options that change no saved number, or that the name holds already. All others are part of a
 # run's name, and so is a new option.
@@ -28,10 +29,11 @@ def run_name(config: Any, type_of: Callable[[Any], Any] = type) -> str:
     `hubert_base-layer9-maxx0.95-alpha0.3`. Settings of different features have different names.
     """
     parts = [config.model.name]
-    known = {**options_of(config, type_of), LAYOUT: options()[LAYOUT]}
+    known = options_of(config, type_of)
     named = [name for name in known if not name.startswith(NOT_IN_NAME)]
     for name in sorted(named, key=lambda name: name.startswith("audio.")):
-        value, default = attrgetter(name)(config), known[name].default
+        value = attrgetter(name)(config)
+        default = LayoutOptions.layout if name == LAYOUT else known[name].default
         if value != default or (name in ALWAYS_NAMED and has_effect(name, config)):
             parts.append(value if name == LAYOUT else _part(name.rpartition(".")[2], value))
     return "-".join(parts)

@@ -101,8 +101,7 @@ class Walk:
             if folder and whole:
                 self.stores.append(path)
                 return None
-        recordings = [name for name in listing.files if not self._is_output(path, name, listing)]
-        return listing._replace(files=recordings)
+        return listing._replace(files=self._recordings(path, listing))
 
     def _leave_out(self, store: str, outputs: Beside, whole: bool) -> None:
         """Notes what a store wrote, by inodes: links give folders other names."""
@@ -113,11 +112,14 @@ class Walk:
             with suppress(OSError):  # not made yet
                 self._outputs.add(_inode(path))
 
-    def _is_output(self, folder: str, name: str, listing: Listing) -> bool:
-        if listing.is_store and (name == METADATA or LEDGER_NAME.fullmatch(name)):
-            return True
-        endings = (some for store, some in self._endings.items() if folder.startswith(store))
-        return any(map(name.endswith, endings))
+    def _recordings(self, folder: str, listing: Listing) -> list[str]:
+        """The files of a folder that no store wrote."""
+        stores = (store for store in self._endings if folder.startswith(store))
+        endings = tuple(ending for store in stores for ending in self._endings[store])
+        files = [name for name in listing.files if not name.endswith(endings)]
+        if not listing.is_store:
+            return files
+        return [name for name in files if name != METADATA and not LEDGER_NAME.fullmatch(name)]
 
 
 def _inode(path: str) -> Inode:

@@ -45,10 +45,16 @@ def open_store(config: Config) -> Store:
     """The config's store, without training audio where the settings of `audio` make none.
 
     Raises:
-        ValueError: there is no such layout, or its files cannot hold what the options ask for.
+        ValueError: there is no such layout, or its files cannot hold what the options ask for, or
+            they ask for audio that is not made.
     """
     options = config.store
-    if not config.audio.has_training_audio:
+    if not config.audio.has_training_audio and options.audio is TrainingAudio.wav32k:
+        if type(options)().audio is not TrainingAudio.wav32k:  # it was asked for
+            raise ValueError(
+                f"store.audio=wav32k: audio.rate_path={config.audio.rate_path.name} makes no audio "
+                "at 32 kHz; needed audio.rate_path=via_32k, or store.audio=none"
+            )
         options = replace(options, audio=TrainingAudio.none)
     return Store(options.dir, fsync=options.fsync, options=options)
 

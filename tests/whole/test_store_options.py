@@ -129,3 +129,11 @@ def test_no_disk_is_reckoned_for_audio_that_is_not_made(tmp_path):
     config.audio = AudioSettings(rate_path=RatePath.direct)
     assert open_store(config).layout.bytes_per_second(768, 2, 50) == features
     assert not open_store(config).keeps_audio
+
+
+def test_audio_that_is_asked_for_and_not_made_is_refused(extract, tmp_path, capfd):
+    assert extract("store=npy", "store.audio=wav32k", "audio=plain") == 2
+    said = " ".join(capfd.readouterr().err.split())
+    assert "store.audio=wav32k: audio.rate_path=direct makes no audio at 32 kHz" in said
+    assert extract("store=npy", "store.audio=wav32k") == 0
+    assert len(list((tmp_path / "out" / "wav32k").iterdir())) == 3
