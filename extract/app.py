@@ -100,9 +100,9 @@ def _failed(error: Exception, *, composed: bool) -> Exit:
 
 
 def _has_dataset(words: Sequence[str]) -> bool:
-    """Whether a dataset is chosen: by an override, or by the config that is named."""
+    """Whether a dataset is chosen: by an override, a preset, or the config that is named."""
     by_config = re.search(r"(?:^| )(?:--config-name|-cn)[= ]gpt_sovits(?: |$)", " ".join(words))
-    return bool(by_config) or any(word.startswith("dataset=") for word in words)
+    return bool(by_config) or any(word.startswith(("dataset=", "preset=")) for word in words)
 
 
 def _has_working_folder() -> bool:

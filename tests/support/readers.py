@@ -45,6 +45,21 @@ def so_vits_svc(store: Path) -> Read:
     return {id_: _of_torch(path) for id_, path in _files(store, ".soft.pt")}
 
 
+def applio(store: Path) -> Read:
+    return {id_: _of_numpy(path) for id_, path in _files(store / "extracted", ".npy")}
+
+
+def ddsp_svc(store: Path) -> Read:
+    return {id_: _of_numpy(path) for id_, path in _files(store / "units", ".npy")}
+
+
+def num_frames(store: Path, record: dict) -> int:
+    """How many frames a reader finds of an utterance: the encoder's, or one for each hop."""
+    if layout_of(store) == "ddsp_svc":
+        return round(record["duration_s"] * 44_100) // 512 + 1
+    return record["num_frames"]
+
+
 def by_itself(store: Path) -> Read:
     layout = opened(store).layout
     saved = [record for record in ledger.read(store) if record["status"] == "saved"]

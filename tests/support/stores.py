@@ -58,7 +58,7 @@ def audit(store: Path, ids: set[str], recordings: Path | None = None) -> None:
         assert layout.intact(kept, checksum=True)
         assert torch.equal(layout.read(kept), features)
         assert (features.shape[1], f"torch.{record['dtype']}") == (
-            record["num_frames"],
+            readers.num_frames(store, record),
             str(features.dtype),
         )
         assert torch.isfinite(features).all()
