@@ -32,7 +32,7 @@ from support.semantic import s2g, save_s2g, semantic_tsv
 from support.stores import contents, ledger
 
 PART = "6-name2semantic-{}.tsv"
-SECONDS = [0.03, 0.05, 0.08, 0.3, 0.62, 0.95, 0.21, 0.77]  # the first has one frame: no token
+SECONDS = [0.03, 0.05, 0.08, 0.3, 0.62, 0.95, 0.21, 0.5]  # the first has one frame: no token
 NAMES = [f"{letter}.wav" for letter in "hgbadcfe"]  # in the list's order
 
 
@@ -407,25 +407,29 @@ def test_units_of_a_store_survive_kills_at_any_recording(run, tmp_path, monkeypa
     assert not list(private.glob("quantizing*"))
 
 
-def test_a_journal_of_another_quantizer_or_ledger_is_begun_anew(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_units, "BLOCK_FRAMES", 1)
+def test_a_journal_of_another_quantizer_or_ledger_is_begun_anew(run, tmp_path, weight, monkeypatch):
     run("out")
-    run("whole", "s2G.pth")
     save_s2g(tmp_path / "other.pth", s2g(seed=1))
-    merge = run_units.ShardUnits._merged
     journal = tmp_path / "out" / ".extract" / "quantizing-0-of-1"
 
     def dying(self, texts):
         raise Killed
 
-    monkeypatch.setattr(run_units.ShardUnits, "_merged", dying)
-    with pytest.raises(Killed):
-        run.quantize("out", s2g="other.pth")
-    monkeypatch.setattr(run_units.ShardUnits, "_merged", merge)
-    entries = journal.read_bytes().splitlines()
-    assert len(entries) == 9
-    assert run.quantize("out", "--overwrite") == 0
-    assert units_of(tmp_path / "out") == units_of(tmp_path / "whole")
+    def leave_a_journal(*words: str, s2g: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(run_units.ShardUnits, "_merged", dying)
+            with pytest.raises(Killed):
+                run.quantize("out", *words, s2g=s2g)
+        assert len(journal.read_bytes().splitlines()) == 9
+
+    leave_a_journal(s2g="other.pth")
+    leave_a_journal("--overwrite", s2g="s2G.pth")
+    write_wav(tmp_path / "in" / NAMES[-1], 0.5, 99)  # another recording of the same length
+    assert run("out") == 1
+    assert run("out", "s2G.pth") == 1
+    assert parts(tmp_path / "out") == {
+        PART.format(0): semantic_tsv(weight, tmp_path / "out", NAMES)
+    }
 
 
 def test_a_signal_stops_the_making_of_units_and_loses_none(run, tmp_path, monkeypatch):

@@ -189,12 +189,16 @@ def test_the_word_that_an_option_takes_stays_behind_it():
 def test_a_tilde_is_the_home_folder(given_to_the_run, monkeypatch, tmp_path, name, typed):
     monkeypatch.setenv("HOME", str(tmp_path))
     dataset = "gpt_sovits" if name == "dataset.audio_dir" else "folder"
-    (config,) = given_to_the_run(f"dataset={dataset}", "dataset.path=x", f"{name}={typed}")
+    chosen = [f"dataset={dataset}", "dataset.path=x"]
+    chosen += ["quantizer=gpt_sovits"] * name.startswith("quantizer.")
+    (config,) = given_to_the_run(*chosen, f"{name}={typed}")
     assert value_of(name, config) == str(tmp_path / "x")
 
 
 def test_every_path_of_the_schema_is_known_as_one():
-    assert sorted(PATHS) == ["dataset.audio_dir", "dataset.path", "model.path", "store.dir"]
+    assert sorted(PATHS) == [
+        *("dataset.audio_dir", "dataset.path", "model.path", "quantizer.path", "store.dir")
+    ]
 
 
 def test_the_home_folder_names_its_output(given_to_the_run, monkeypatch, tmp_path):
