@@ -27,8 +27,8 @@ HEAD = """\
 <!-- Made from the schema by `python tests/support/options_page.py`; a test compares the two. -->
 
 Every option is a `key=value` on the command line; `python -m extract --help` lists them with the
-values they have. The groups `dataset`, `model`, `audio`, `store` and `quantizer` also take a choice:
-`dataset=folder`. A `preset` makes all choices at once, as another tool has them, and gives way to
+values they have. The groups `dataset`, `model`, `audio`, `store` and `quantizer` also take a
+choice: `dataset=folder`. A `preset` makes all choices at once, as another tool has them, and gives way to
 whatever else the command line says. A wrong key, type, choice or number stops before any work,
 with exit code 2.
 
