@@ -19,7 +19,13 @@ from extract.data.probes import Probed, read_headers
 from extract.manifest.clashes import Clash
 from extract.manifest.manifest import Manifest
 from extract.run.auto import LoaderPlan
-from extract.run.build import load_encoder, read_manifest, require_layers, scan_probes
+from extract.run.build import (
+    load_encoder,
+    open_store,
+    read_manifest,
+    require_layers,
+    scan_probes,
+)
 from extract.run.observer import Observer
 from extract.run.room import Room, certain_share, outside_gates, room_for, too_small
 from extract.run.signals import Stop
@@ -37,7 +43,6 @@ from extract.run.work import (
 from extract.shard import Shard, index_of
 from extract.store.opening import examine
 from extract.store.resume import Remaining, would_remain
-from extract.store.store import Store
 from extract.values import Failure
 from extract.write_errors import not_writable
 
@@ -98,7 +103,7 @@ def preflight(config: Config, watch: Observer, stop: Stop) -> Preflight | None:
     Raises:
         ValueError: the config cannot be carried out.
     """
-    store = Store(config.store.dir, fsync=config.store.fsync, options=config.store)
+    store = open_store(config, Shard())
     require_layers(config, store.layout)
     clashes: list[Clash] = []
     manifest = read_manifest(config, store.layout, clashes)

@@ -16,7 +16,7 @@ from extract.manifest.sources.gpt_sovits import read_gpt_sovits_list
 from extract.run.units import ShardUnits
 from extract.shard import Shard
 from extract.store import ledger, metadata, units
-from extract.store.layout import LayoutOptions
+from extract.store.existing import existing_store
 from extract.store.lock import StoreBusy, locked
 from extract.store.store import Store
 from extract.text import printable
@@ -74,19 +74,11 @@ def quantize(
 
 
 def _store(directory: Path) -> Store:
-    known = metadata.read(directory)
-    if known is None or not ledger.ledger_paths(directory):
-        needed = "needed the folder of a run, which its last line names"
-        raise ValueError(
-            f"{printable(str(directory))}: no metadata.json or no ledger here; {needed}"
-        )
-    identity = known["identity"]
-    if identity.get("features") is False:
+    store = existing_store(directory)
+    if not store.features:
         found = "this store keeps units alone (features=false)"
         raise ValueError(f"{printable(str(directory))}: {found}; needed one with features")
-    layout = str(identity.get("layout", LayoutOptions.layout))
-    module: Any = choices.find("layouts", layout)
-    return Store(directory, options=module.Options(dir=str(directory), layout=layout))
+    return store
 
 
 def _quantizer(kind: str, path: str | None, width: int) -> Quantizer:

@@ -1,0 +1,49 @@
+"""Opens a store that runs have left, by what its metadata say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from extract.choices import find
+from extract.store import ledger, metadata
+from extract.store.layout import DType, LayoutOptions, TrainingAudio
+from extract.store.store import Store
+from extract.text import printable
+
+_ENUMS = {"dtype": DType, "audio": TrainingAudio}
+
+
+def existing_store(directory: Path) -> Store:
+    """The store at `directory`, with the layout and the options that it was made with.
+
+    Raises:
+        ValueError: no run wrote there, its metadata are damaged (`metadata.Unreadable`), or its
+            layout cannot be had here.
+    """
+    known = metadata.read(directory)
+    if known is None or not ledger.ledger_paths(directory):
+        needed = "needed the folder of a run, which its last line names"
+        raise ValueError(
+            f"{printable(str(directory))}: no metadata.json or no ledger here; {needed}"
+        )
+    identity = known["identity"]
+    layout = str(identity.get("layout", LayoutOptions.layout))
+    module: Any = find("layouts", layout)
+    options = module.Options(dir=str(directory), layout=layout)
+    for name, value in _options(identity).items():
+        if name in {field.name for field in fields(options)}:
+            setattr(options, name, value)
+    return Store(directory, options=options, features=identity.get("features") is not False)
+
+
+def _options(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The store's options in an identity, as `Options` has them."""
+    said = {}
+    for key, value in identity.items():
+        group, _, name = key.partition(".")
+        if group == "store":
+            said[name] = _ENUMS[name][str(value)] if name in _ENUMS else value
+    return said
