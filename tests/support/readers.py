@@ -71,7 +71,11 @@ def identity(store: Path) -> dict:
 
 
 def layout_of(store: Path) -> str:
-    return identity(store)["layout"] if (store / "metadata.json").is_file() else "gpt_sovits"
+    """As its metadata name it; the first one where a test has damaged or removed them."""
+    try:
+        return identity(store)["layout"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "gpt_sovits"
 
 
 def opened(store: Path) -> Store:
