@@ -16,8 +16,11 @@ import torch
 from extract.options import schema_of
 from extract.store import ledger
 from extract.store.store import Store
+from support.archives import kaldi, webdataset
 
 Read = dict[str, torch.Tensor]
+
+__all__ = ["kaldi", "read", "webdataset"]
 
 INDICES: dict[str, set[str]] = {}  # files of a layout that no line of the ledger names
 
