@@ -148,7 +148,7 @@ def find_rest(job: Job) -> Remaining:
     """Which recordings the store lacks; drops lines of the ledger that no longer hold."""
     with explained(job.store.directory):
         before = _inode(job.ledger_path)
-        policy = resume_policy(job.config)
+        policy = resume_policy(job.config, units=job.quantizer is not None)
         rest = remaining(job.manifest, job.store, job.ledger_path, policy, job.left_out.add)
         if _inode(job.ledger_path) != before:
             settle_again(job.store, job.shard)
@@ -165,9 +165,10 @@ def _inode(path: Path) -> int | None:
     return path.stat().st_ino if path.exists() else None
 
 
-def resume_policy(config: Config) -> ResumePolicy:
-    """Which lines of earlier runs a run accepts."""
-    return ResumePolicy(config.retry_failed, config.store.verify is Verify.checksum)
+def resume_policy(config: Config, *, units: bool = False) -> ResumePolicy:
+    """Which lines of earlier runs a run accepts; with `units` none without them."""
+    checksum = config.store.verify is Verify.checksum
+    return ResumePolicy(config.retry_failed, checksum, units=units)
 
 
 def read_durations(job: Job) -> NDArray[np.float64]:

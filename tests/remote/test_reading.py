@@ -214,6 +214,7 @@ def test_after_an_error_no_more_is_asked(files, web):
 
 def test_archives_are_opened_once_and_not_too_many_of_them(tmp_path, monkeypatch):
     monkeypatch.setattr(places, "MAX_ARCHIVES", 3)
+    monkeypatch.setattr(places._process, "places", {})
     for number in range(5):
         with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
             archive.writestr("a", b"%d" % number)

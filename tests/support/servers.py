@@ -122,6 +122,9 @@ def web_server() -> Iterator[Web]:
         thread.join()
 
 
+_NUMBERS = count()  # moto keeps the buckets of all its servers in one process
+
+
 class Bucket:
     """A bucket of moto's S3 server, and what s3fs asks of it in this process."""
 
@@ -146,11 +149,10 @@ def bucket_server() -> Iterator[Callable[[], Bucket]]:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    names = (f"bucket-{number}" for number in count())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         patch.setenv("AWS_ACCESS_KEY_ID", "someone")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "a secret")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        yield lambda: Bucket(next(names))
+        yield lambda: Bucket(f"bucket-{next(_NUMBERS)}")
     server.stop()
