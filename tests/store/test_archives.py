@@ -154,8 +154,8 @@ def test_a_disk_that_is_full_at_any_write_keeps_what_is_whole(store, kind, monke
                 os.write(descriptor, b"".join(parts)[:left])
                 left = 0
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        left -= size
-        return write(descriptor, parts)
+        left -= (written := write(descriptor, parts))
+        return written
 
     stopped = set()
     for room in range(0, 24_000, 1_151):

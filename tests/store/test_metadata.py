@@ -13,6 +13,7 @@ from extract.frames import ConvStack
 from extract.models.wanted import Wanted
 from extract.store import metadata
 from extract.values import AudioSettings
+from support.posix import PIPE
 
 
 def identity(
@@ -282,7 +283,7 @@ UNREADABLE = ["null", '{"format": 1}', '{"format": 1, "identity": null}', "[" * 
 UNREADABLE += ['{"format": true, "identity": {}}', '{"format": 1, "identity": []}', "1" * 5_000]
 
 
-@pytest.mark.parametrize("stands_there", ["folder", "link", "pipe", "not utf-8"])
+@pytest.mark.parametrize("stands_there", ["folder", "link", PIPE, "not utf-8"])
 def test_metadata_that_are_no_file_of_ours_are_named(tmp_path, stands_there):
     path = tmp_path / "metadata.json"
     if stands_there == "folder":
