@@ -344,7 +344,7 @@ def test_how_a_worker_ended_is_said(code, said, killed):
     assert workers._cause(code) == (said, killed)
 
 
-@posix.OPEN_FILES
+@posix.LIMITS
 def test_a_system_that_takes_no_unlimited_files_gives_as_many_as_it_has(monkeypatch):
     """macOS: the hard limit says "unlimited", and `setrlimit` refuses that."""
     taken = []
@@ -360,7 +360,7 @@ def test_a_system_that_takes_no_unlimited_files_gives_as_many_as_it_has(monkeypa
     assert taken == [(10_240, resource.RLIM_INFINITY)]
 
 
-@posix.OPEN_FILES
+@posix.LIMITS
 def test_a_run_may_open_as_many_files_as_the_system_lets_it(extract_folder, recordings):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))

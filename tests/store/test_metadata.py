@@ -13,7 +13,7 @@ from extract.frames import ConvStack
 from extract.models.wanted import Wanted
 from extract.store import metadata
 from extract.values import AudioSettings
-from support.posix import PIPE
+from support.posix import FOLDERS, PIPE
 
 
 def identity(
@@ -209,7 +209,7 @@ def test_a_path_that_is_not_unicode_is_read_back_as_it_was(tmp_path):
     assert metadata.read(tmp_path)["identity"] == run
 
 
-@pytest.mark.parametrize("fsync", [True, False])
+@pytest.mark.parametrize("fsync", [pytest.param(True, marks=FOLDERS), False])
 def test_metadata_is_whole_or_not_there_and_survives_a_power_cut_if_asked_to(
     tmp_path, monkeypatch, fsync
 ):

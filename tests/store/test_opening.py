@@ -13,7 +13,7 @@ from extract.shard import Shard
 from extract.store import foreign
 from extract.store.layouts.gpt_sovits import GptSovits
 from extract.store.store import Store
-from support.posix import PIPE
+from support.posix import FOLDERS, PIPE
 from support.recordings import write_wav
 from support.stores import audit, contents, ids_of, ledger, paths, put
 
@@ -543,6 +543,7 @@ def test_a_folder_in_the_place_of_a_file_stops_a_run_before_it_drops_anything(
     assert run("overwrite=true", "audio.alpha=0.25") == 0
 
 
+@FOLDERS
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors have names in /proc")
 def test_metadata_and_ledger_reach_the_disk_where_fsync_is_asked_for(run, out, monkeypatch):
     synced, fsync = set(), os.fsync

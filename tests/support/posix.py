@@ -2,8 +2,11 @@
 
 import pytest
 
+CALLS = pytest.mark.posix("no os.writev, no os.statvfs")
+FOLDERS = pytest.mark.posix("a folder is not synced to the disk")
 NAMED_PIPES = pytest.mark.posix("folders have no named pipes")
-OPEN_FILES = pytest.mark.posix("no limit on open files")
+IN_USE = pytest.mark.posix("an open file is not replaced")
+LIMITS = pytest.mark.posix("no limit on open files")
 PATCHED_WORKER = pytest.mark.posix("a spawned worker has nothing of what a test patches")
 SIGKILL = pytest.mark.posix("SIGKILL has no name")
 SIGNALS = pytest.mark.posix("no such signal")
