@@ -16,6 +16,7 @@ from extract.store.seen import MERGED_AT, Seen
 from extract.write_errors import StoreUnusable
 from support.archives import READERS, archives, kaldi, opened
 from support.stores import encoded
+from support.windows import SEEN
 
 LAYOUTS = list(READERS)
 FIVE = {"kaldi": 0.001, "webdataset": 0.017}  # MB of an archive that holds five utterances
@@ -123,6 +124,16 @@ def test_an_utterance_that_is_put_again_or_discarded_is_read_back_never_twice(
     assert {id_: int(store.layout.read(one)[0, 0, 0]) for id_, one in kept.items()} == values
     assert store.layout.has_files("00.wav")
     assert store.layout.has_files("01.wav") == (how == "put")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are found in /proc")
+def test_an_archive_is_not_open_when_a_copy_takes_its_place(store, monkeypatch):
+    monkeypatch.setattr("extract.files.replace", SEEN["os"].replace)
+    for number in range(3):
+        store.layout.put(item(number))
+    store.layout.close()
+    store.layout.discard("01.wav")
+    assert sorted(set(store.layout.ids_of_files())) == ["00.wav", "02.wav"]
 
 
 def test_abandoning_leaves_no_file(store, kind):
