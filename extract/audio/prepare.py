@@ -76,17 +76,7 @@ def prepare(
         AudioError: `undecodable`, `empty`, `too_long`, `too_short`, `non_finite_audio`, `silent`
             or `peak_above_gate`.
     """
-    decoded = decode(
-        file,
-        where,
-        settings.max_duration_s,
-        span,
-        rate_path=settings.rate_path,
-        mix=settings.mix,
-    )
-    if settings.rate_path is RatePath.via_44k:
-        samples = resample_to_44k(decoded.samples, decoded.rate_hz)
-        decoded = replace(decoded, samples=samples, rate_hz=SINGING_RATE_HZ)
+    decoded = _decoded(file, where, settings, span)
     rounding = 0 if span.is_open else 1
     _check_length(decoded, settings, stack.min_samples(), where, rounding)
     peak = _peak(decoded.samples, where)
@@ -99,6 +89,16 @@ def prepare(
     if unit_variance:
         waveform = normalized(waveform, settings.norm_eps)
     return Prepared(padded(waveform, settings), wav32k, peak, decoded.duration_s, clipped_samples)
+
+
+def _decoded(file: BinaryIO, where: str, settings: AudioSettings, span: Span) -> Decoded:
+    """The samples at the rate from which the settings go on to 16 kHz."""
+    path, mix = settings.rate_path, settings.mix
+    decoded = decode(file, where, settings.max_duration_s, span, rate_path=path, mix=mix)
+    if path is not RatePath.via_44k:
+        return decoded
+    samples = resample_to_44k(decoded.samples, decoded.rate_hz)
+    return replace(decoded, samples=samples, rate_hz=SINGING_RATE_HZ)
 
 
 def _levelled(

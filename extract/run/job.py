@@ -17,7 +17,7 @@ from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
 from extract.machine import collect_garbage_again, keep_freed_memory
 from extract.options import check
-from extract.run.auto import share_of_threads
+from extract.run.auto import LoaderPlan, share_of_threads
 from extract.run.build import (
     load_batches,
     load_encoder,
@@ -29,6 +29,7 @@ from extract.run.build import (
 )
 from extract.run.clock import Clock
 from extract.run.observer import Observer, Silent
+from extract.run.opened import opened
 from extract.run.pipeline import run
 from extract.run.room import bytes_per_second, require_room
 from extract.run.signals import Stop
@@ -41,7 +42,6 @@ from extract.run.work import (
     choose_loading,
     failures_of_source,
     find_rest,
-    opened,
     plan_rest,
     read_durations,
     say_input,
@@ -80,6 +80,26 @@ def run_shard(
             (`StoreBusy`); nothing was done.
     """
     check(replace(config, shard=shard))
+    job, weights = _job(config, shard, watch, stop)
+    try:
+        with opened(job, weights) as foreign_ids:
+            _prepare_process(job.encoder, int(config.loader.side_by_side))
+            loading = choose_loading(job)
+            say_input(job)
+            if job.units is not None and job.units.fill(stop).stopped:
+                summary = Summary(
+                    job.store.directory, interrupted=stop.signal_name or "", left=None
+                )
+            else:
+                return _extract(job, _work(job, loading, foreign_ids))
+    except StoreUnusable as error:
+        summary = Summary(job.store.directory, stopped=str(error))
+    watch.ended(summary)
+    return summary
+
+
+def _job(config: Config, shard: Shard, watch: Observer, stop: Stop) -> tuple[Job, str]:
+    """The parts of a shard's run, and the fingerprint of its encoder's weights."""
     store = open_store(config, shard)
     require_layers(config, store.layout)
     manifest = shard.part_of(read_manifest(config, store.layout))
@@ -87,40 +107,24 @@ def run_shard(
     quantizer = load_quantizer(config, encoder)
     if quantizer is not None:
         encoder = encoder.quantized(quantizer.assign, saved_dtype(encoder, store))
-    trained = config.audio.has_training_audio
-    left_out = LeftOut(config.store.layout if trained else "")
-    job = Job(
-        config,
-        shard,
-        manifest,
-        encoder,
-        store,
-        watch,
-        stop,
-        left_out=left_out,
-        quantizer=quantizer,
-    )
-    try:
-        with opened(job, weights) as foreign_ids:
-            _prepare_process(encoder, int(config.loader.side_by_side))
-            loading = choose_loading(job)
-            say_input(job)
-            if job.units is not None and job.units.fill(stop).stopped:
-                summary = Summary(store.directory, interrupted=stop.signal_name or "", left=None)
-                watch.ended(summary)
-                return summary
-            rest = find_rest(job)
-            seconds = read_durations(job)
-            batches = plan_rest(job, loading.batch_seconds, rest, seconds)
-            watch.said(f"{rest.todo.sum():,} of {count(len(manifest), 'recording')} to do")
-            require_room(job, rest.todo, seconds)
-            failures = failures_of_source(manifest)
-            todo_s = float(seconds[rest.todo].sum())
-            return _extract(job, Work(loading, rest, batches, todo_s, failures, foreign_ids))
-    except StoreUnusable as error:
-        summary = Summary(store.directory, stopped=str(error))
-    watch.ended(summary)
-    return summary
+    left_out = LeftOut(config.store.layout if config.audio.has_training_audio else "")
+    job = Job(config, shard, manifest, encoder, store, watch, stop)
+    return replace(job, left_out=left_out, quantizer=quantizer), weights
+
+
+def _work(job: Job, loading: LoaderPlan, foreign_ids: frozenset[str]) -> Work:
+    """What is left to do, in batches.
+
+    Raises:
+        StoreUnusable: the disk is too small for it.
+    """
+    rest = find_rest(job)
+    seconds = read_durations(job)
+    batches = plan_rest(job, loading.batch_seconds, rest, seconds)
+    job.watch.said(f"{rest.todo.sum():,} of {count(len(job.manifest), 'recording')} to do")
+    require_room(job, rest.todo, seconds)
+    todo_s = float(seconds[rest.todo].sum())
+    return Work(loading, rest, batches, todo_s, failures_of_source(job.manifest), foreign_ids)
 
 
 def _prepare_process(encoder: Encoder, side_by_side: int) -> None:

@@ -27,6 +27,7 @@ from extract.run.build import (
     scan_probes,
 )
 from extract.run.observer import Observer
+from extract.run.opened import opening_of
 from extract.run.room import Room, certain_share, outside_gates, room_for, too_small
 from extract.run.signals import Stop
 from extract.run.speed import Range, decoding_ratio, encoder_ratio
@@ -35,7 +36,6 @@ from extract.run.work import (
     Job,
     choose_loading,
     failures_of_source,
-    opening_of,
     padded_seconds,
     resume_policy,
     say_input,

@@ -15,11 +15,13 @@ from typing import Any
 from extract.frames import ConvStack
 from extract.manifest.folders import Beside
 from extract.shard import Shard
-from extract.store import foreign, ledger, metadata, units
+from extract.store import differences, foreign, ledger, metadata, units
+from extract.store.differences import Comparison
 from extract.store.layout import endings_beside
 from extract.store.lock import PRIVATE, StoreBusy
-from extract.store.metadata import Comparison, Identity
-from extract.store.resume import judge_again, reshard
+from extract.store.metadata import Identity
+from extract.store.resharding import reshard
+from extract.store.resume import judge_again
 from extract.store.settling import settle
 from extract.store.store import Store
 from extract.text import printable
@@ -129,7 +131,7 @@ def _compare(store: Store, run: Opening, alone: bool) -> bool:
         return False
     if known is None:
         return True
-    comparison = metadata.compare(known["identity"], run.identity)
+    comparison = differences.compare(known["identity"], run.identity)
     if comparison.differing:
         if not run.overwrite:
             raise ValueError(comparison.message(store.directory))
@@ -164,7 +166,7 @@ def examine(store: Store, run: Opening) -> Comparison | None:
         if not run.overwrite:
             raise ValueError(f"{error}. {WAYS_OUT_UNREADABLE}") from None
         return None
-    comparison = metadata.compare(known and known["identity"], run.identity)
+    comparison = differences.compare(known and known["identity"], run.identity)
     if comparison.differing and not run.overwrite:
         raise ValueError(comparison.message(store.directory))
     saved = _named_by_ledgers(store.directory)

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from extract.data.dataset import stamp
 from extract.manifest.manifest import Manifest
 from extract.opener import MISSING
-from extract.shard import Shard, index_of
 from extract.store import ledger, units
 from extract.store.store import Store
-from extract.systems import real_path, unlink
+from extract.systems import real_path
 from extract.text import printable
 from extract.urls import redacted
 from extract.values import FAILED, OF_A_SOURCE, REJECTED, SAVED, AudioSettings
@@ -251,56 +250,3 @@ def _passes(record: Mapping[str, Any], gates: AudioSettings) -> bool:
         return False
     in_time = gates.min_duration_s <= duration_s <= gates.max_duration_s
     return bool(in_time and (gates.max_peak is None or peak <= gates.max_peak))
-
-
-def reshard(store: Store, shard: Shard) -> set[str]:
-    """Sorts the lines of all ledgers into the ledgers of this sharding, one line an utterance.
-
-    Writes nothing if they are sorted already. Call it only while no other process works there.
-
-    Returns:
-        The ids of all utterances that a line says are saved, or said before it was damaged.
-    """
-    directory = store.directory
-    index_named = {some.ledger_name: some.index for some in shard.all()}
-    saved, seen, are_sorted = set[str](), set[str](), True
-    for path in ledger.ledger_paths(directory):
-        for id_, is_saved in ledger.heads(path):
-            here = index_named.get(path.name) == index_of(id_, shard.count)
-            are_sorted = are_sorted and here and id_ not in seen
-            seen.add(id_)
-            if is_saved:
-                saved.add(id_)
-        are_sorted = are_sorted and path.name in index_named
-    if not are_sorted:
-        _sort(store, index_named)
-    return saved
-
-
-def _sort(store: Store, index_named: Mapping[str, int]) -> None:
-    paths = ledger.ledger_paths(store.directory)
-    strangers = [path for path in paths if path.name not in index_named]
-    lines: dict[int, dict[str, bytes]] = {index: {} for index in index_named.values()}
-    for path in [*(path for path in paths if path.name in index_named), *strangers]:
-        for line, record in store.read_lines(path):
-            mine = lines[index_of(record["id"], len(index_named))]
-            if _is_better(record, mine.get(record["id"]), store):
-                mine[record["id"]] = line
-    for name, index in index_named.items():
-        path = store.directory / name
-        if lines[index] or path.exists():
-            ledger.rewrite(path, lines[index].values())
-    for path in strangers:
-        unlink(path)
-
-
-def _is_better(record: Mapping[str, Any], other: bytes | None, store: Store) -> bool:
-    """Whether an utterance's line is to replace another line of it that was read before."""
-    earlier = other and ledger.parse(other)
-    if not earlier or record == earlier:
-        return True
-    return _is_kept(record, store) or not _is_kept(earlier, store)
-
-
-def _is_kept(record: Mapping[str, Any], store: Store) -> bool:
-    return record["status"] == SAVED and store.intact(record)

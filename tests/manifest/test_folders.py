@@ -13,7 +13,7 @@ from extract.manifest.paths import same_place
 from extract.manifest.source import Output, read_source
 from extract.manifest.sources.folder import Ids, Options, read_folder
 from extract.shard import Shard
-from extract.store import lock, metadata
+from extract.store import differences, lock, metadata
 from extract.store.layouts import gpt_sovits
 from extract.text import printable
 from support.command import TINY
@@ -142,12 +142,12 @@ def test_a_path_of_an_earlier_version_is_the_same_place(tmp_path):
     for stored in (source, f"{tmp_path}/sub/../w", f"{tmp_path}/link", f"{tmp_path}//w/"):
         assert same_place(stored, source)
         old, new = ({"dataset.path": path, "precision": "float32"} for path in (stored, source))
-        assert not metadata.compare(old, new).differing
+        assert not differences.compare(old, new).differing
     for stored in (f"{tmp_path}/sub", "", None, 5, "a\0b", ["x"]):
         assert not same_place(stored, source)
-        assert metadata.compare({"dataset.path": stored}, {"dataset.path": source}).differing == {
-            "dataset.path": (stored, source)
-        }
+        assert differences.compare(
+            {"dataset.path": stored}, {"dataset.path": source}
+        ).differing == {"dataset.path": (stored, source)}
 
 
 # --- through the command -----------------------------------------------------------------------

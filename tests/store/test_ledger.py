@@ -22,7 +22,7 @@ from extract.store.ledger import (
     read_lines,
     rewrite,
 )
-from extract.store.resume import reshard
+from extract.store.resharding import reshard
 from extract.store.store import Store
 from extract.values import OF_A_SOURCE, SAVED, STATUS_OF
 from support.stores import put

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from extract.frames import ConvStack
 from extract.models.wanted import Wanted
-from extract.store import metadata
+from extract.store import differences, metadata
 from extract.values import AudioSettings
 from support.posix import FOLDERS, PIPE
 
@@ -73,11 +73,11 @@ def test_a_later_setting_is_said_only_where_it_is_not_as_it_was(key):
     ours = identity(**change)
     assert ours == {**identity(), key: now}
     for store in (identity(), json.loads(json.dumps(identity()))):  # also one of an old version
-        assert metadata.compare(store, ours).differing == {key: (before, now)}
-        assert metadata.compare(ours, store).differing == {key: (now, before)}
-    assert not metadata.compare(json.loads(json.dumps(ours)), ours).differing
-    assert not metadata.compare({**identity(), key: before}, identity()).differing
-    assert not metadata.compare(ours, identity(**change, max_peak=None)).differing.keys() - {
+        assert differences.compare(store, ours).differing == {key: (before, now)}
+        assert differences.compare(ours, store).differing == {key: (now, before)}
+    assert not differences.compare(json.loads(json.dumps(ours)), ours).differing
+    assert not differences.compare({**identity(), key: before}, identity()).differing
+    assert not differences.compare(ours, identity(**change, max_peak=None)).differing.keys() - {
         "audio.max_peak"
     }
 
@@ -97,12 +97,12 @@ def test_what_changes_no_file_is_in_no_identity():
 def test_a_new_way_to_16_khz_is_another_setting():
     direct, over = identity(rate_path="direct"), identity(rate_path="via_44k")
     assert over == {**identity(), "audio.rate_path": "via_44k"}
-    assert metadata.compare(direct, over).differing == {"audio.rate_path": ("direct", "via_44k")}
+    assert differences.compare(direct, over).differing == {"audio.rate_path": ("direct", "via_44k")}
 
 
 @pytest.mark.parametrize("key", CHANGES)
 def test_everything_that_changes_the_numbers_is_seen_and_named(key):
-    comparison = metadata.compare(identity(), identity(**CHANGES[key]))
+    comparison = differences.compare(identity(), identity(**CHANGES[key]))
     assert set(comparison.differing) == {key}
     assert comparison.only_gates is (key.removeprefix("audio.") in metadata.GATES)
 
@@ -112,26 +112,26 @@ def test_nothing_else_is_in_an_identity():
 
 
 def test_the_same_settings_do_not_differ():
-    assert not metadata.compare(identity(), identity()).differing
-    assert not metadata.compare(None, identity()).differing
-    assert not metadata.compare(json.loads(json.dumps(identity())), identity()).differing
+    assert not differences.compare(identity(), identity()).differing
+    assert not differences.compare(None, identity()).differing
+    assert not differences.compare(json.loads(json.dumps(identity())), identity()).differing
 
 
 def test_a_key_that_only_one_side_knows_differs():
     older = identity()
     del older["audio.maxx"]
-    assert set(metadata.compare(older, identity()).differing) == {"audio.maxx"}
-    assert set(metadata.compare({**identity(), "new": 1}, identity()).differing) == {"new"}
+    assert set(differences.compare(older, identity()).differing) == {"audio.maxx"}
+    assert set(differences.compare({**identity(), "new": 1}, identity()).differing) == {"new"}
 
 
 def test_gates_beside_other_changes_are_not_only_gates():
-    both = metadata.compare(identity(), identity(max_peak=2.0, alpha=0.3))
+    both = differences.compare(identity(), identity(max_peak=2.0, alpha=0.3))
     assert not both.only_gates
 
 
 def test_the_message_shows_both_sides_and_the_ways_out(tmp_path):
     weights = "0123456789abcdef" * 4
-    comparison = metadata.compare(identity(), identity(alpha=0.25, weights=weights))
+    comparison = differences.compare(identity(), identity(alpha=0.25, weights=weights))
     lines = comparison.message(tmp_path).splitlines()
     assert str(tmp_path) in lines[0]
     [row] = [line.split() for line in lines if "audio.alpha" in line]
@@ -254,11 +254,11 @@ APART = [
 
 @pytest.mark.parametrize(("theirs", "ours"), APART)
 def test_what_differs_is_shown_where_it_differs_and_is_printable(tmp_path, theirs, ours):
-    shown = metadata.shown_apart(theirs, ours)
+    shown = differences.shown_apart(theirs, ours)
     assert shown[0] != shown[1]
     assert unicodedata.normalize("NFC", shown[0]) != unicodedata.normalize("NFC", shown[1])
     assert all(len(text) <= 24 and text.isprintable() for text in shown)
-    message = metadata.Comparison({"\x1b[2Jkey": (theirs, ours)}).message(tmp_path)
+    message = differences.Comparison({"\x1b[2Jkey": (theirs, ours)}).message(tmp_path)
     assert message.replace("\n", "").isprintable()
     assert all(text in message for text in shown)
 
@@ -267,14 +267,14 @@ def test_what_differs_is_shown_where_it_differs_and_is_printable(tmp_path, their
 def test_two_values_never_look_alike(start, one, other):
     theirs, ours = start + one, start + other
     if theirs != ours and "." not in theirs + ours:  # what is left out is shown as dots
-        shown = metadata.shown_apart(theirs, ours)
+        shown = differences.shown_apart(theirs, ours)
         assert shown[0] != shown[1]
         assert all(len(text) <= 24 and text.isprintable() for text in shown)
 
 
 def test_a_message_is_bounded_whatever_the_metadata_hold(tmp_path):
     many = {f"{n}" * 1000: (None, n) for n in range(1000)}
-    message = metadata.Comparison(many).message(tmp_path)
+    message = differences.Comparison(many).message(tmp_path)
     assert "and 980 more" in message
     assert len(message) < 4_000
 

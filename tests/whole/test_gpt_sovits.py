@@ -4,11 +4,13 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +18,10 @@ from rich.console import Console
 
 from extract import app
 from extract.run import job, work
+from extract.run.auto import LoaderPlan
 from support.models import folder_of, small_model
 from support.recordings import write_wav
+from support.semantic import s2g, save_s2g, semantic_tsv
 from support.stores import audit, contents, ledger
 
 PAGE = Path(__file__).parents[2].joinpath("docs", "coming_from_gpt_sovits.md").read_text("utf8")
@@ -149,6 +153,26 @@ def test_the_line_of_the_page_does_two_parts_at_once_as_the_plain_command_does(
         assert command(*plain, f"shard.index={part}") == codes[part]
     assert contents(webui / STORE) == contents(webui / "plain")
     assert len(contents(webui / STORE)) == 2 * len(NAMES)
+
+
+def test_the_line_with_a_quantizer_writes_the_parts_that_the_next_step_looks_for(
+    run, webui, monkeypatch
+):
+    monkeypatch.setenv("EXTRACT_PYTHON", sys.executable)
+    weight = s2g(width=48)
+    save_s2g(webui / "s2G.pth", weight, half=False)
+    line = eval(BLOCKS[3].partition("cmd = ")[2], {"os": os, "S2G": "s2G.pth"})
+    words = [word for word in shlex.split(line) if word.startswith("quantizer")]
+    assert len(words) == 2
+    assert run("0-0", *words) == [0, 0]
+    rows = [
+        row
+        for part in (0, 1)
+        for row in Path(f"{STORE}/6-name2semantic-{part}.tsv").read_text("utf8").splitlines()
+    ]
+    whole = semantic_tsv(weight, Path(STORE), NAMES).decode().splitlines()
+    assert sorted(rows) == sorted(whole)
+    assert len(rows) == len(NAMES)
 
 
 def test_the_two_lines_of_the_page_show_a_failure():
@@ -342,7 +366,12 @@ def test_parts_at_once_share_cores_memory_and_terminal(run, monkeypatch):
     threads, planned, consoles = [], [], []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     choose = work.choose
-    monkeypatch.setattr(work, "choose", lambda *args: (planned.append(args[-1]), choose(*args))[1])
+
+    def planning(*args: Any, **more: Any) -> LoaderPlan:
+        planned.append(more["side_by_side"])
+        return choose(*args, **more)
+
+    monkeypatch.setattr(work, "choose", planning)
 
     def console() -> Console:
         screen = Console(file=io.StringIO(), force_terminal=True, legacy_windows=False)

@@ -17,7 +17,8 @@ from extract.manifest.manifest import Manifest
 from extract.manifest.sources.folder import read_folder
 from extract.shard import Shard
 from extract.store.layout import Kept
-from extract.store.resume import ResumePolicy, remaining, reshard
+from extract.store.resharding import reshard
+from extract.store.resume import ResumePolicy, remaining
 from extract.store.store import Store
 from extract.values import AudioSettings, Entry
 from support.command import TINY
