@@ -14,6 +14,7 @@ from extract import files
 from extract.store.layout import Kept
 from extract.store.seen import MERGED_AT, Seen
 from extract.write_errors import StoreUnusable
+from support import posix
 from support.archives import READERS, archives, kaldi, opened
 from support.stores import encoded
 from support.windows import SEEN
@@ -321,6 +322,7 @@ def test_unfinished_lists_are_swept(tmp_path):
     assert [path.name for path in Path(tmp_path).glob(".tmp-*")] == [".tmp-theirs"]
 
 
+@posix.IN_USE
 def test_a_reader_of_an_archive_that_is_replaced_goes_on_with_what_it_opened(store, kind):
     kept = [*store.layout.put(item(0)), *store.layout.put(item(1)), *store.layout.close()]
     [path] = archives(store.directory, kind)
