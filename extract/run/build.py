@@ -73,7 +73,13 @@ def open_store(config: Config, shard: Shard) -> Store:
                 "at 32 kHz; needed audio.rate_path=via_32k, or store.audio=none"
             )
         options = replace(options, audio=TrainingAudio.none)
-    return Store(options.dir, fsync=options.fsync, options=options, part=str(shard))
+    return Store(
+        options.dir,
+        fsync=options.fsync,
+        options=options,
+        part=str(shard),
+        features=config.features,
+    )
 
 
 def require_layers(config: Config, layout: Layout) -> None:

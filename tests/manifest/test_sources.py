@@ -178,7 +178,7 @@ def test_a_layout_of_an_installed_package_is_a_choice_of_its_group(tmp_path):
 
     shown = run("store=packed", "store.level=5", "--cfg", "job", "--resolve")
     assert "  level: 5\n" in shown
-    assert "  dir: outputs/demo/tiny_random-layoutpacked-level5-maxx0.95-alpha0.5\n" in shown
+    assert "  dir: outputs/demo/tiny_random-packed-level5-maxx0.95-alpha0.5\n" in shown
     assert "store.level: 0; needed at least 1" in run("store=packed", "store.level=0")
     assert "Key 'level' not in 'Options'" in run("store.level=5")
     assert "packed" in run("store=unpacked")

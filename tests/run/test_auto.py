@@ -58,14 +58,14 @@ def test_runs_side_by_side_on_one_card_plan_for_their_share_of_its_memory(
 ):
     """Both ask before either has allocated anything: each sees all 7 GB free."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(7e9), 0))
-    assert choose(2, "auto", 2, CUDA, torch.float16, runs).batch_seconds == seconds
+    assert choose(2, "auto", 2, CUDA, torch.float16, side_by_side=runs).batch_seconds == seconds
 
 
 @pytest.mark.parametrize(("cores", "runs", "workers"), [(16, 2, 7), (2, 2, 1), (64, 2, 16)])
 def test_runs_side_by_side_share_the_cores(monkeypatch, cores, runs, workers):
     monkeypatch.setattr(auto, "cores", lambda: cores)
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-    assert choose("auto", 60, 2, CUDA, torch.float16, runs).num_workers == workers
+    assert choose("auto", 60, 2, CUDA, torch.float16, side_by_side=runs).num_workers == workers
     assert auto.share_of_threads(runs) == max(1, cores // runs)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # OMP_NUM_THREADS=1
     assert auto.share_of_threads(runs) == 1
@@ -74,7 +74,7 @@ def test_runs_side_by_side_share_the_cores(monkeypatch, cores, runs, workers):
 def test_runs_side_by_side_share_the_shared_memory(plenty, caplog):
     plenty(64)
     assert choose(1, 60, 4, CPU, torch.float32).prefetch == 4
-    assert choose(1, 60, 4, CPU, torch.float32, 2).prefetch == 2
+    assert choose(1, 60, 4, CPU, torch.float32, side_by_side=2).prefetch == 2
 
 
 def test_numbers_are_taken_as_they_are_even_as_text():

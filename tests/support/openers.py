@@ -121,7 +121,7 @@ def pack_tar(tar: Path, files: Sequence[Path]) -> TarMembers:
 class Entries(list[Entry]):
     """Entries as a manifest has them, cuts among them."""
 
-    extras = None
+    extras, failures, source = None, (), ""
 
     def __init__(self, entries: Sequence[Entry], opener: object) -> None:
         super().__init__(entries)

@@ -38,9 +38,9 @@ def arguments(layout: str, *more: str) -> list[str]:
 def run(command, whole, layout, tmp_path):
     """Runs the same command on a copy of `whole`."""
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "out" / "metadata.json").write_text(
-        (whole / "out" / "metadata.json").read_text().replace(str(whole), str(tmp_path))
-    )
+    for name in ("metadata.json", "ledger.jsonl"):  # recordings are where they were
+        path = tmp_path / "out" / name
+        path.write_text(path.read_text().replace(str(whole), str(tmp_path)))
     return lambda *more: command(*arguments(layout, *more))
 
 

@@ -8,6 +8,7 @@ import torch
 
 from extract.data import dataset
 from extract.run.build import open_store
+from extract.shard import Shard
 from extract.store.layout import TrainingAudio
 from extract.values import AudioSettings, RatePath
 from support.configs import tiny_config
@@ -106,8 +107,7 @@ def test_what_is_replaced_keeps_no_training_audio_of_before(extract, tmp_path, n
     (out / "metadata.json").unlink()
     for name in ("0.wav", "other.wav"):
         (out / "5-wav32k" / name).write_text("another program's")
-    assert extract(none) == 2
-    assert extract(none, "overwrite=true") == 0
+    assert extract(none) == 0
     assert [path.name for path in (out / "5-wav32k").iterdir()] == ["other.wav"]
 
 
@@ -122,13 +122,13 @@ def test_plain_audio_has_no_training_audio_whatever_the_store_says(extract, tmp_
 def test_no_disk_is_reckoned_for_audio_that_is_not_made(tmp_path):
     config = tiny_config(tmp_path, tmp_path / "out")
     features = 768 * 2 * 50
-    assert open_store(config).layout.bytes_per_second(768, 2, 50) == features + 64_000
+    assert open_store(config, Shard()).layout.bytes_per_second(768, 2, 50) == features + 64_000
     config.store.audio = TrainingAudio.none
-    assert open_store(config).layout.bytes_per_second(768, 2, 50) == features
+    assert open_store(config, Shard()).layout.bytes_per_second(768, 2, 50) == features
     config = tiny_config(tmp_path, tmp_path / "out")
     config.audio = AudioSettings(rate_path=RatePath.direct)
-    assert open_store(config).layout.bytes_per_second(768, 2, 50) == features
-    assert not open_store(config).keeps_audio
+    assert open_store(config, Shard()).layout.bytes_per_second(768, 2, 50) == features
+    assert not open_store(config, Shard()).keeps_audio
 
 
 def test_audio_that_is_asked_for_and_not_made_is_refused(extract, tmp_path, capfd):

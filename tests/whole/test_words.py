@@ -188,7 +188,7 @@ def test_the_word_that_an_option_takes_stays_behind_it():
 @pytest.mark.parametrize("typed", ["~/x", "'~/x'", '"~/x"'])
 def test_a_tilde_is_the_home_folder(given_to_the_run, monkeypatch, tmp_path, name, typed):
     monkeypatch.setenv("HOME", str(tmp_path))
-    dataset = "gpt_sovits" if name == "dataset.audio_dir" else "folder"
+    dataset = {"dataset.audio_dir": "gpt_sovits", "dataset.root": "tsv"}.get(name, "folder")
     chosen = [f"dataset={dataset}", "dataset.path=x"]
     chosen += ["quantizer=gpt_sovits"] * name.startswith("quantizer.")
     (config,) = given_to_the_run(*chosen, f"{name}={typed}")
@@ -197,7 +197,8 @@ def test_a_tilde_is_the_home_folder(given_to_the_run, monkeypatch, tmp_path, nam
 
 def test_every_path_of_the_schema_is_known_as_one():
     assert sorted(PATHS) == [
-        *("dataset.audio_dir", "dataset.path", "model.path", "quantizer.path", "store.dir")
+        *("dataset.audio_dir", "dataset.path", "dataset.root", "model.path", "quantizer.path"),
+        "store.dir",
     ]
 
 
