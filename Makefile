@@ -6,7 +6,7 @@ NEWEST ?= 3.13
 TESTS ?=
 PARALLEL ?=
 
-.PHONY: help venv demo test test-all test-oldest test-newest test-pre pytest lint types docs bench bench-gpu clean
+.PHONY: help venv demo test test-all test-oldest test-newest test-pre test-windows pytest lint types docs bench bench-gpu clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -40,6 +40,12 @@ test-newest:  ## the tests on the newest Python, with the newest version of ever
 
 test-pre:  ## as test-newest, with pre-releases too, of what pyproject.toml admits
 	$(MAKE) pytest VENV=$(VENV)-pre PYTHON="$$(./.ci/python $(NEWEST))" PRE=--pre
+
+# Loading and faults; each worker takes seconds to start there.
+WINDOWS = tests/data tests/store tests/run/test_signals.py tests/test_systems.py $(addprefix tests/whole/test_,faults.py damage.py each_layout.py)
+
+test-windows: venv  ## loading and faults where the package sees no more of the system than Windows has
+	PYTHONPATH=tests $(BIN)/python -m support.windows --timeout 900 $(WINDOWS) $(TESTS)
 
 pytest: venv
 	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)

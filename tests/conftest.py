@@ -15,6 +15,7 @@ from extract.app import main
 from support.command import TINY
 from support.faults import fault_row
 from support.recordings import write_wav
+from support.windows import is_disguised
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 settings.register_profile("no clock", deadline=None)  # a busy machine is no fault
@@ -88,6 +89,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if is_disguised() and (marker := item.get_closest_marker("posix")):
+        pytest.skip(f"not on Windows: {marker.args[0]}")
     if marker := item.get_closest_marker("fault"):
         item.user_properties.append(("fault", fault_row(*marker.args)))
 

@@ -93,6 +93,7 @@ def test_a_link_is_not_opened_where_no_flag_forbids_it(tmp_path, monkeypatch):
 
 
 def test_windows_paths_get_slashes(monkeypatch):
+    monkeypatch.setattr(systems, "os", SimpleNamespace(sep="/"))
     assert systems.slashed(r"a\b") == r"a\b"  # on Linux a backslash is part of a name
     path = SimpleNamespace(realpath=lambda path: ntpath.normpath(path))
     monkeypatch.setattr(systems, "os", SimpleNamespace(sep="\\", path=path))

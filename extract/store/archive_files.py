@@ -110,9 +110,10 @@ class ArchiveFiles:
         Raises:
             OSError: it cannot be read or written; nothing has changed.
         """
-        with self.opened(name) as source, self.files.temporary(target) as copy:
-            for part in copied(source, pieces, self.format.blank):
-                copy.append([part])
+        with self.files.temporary(target) as copy:
+            with self.opened(name) as source:  # Windows replaces no file that is open
+                for part in copied(source, pieces, self.format.blank):
+                    copy.append([part])
             copy.append([ending])
             copy.sync()
             copy.publish()

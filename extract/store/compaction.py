@@ -104,10 +104,12 @@ class Compaction:
         runs = self._archives.runs.unfinished(of_all=self._alone)
         for name in self._archives.names():
             named = self._named.pop(name, None)
+            is_noted = self._archives.run_of(name) in runs
             if named is not None:
-                self._settle(name, named)
+                if named.by_me or is_noted:  # it may have held lines of mine
+                    self._settle(name, named)
                 self.accounted.add(name)
-            elif self._archives.run_of(name) in runs:
+            elif is_noted:
                 self._moved[name] = GONE
             if self._num_moved > MOST_MOVED:
                 yield from self._follow()
@@ -140,7 +142,7 @@ class Compaction:
     def _settle(self, name: str, named: Named) -> None:
         size = self._archives.size_of(name)
         end = size - len(self._archives.format.ending)
-        if size < 0 or not named.by_me or (named.tile(end) and self._ends(name, end)):
+        if size < 0 or (named.tile(end) and self._ends(name, end)):
             return
         if named.by_others:
             self._blank_out(name, named, end)

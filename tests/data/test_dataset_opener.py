@@ -22,6 +22,7 @@ from extract.store.resume import ResumePolicy, remaining
 from extract.store.store import Store
 from extract.values import Entry, Failure
 from support.openers import Memory, TarMembers, pack_tar
+from support.posix import FORKS
 from support.recordings import write_coded, write_wav
 
 
@@ -47,7 +48,7 @@ def _with(entries, opener) -> Manifest:
     return replace(Manifest.from_entries(entries), opener=opener)
 
 
-@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("start_method", [*FORKS, "spawn"])
 def test_members_of_a_tar_come_out_of_workers_as_their_files_do(folder, packed, start_method):
     expected = list(AudioDataset(read_folder(folder)))
     batches = [np.arange(0, 3), np.arange(3, 8)]

@@ -26,6 +26,7 @@ from extract.data import loader as module
 from extract.data import workers
 from extract.data.loader import ResilientLoader
 from extract.data.workers import Options
+from support import posix
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
@@ -88,7 +89,7 @@ def test_batches_come_in_the_order_of_the_plan():
     [
         ("segfault", "killed by SIGSEGV"),
         ("exit", "exit code 3"),
-        ("killed", "killed by SIGKILL"),
+        pytest.param("killed", "killed by SIGKILL", marks=posix.SIGKILL),
         ("hang", "hung for 1 s (loader.timeout_s)"),
     ],
 )
@@ -149,12 +150,14 @@ def test_an_error_of_ours_is_not_taken_for_a_dead_worker():
         load(Items(20, {7: "raise"}))
 
 
+@posix.SIGKILL
 def test_killed_twice_in_a_row_means_fewer_workers(caplog):
     caplog.set_level(logging.WARNING)
     load(Items(12, {0: "killed"}))
     assert "going on with loader.num_workers=1" in caplog.text
 
 
+@posix.PATCHED_WORKER
 def test_workers_that_cannot_live_end_the_run(monkeypatch):
     monkeypatch.setattr(module, "MAX_DEATHS_IN_A_ROW", 3)
     monkeypatch.setattr(workers, "prepare_worker", lambda *_: os._exit(9))
@@ -192,8 +195,10 @@ def with_values(items: list[int]) -> Tensors:
     return Tensors(items, torch.full((100_000,), float(items[0])))
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(
+    ("full", "num_workers"),
+    [(False, 0), (False, 2), (True, 0), pytest.param(True, 2, marks=posix.PATCHED_WORKER)],
+)
 def test_a_batch_arrives_whether_or_not_shared_memory_has_room(monkeypatch, num_workers, full):
     if full:
 
@@ -241,6 +246,7 @@ def test_a_killed_worker_leaves_no_iterator_of_torchs_behind():
     assert first() is None
 
 
+@posix.START_METHODS
 @pytest.mark.parametrize("method", ["forkserver"])
 def test_other_start_methods_survive_a_death_too(method):
     delivered = [
@@ -272,7 +278,7 @@ def group_of(leader: int) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.parametrize("method", [*posix.FORKS, pytest.param("spawn", marks=pytest.mark.slow)])
 def test_nothing_outlives_a_main_process_that_is_killed(method):
     """Neither a worker in the midst of an item nor a helper of multiprocessing's."""
     code = [sys.executable, "-c", RUN_TO_BE_KILLED, method, str(Path(__file__).parent)]
@@ -292,6 +298,7 @@ def test_nothing_outlives_a_main_process_that_is_killed(method):
         main.stdout.close()
 
 
+@posix.START_METHODS
 @pytest.mark.parametrize(("parent", "code"), [(os.getpid, 0), (os.getppid, 1)])
 def test_a_worker_whose_parent_died_before_it_was_prepared_ends(parent, code):
     """The kernel says nothing of a death that came before it was asked to."""
@@ -303,6 +310,7 @@ def test_a_worker_whose_parent_died_before_it_was_prepared_ends(parent, code):
     assert process.exitcode == code
 
 
+@posix.START_METHODS
 def test_a_forkserver_has_imported_all_that_a_worker_needs():
     """multiprocessing says nothing of a preload that fails; each worker would import torch."""
     names = ("torch", "extract.data.dataset", "extract.data.batch")
@@ -315,6 +323,7 @@ def test_a_forkserver_has_imported_all_that_a_worker_needs():
     assert all(repr(name) in ran.stdout for name in names)
 
 
+@posix.START_METHODS
 def test_a_preload_that_does_not_exist_is_an_error(monkeypatch):
     monkeypatch.setattr(workers, "PRELOAD", ("extract.no_such_module",))
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
@@ -326,7 +335,7 @@ def test_a_preload_that_does_not_exist_is_an_error(monkeypatch):
     [
         (3, "exit code 3", False),
         (0xC0000005, "exit code 0xc0000005", False),  # Windows's access violation
-        (-signal.SIGKILL, "killed by SIGKILL", True),
+        pytest.param(-signal.SIGKILL, "killed by SIGKILL", True, marks=posix.SIGKILL),
         (-signal.SIGTERM, "killed by SIGTERM", False),
         (-40, "killed by signal 40", False),  # a real-time signal
     ],
@@ -335,6 +344,7 @@ def test_how_a_worker_ended_is_said(code, said, killed):
     assert workers._cause(code) == (said, killed)
 
 
+@posix.LIMITS
 def test_a_system_that_takes_no_unlimited_files_gives_as_many_as_it_has(monkeypatch):
     """macOS: the hard limit says "unlimited", and `setrlimit` refuses that."""
     taken = []
@@ -350,6 +360,7 @@ def test_a_system_that_takes_no_unlimited_files_gives_as_many_as_it_has(monkeypa
     assert taken == [(10_240, resource.RLIM_INFINITY)]
 
 
+@posix.LIMITS
 def test_a_run_may_open_as_many_files_as_the_system_lets_it(extract_folder, recordings):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from extract import systems
 from extract.manifest.ids import check_id
 from extract.manifest.manifest import Manifest
 from extract.manifest.places import check_path
@@ -22,6 +23,7 @@ from extract.manifest.sources.jsonl import read_jsonl
 from extract.manifest.sources.kaldi import read_kaldi
 from extract.manifest.sources.tsv import read_tsv
 from extract.values import Entry, Failure
+from support.windows import Seen
 
 one_folder = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
@@ -430,6 +432,22 @@ def test_a_path_is_cleaned_unless_it_exists_as_written(tmp_path, kind):
     if kind != "tsv":
         written.append(f"{tmp_path}\\c.wav")
     expected = [written[0], f"{tmp_path}/b.wav", f"{tmp_path}/c.wav"][: len(written)]
+    assert list(read_paths(kind, tmp_path, written).paths) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_backslash_is_a_separator_on_windows(tmp_path, monkeypatch, kind):
+    """A file system that takes both finds a path as the list has it; a file's name has none."""
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "sub/a.wav")
+    lexists = os.path.lexists
+    monkeypatch.setattr(os.path, "lexists", lambda path: lexists(path.replace("\\", "/")))
+    monkeypatch.setattr(systems, "os", Seen(os, sep="\\"))
+    if kind == "tsv":  # all of its paths are below a root: here `/`
+        written, expected = [f"{tmp_path}/sub\\a.wav"[1:]], [f"{tmp_path}/sub/a.wav"]
+    else:
+        written = ["sub\\a.wav", "C:\\x\\b.wav", "\\\\host\\y\\c.wav"]
+        expected = [f"{tmp_path}/sub/a.wav", "C:/x/b.wav", "//host/y/c.wav"]
     assert list(read_paths(kind, tmp_path, written).paths) == expected
 
 

@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from support import posix
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 # Stands for a library whose import takes long: says so, and goes on importing.
@@ -20,7 +22,7 @@ while True:
 
 
 @pytest.mark.parametrize("library", ["hydra", "torch"])
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 143)])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), posix.SIGUSR1])
 def test_a_signal_during_the_imports_ends_the_run_as_one_later_does(tmp_path, library, name, code):
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow" / f"{library}.py").write_text(SLOW)

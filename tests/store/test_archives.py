@@ -14,8 +14,10 @@ from extract import files
 from extract.store.layout import Kept
 from extract.store.seen import MERGED_AT, Seen
 from extract.write_errors import StoreUnusable
+from support import posix
 from support.archives import READERS, archives, kaldi, opened
 from support.stores import encoded
+from support.windows import SEEN
 
 LAYOUTS = list(READERS)
 FIVE = {"kaldi": 0.001, "webdataset": 0.017}  # MB of an archive that holds five utterances
@@ -125,6 +127,16 @@ def test_an_utterance_that_is_put_again_or_discarded_is_read_back_never_twice(
     assert store.layout.has_files("01.wav") == (how == "put")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are found in /proc")
+def test_an_archive_is_not_open_when_a_copy_takes_its_place(store, monkeypatch):
+    monkeypatch.setattr("extract.files.replace", SEEN["os"].replace)
+    for number in range(3):
+        store.layout.put(item(number))
+    store.layout.close()
+    store.layout.discard("01.wav")
+    assert sorted(set(store.layout.ids_of_files())) == ["00.wav", "02.wav"]
+
+
 def test_abandoning_leaves_no_file(store, kind):
     kept = [one for number in range(8) for one in store.layout.put(item(number))]
     assert kept
@@ -154,8 +166,8 @@ def test_a_disk_that_is_full_at_any_write_keeps_what_is_whole(store, kind, monke
                 os.write(descriptor, b"".join(parts)[:left])
                 left = 0
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        left -= size
-        return write(descriptor, parts)
+        left -= (written := write(descriptor, parts))
+        return written
 
     stopped = set()
     for room in range(0, 24_000, 1_151):
@@ -310,6 +322,7 @@ def test_unfinished_lists_are_swept(tmp_path):
     assert [path.name for path in Path(tmp_path).glob(".tmp-*")] == [".tmp-theirs"]
 
 
+@posix.IN_USE
 def test_a_reader_of_an_archive_that_is_replaced_goes_on_with_what_it_opened(store, kind):
     kept = [*store.layout.put(item(0)), *store.layout.put(item(1)), *store.layout.close()]
     [path] = archives(store.directory, kind)

@@ -319,9 +319,12 @@ def shared(directory: Path, kind: str) -> list[Shard]:
     return shards
 
 
-def test_an_archive_of_two_shards_that_are_at_work_keeps_all_places(tmp_path, kind):
+@pytest.mark.parametrize("which", ["a shard's only one in its archive", "one of several"])
+def test_an_archive_of_two_shards_that_are_at_work_keeps_all_places(tmp_path, kind, which):
     shards = shared(tmp_path, kind)
-    gone = next(number for number in range(NUM) if shards[0].owns(f"{number:02}.wav"))
+    gone = 4 if "only" in which else 7
+    owned = [number for number in range(10) if shards[0].owns(f"{number:02}.wav")]
+    assert owned == [4, 5, 7, 8, 9]  # of archives with five utterances each
     other = (tmp_path / shards[1].ledger_name).read_bytes()
     size = {path.name: path.stat().st_size for path in archives(tmp_path, kind)}
     drop(tmp_path, names([gone]))

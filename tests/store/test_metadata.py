@@ -13,6 +13,7 @@ from extract.frames import ConvStack
 from extract.models.wanted import Wanted
 from extract.store import differences, metadata
 from extract.values import AudioSettings
+from support.posix import FOLDERS, PIPE
 
 
 def identity(
@@ -208,7 +209,7 @@ def test_a_path_that_is_not_unicode_is_read_back_as_it_was(tmp_path):
     assert metadata.read(tmp_path)["identity"] == run
 
 
-@pytest.mark.parametrize("fsync", [True, False])
+@pytest.mark.parametrize("fsync", [pytest.param(True, marks=FOLDERS), False])
 def test_metadata_is_whole_or_not_there_and_survives_a_power_cut_if_asked_to(
     tmp_path, monkeypatch, fsync
 ):
@@ -282,7 +283,7 @@ UNREADABLE = ["null", '{"format": 1}', '{"format": 1, "identity": null}', "[" * 
 UNREADABLE += ['{"format": true, "identity": {}}', '{"format": 1, "identity": []}', "1" * 5_000]
 
 
-@pytest.mark.parametrize("stands_there", ["folder", "link", "pipe", "not utf-8"])
+@pytest.mark.parametrize("stands_there", ["folder", "link", PIPE, "not utf-8"])
 def test_metadata_that_are_no_file_of_ours_are_named(tmp_path, stands_there):
     path = tmp_path / "metadata.json"
     if stands_there == "folder":

@@ -13,6 +13,7 @@ from extract.shard import Shard
 from extract.store import foreign
 from extract.store.layouts.gpt_sovits import GptSovits
 from extract.store.store import Store
+from support.posix import FOLDERS, PIPE
 from support.recordings import write_wav
 from support.stores import audit, contents, ids_of, ledger, paths, put
 
@@ -407,7 +408,7 @@ def test_a_store_behind_a_link_is_a_store_as_any(run, out, recordings, tmp_path)
     audit(tmp_path / "elsewhere", ids_of(recordings))
 
 
-@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+@pytest.mark.parametrize("kind", ["link", "folder", PIPE])
 def test_a_ledger_that_is_no_file_is_refused(run, out, victim, kind, capfd):
     assert run() == 0
     (out / "ledger.jsonl").unlink()
@@ -497,7 +498,7 @@ PLANS = ["", "0" * 64, "\0" * 64, "\udcff", "x" * 9999]
     "a damaged plan or index of durations",
     "made anew",
 )
-@pytest.mark.parametrize("plan", [*PLANS, "folder", "full folder", "pipe"])
+@pytest.mark.parametrize("plan", [*PLANS, "folder", "full folder", PIPE])
 def test_a_damaged_plan_is_made_anew(run, out, plan, recordings):
     assert run() == 0
     path = out / ".extract" / "plan-0-of-1"
@@ -542,6 +543,7 @@ def test_a_folder_in_the_place_of_a_file_stops_a_run_before_it_drops_anything(
     assert run("overwrite=true", "audio.alpha=0.25") == 0
 
 
+@FOLDERS
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors have names in /proc")
 def test_metadata_and_ledger_reach_the_disk_where_fsync_is_asked_for(run, out, monkeypatch):
     synced, fsync = set(), os.fsync

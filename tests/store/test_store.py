@@ -16,7 +16,9 @@ import torch
 from extract.store.files import num_bytes
 from extract.store.formats import encode_features, encode_wav
 from extract.store.store import Store, StoreUnusable, WriteFailed
+from support import posix
 from support.stores import paths, put
+from support.windows import is_disguised
 
 FEATURES = torch.arange(60, dtype=torch.float32).view(1, 20, 3)
 WAV = torch.arange(-6_400, 6_720, dtype=torch.int16)
@@ -91,6 +93,7 @@ def test_files_are_as_readable_as_the_users_mask_says(store):
         assert stat.S_IMODE(Path(path).stat().st_mode) == 0o644
 
 
+@posix.IN_USE
 def test_a_file_is_replaced_as_a_whole(store):
     put(store, "a.wav", FEATURES, WAV)
     with open(paths(store, "a.wav")[1], "rb") as reader:
@@ -101,6 +104,9 @@ def test_a_file_is_replaced_as_a_whole(store):
 
 
 # --- faults --------------------------------------------------------------------------------------
+
+
+WRITE = "write" if is_disguised() else "writev"
 
 
 def failing(monkeypatch, name: str, call: int, code: int) -> None:
@@ -116,7 +122,7 @@ def failing(monkeypatch, name: str, call: int, code: int) -> None:
     monkeypatch.setattr(os, name, fails)
 
 
-@pytest.mark.parametrize(("name", "call"), [("open", 0), ("open", 1), ("writev", 0), ("writev", 1)])
+@pytest.mark.parametrize(("name", "call"), [("open", 0), ("open", 1), (WRITE, 0), (WRITE, 1)])
 def test_a_full_disk_leaves_no_file_and_says_how_much_is_missing(store, monkeypatch, name, call):
     failing(monkeypatch, name, call, errno.ENOSPC)
     with pytest.raises(StoreUnusable, match=r"the disk is full: .* MB free, .* MB needed"):
@@ -125,12 +131,12 @@ def test_a_full_disk_leaves_no_file_and_says_how_much_is_missing(store, monkeypa
 
 
 def test_the_room_that_is_missing_is_the_utterances_own(store, monkeypatch):
-    failing(monkeypatch, "writev", 0, errno.EDQUOT)
+    failing(monkeypatch, WRITE, 0, errno.EDQUOT)
     with pytest.raises(StoreUnusable, match=r"\b1\.6 MB needed for the next utterance alone"):
         put(store, "a.wav", torch.zeros(1, 50_000, 8), WAV)
 
 
-@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("at_once", [pytest.param(True, marks=posix.CALLS), False])
 def test_a_disk_that_takes_a_part_at_a_time_gets_all_of_it(store, monkeypatch, at_once):
     write, calls = os.write, []
 
@@ -181,7 +187,7 @@ def test_an_interruption_in_mid_write_leaves_nothing(store, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "writev", interrupted)
+    monkeypatch.setattr(os, WRITE, interrupted)
     with pytest.raises(KeyboardInterrupt):
         put(store, "a.wav", FEATURES, WAV)
     assert files(store) == []
@@ -227,6 +233,7 @@ def test_a_folder_of_the_store_that_is_a_file_is_named(tmp_path):
         Store(tmp_path).create()
 
 
+@posix.CALLS
 def test_a_disk_without_inodes_says_what_is_missing(store, monkeypatch):
     failing(monkeypatch, "open", 0, errno.ENOSPC)
     disk = os.statvfs(store.directory)

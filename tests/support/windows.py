@@ -1,18 +1,25 @@
 """A Python on Linux that looks to the modules of `extract` as one on Windows does; only to them.
 
 `disguise()` is for the start of a process, before anything of `extract` is imported. What Windows
-lacks is missing in the `os`, `signal` and `multiprocessing` that they import, and modules such as
-`fcntl` cannot be imported. The standard library and the tests see the system as it is, and so does
-torch, but for SIGCHLD.
+lacks is missing in the `os`, `signal` and `multiprocessing` that they import, modules such as
+`fcntl` cannot be imported, and `os.replace` and `os.unlink` refuse a file that is open here. The
+standard library and the tests see the system as it is, and so does torch, but for SIGCHLD.
+
+As a command it runs pytest in such a process: `make test-windows`. Tests marked `posix` are skipped
+there.
 """
 
 import builtins
 import ctypes
+import errno
 import multiprocessing
 import os
 import signal
+import stat
+import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
@@ -75,6 +82,37 @@ def _walk(top: str | Path, *rest: object) -> Iterator[tuple[str, list[str], list
         yield str(top) + _backslashed(root[len(str(top)) :]), folders, files
 
 
+def _closed(call: str) -> Callable[..., None]:
+    """`os.replace` or `os.unlink`, for files that this process has closed."""
+
+    def change(*paths: str | Path) -> None:
+        for path in paths:
+            if _is_open(path):
+                error = PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+                error.winerror = 32  # ERROR_SHARING_VIOLATION
+                raise error
+        getattr(os, call)(*paths)  # looked up now: tests patch them
+
+    return change
+
+
+def _is_open(path: str | Path) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    return any(_is_same(link, status) for link in Path("/proc/self/fd").iterdir())
+
+
+def _is_same(descriptor: Path, status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(descriptor.stat(), status)
+    except OSError:  # one that was closed meanwhile
+        return False
+
+
 def _real_path(path: str | os.PathLike[str]) -> str:
     return _backslashed(os.path.realpath(path))
 
@@ -82,7 +120,17 @@ def _real_path(path: str | os.PathLike[str]) -> str:
 _PATH = Seen(os.path, realpath=_real_path)
 _SIGNALS = IntEnum("Signals", {name: int(getattr(signal, name)) for name in SIGNALS})
 SEEN = {
-    "os": Seen(os, OF_OS, name="nt", sep="\\", path=_PATH, walk=_walk, O_BINARY=0),
+    "os": Seen(
+        os,
+        OF_OS,
+        name="nt",
+        sep="\\",
+        path=_PATH,
+        walk=_walk,
+        O_BINARY=0,
+        replace=_closed("replace"),
+        unlink=_closed("unlink"),
+    ),
     "sys": Seen(sys, platform="win32"),
     "signal": Seen(signal, OF_SIGNAL, Signals=_SIGNALS),
     "ctypes": Seen(ctypes, CDLL=_library),
@@ -126,6 +174,11 @@ def disguise() -> None:
     sys.meta_path.insert(0, _Finder)
 
 
+def is_disguised() -> bool:
+    """Whether this process is."""
+    return _Finder in sys.meta_path
+
+
 def environment(folder: Path) -> dict[str, str]:
     """The environment of a process that is disguised, and so are those that it starts."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,3 +186,14 @@ def environment(folder: Path) -> dict[str, str]:
     tests = Path(__file__).parents[1]
     paths = [folder, tests, tests.parent, *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
+
+
+def main(arguments: list[str]) -> int:
+    """Runs pytest in a disguised process; returns its exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pytest", *arguments]
+        return subprocess.run(command, env=environment(Path(folder)), check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -17,13 +17,15 @@ from support import readers
 from support.command import TINY
 from support.recordings import write_wav
 from support.stores import files_of, is_per_utterance
+from support.windows import is_disguised
 
 NUM_EXAMPLES = int(os.environ.get("DAMAGED_STORES", "25"))  # more by hand; then not the same ones
 
 GOOD = {"a.wav": 0.30, "b.wav": 0.47, "below/c.wav": 0.21}
 REJECTED = {"short.wav": 0.01}
 NUM_FOLDERS = 5  # of GPT-SoVITS's layout; others have fewer
-KINDS = ("cut", "flip", "zero", "append", "delete", "other", "folder", "full folder", "pipe")
+KINDS = ("cut", "flip", "zero", "append", "delete", "other", "folder", "full folder")
+KINDS += () if is_disguised() else ("pipe",)
 LINKS = ("link to a copy", "link to a stranger", "link to nothing", "link within")
 
 

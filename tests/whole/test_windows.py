@@ -16,8 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.slow
 
-# Of the tests of loading and of faults: what kills no worker by a signal that Windows lacks, and
-# hands no patched function to a worker, which spawn would not carry over.
+# Of the tests of loading and of faults: the most important ones. `make test-windows` runs them all.
 COSTS_ONLY_ITSELF = "test_an_item_that_ends_its_worker_each_time_costs_only_itself"
 CHOSEN = [
     f"data/test_loader.py::{COSTS_ONLY_ITSELF}[segfault-killed by SIGSEGV]",
