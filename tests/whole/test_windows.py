@@ -4,13 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from support.command import TINY
 from support.stores import contents
-from support.windows import environment
+from support.windows import SEEN, environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +49,20 @@ def test_only_this_package_is_disguised(tmp_path):
     )
     ran = python(tmp_path, "-c", code)
     assert ran.stdout.split(maxsplit=5) == ["posix", "nt", "True", "False", "False", "['spawn']\n"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are found in /proc")
+def test_an_open_file_is_neither_replaced_nor_removed(tmp_path):
+    new, old = tmp_path / "new", tmp_path / "old"
+    new.touch()
+    old.touch()
+    for change in (partial(SEEN["os"].replace, new, old), partial(SEEN["os"].unlink, old)):
+        with old.open(), pytest.raises(PermissionError) as caught:
+            change()
+        assert (caught.value.winerror, caught.value.filename) == (32, str(old))
+        change()
+    assert not new.exists()
+    assert not old.exists()
 
 
 def test_the_demo_is_the_same_byte_for_byte(tmp_path, command):
