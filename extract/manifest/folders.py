@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 # The names by which a store is known; the modules of `extract.store` import them from here.
 WRITTEN = ("4-cnhubert", "5-wav32k")  # the folders of GPT-SoVITS's layout
 METADATA = "metadata.json"
+REPORT = "report.html"
 PRIVATE = ".extract"  # for locks and indices
 BESIDE = "beside"  # key of the metadata: what `Beside` holds
 
@@ -114,7 +115,7 @@ class Walk:
                 self._outputs.add(_inode(path))
 
     def _is_output(self, folder: str, name: str, listing: Listing) -> bool:
-        if listing.is_store and (name == METADATA or LEDGER_NAME.fullmatch(name)):
+        if listing.is_store and (name in (METADATA, REPORT) or LEDGER_NAME.fullmatch(name)):
             return True
         endings = (some for store, some in self._endings.items() if folder.startswith(store))
         return any(map(name.endswith, endings))
