@@ -1,4 +1,4 @@
-"""`python -m extract report STORE...`: a page that shows what is in a store, `report.html` in it."""
+"""`python -m extract report STORE...`: makes a page, `report.html`, of what is in each store."""
 
 from __future__ import annotations
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extract.report.counted import Histogram
-from extract.report.markup import Markup, joined, table, tag
+from extract.report.markup import Content, Markup, joined, table, tag
 
 WIDTH, HEIGHT = 320, 120  # of a chart, in units of its own
 LEFT, BOTTOM = 34, 18  # of the room for labels
@@ -34,42 +34,42 @@ def waveform(samples: NDArray[np.float32], label: str) -> Markup:
 def histogram(title: str, unit: str, series: Mapping[str, Histogram]) -> Markup:
     """A figure of one or two histograms with the same bins, and the same as a table."""
     first = next(iter(series.values()))
-    used = [
-        place for place in range(len(first.labels)) if any(h.counts[place] for h in series.values())
-    ]
+    totals = [sum(counts) for counts in zip(*(one.counts for one in series.values()), strict=True)]
+    used = [place for place, total in enumerate(totals) if total]
     if not used:
         return tag("figure", tag("figcaption", title), tag("p", "Nothing to count."))
-    bins = range(min(used), max(used) + 1)
-    most = max(h.counts[place] for h in series.values() for place in bins)
+    bins = range(used[0], used[-1] + 1)
+    most = max(one.counts[place] for one in series.values() for place in bins)
     step = (WIDTH - LEFT) / len(bins)
-    bars, names = [], ("one", "two")
-    for number, one in enumerate(series.values()):
-        width = step * 0.84 / len(series)
-        for place in bins:
-            x = LEFT + (place - bins[0] + 0.08) * step + number * width
-            height = one.counts[place] / most * (HEIGHT - BOTTOM - 12)
-            y = HEIGHT - BOTTOM - height
-            size = {
-                "x": f"{x:.1f}",
-                "y": f"{y:.1f}",
-                "width": f"{width:.1f}",
-                "height": f"{height:.1f}",
-            }
-            bars.append(tag("rect", class_=names[number], **size))
-    label = f"Histogram: {title}. The table below it holds the numbers."
+    bars = [
+        _bars(one, bins, number, len(series), most) for number, one in enumerate(series.values())
+    ]
+    label = f"Histogram: {title}, {unit}. The table below it holds the numbers."
     drawn = _svg(label, [_ground(f"{most:,}"), bars, _edges(first, bins, step)], WIDTH, HEIGHT)
     rows = (
-        [first.labels[place], *(f"{h.counts[place]:,}" for h in series.values())] for place in bins
+        [first.labels[place], *(f"{one.counts[place]:,}" for one in series.values())]
+        for place in bins
     )
     numbers = table(title, [unit, *series], rows)
-    key = _key(list(series)) if len(series) > 1 else None
     return tag(
         "figure",
         tag("figcaption", title, ", ", unit),
-        key,
+        _key(list(series)) if len(series) > 1 else None,
         drawn,
         tag("details", tag("summary", "Numbers: ", title), numbers),
     )
+
+
+def _bars(one: Histogram, bins: range, number: int, num_series: int, most: int) -> Iterator[Markup]:
+    """The bars of a series, beside those of the others."""
+    step = (WIDTH - LEFT) / len(bins)
+    width = step * 0.84 / num_series
+    for place in bins:
+        x = LEFT + (place - bins[0] + 0.08) * step + number * width
+        height = one.counts[place] / most * (HEIGHT - BOTTOM - 12)
+        size = {"width": f"{width:.1f}", "height": f"{height:.1f}"}
+        y = f"{HEIGHT - BOTTOM - height:.1f}"
+        yield tag("rect", class_=NAMES[number], x=f"{x:.1f}", y=y, **size)
 
 
 def _edges(one: Histogram, bins: range, step: float) -> list[Markup]:
@@ -138,11 +138,11 @@ def _text(x: float, y: float, text: str, anchor: str) -> Markup:
 
 
 def _svg(
-    label: str, inside: Sequence[object], width: int, height: int, *, stretched: bool = False
+    label: str, inside: Content, width: int, height: int, *, stretched: bool = False
 ) -> Markup:
     return tag(
         "svg",
-        joined(inside),  # type: ignore[arg-type]
+        inside,
         viewBox=f"0 0 {width} {height}",
         preserveAspectRatio="none" if stretched else None,
         role="img",

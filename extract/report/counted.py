@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from extract.values import REJECTED, SAVED
@@ -61,7 +62,7 @@ class Histogram:
 
 def histogram(edges: Sequence[float]) -> Histogram:
     """An empty histogram with a bin below the first edge and one from the last on."""
-    between = (f"{low:g} to {high:g}" for low, high in zip(edges, edges[1:], strict=False))
+    between = (f"{low:g} to {high:g}" for low, high in pairwise(edges))
     return Histogram(edges, [f"below {edges[0]:g}", *between, f"{edges[-1]:g} and more"])
 
 
@@ -165,9 +166,9 @@ class Counted:
                 self.loudest = _short(record)
             if self.quietest is None or peak < self.quietest["peak"]:
                 self.quietest = _short(record)
-        if duration_s is not None:
-            if self.longest is None or duration_s > self.longest["duration_s"]:
-                self.longest = _short(record)
+        longest_s = -1.0 if self.longest is None else self.longest["duration_s"]
+        if duration_s is not None and duration_s > longest_s:
+            self.longest = _short(record)
 
 
 def decibels(ratio: float) -> float:

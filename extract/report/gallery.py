@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.frames import RECORDING_RATE_HZ
 from extract.report import charts, pictures, sounds
 from extract.report.counted import Counted
 from extract.report.markup import Markup, data_uri, joined, name_of, tag
-from extract.report.sounds import SHOWN_S
+from extract.report.sounds import SHOWN_S, Samples
 from extract.store.store import Store
 from extract.values import SAVED
 
 NUM_SHOWN = 12
+MEL_HOP = 160  # samples between its columns, at least
 NUM_TRIED = 5  # recordings of a reason, until one can be drawn
 
 Record = Mapping[str, Any]
@@ -78,63 +78,82 @@ def _article(store: Store | None, one: Chosen, frame_s: float, id_: str) -> Mark
     kind = "training audio"
     if audio.samples is None:
         audio, kind = sounds.recording(record, whole=False), "recording"
-    features, why = _features(store, record)
+    features, problem = _features(store, record)
+    length_s = 0.0 if features is None else len(features) * frame_s
+    axis_s = min(SHOWN_S, _seconds(audio) or length_s)
     parts = [
         _numbers(record),
-        *_heard(audio, kind, name),
-        *_seen(features, why, name, frame_s, audio),
+        *_pictures(audio, kind, name),
+        *_map(features, problem, name, frame_s, axis_s),
+        *_axis(axis_s),
+        *_player(audio, kind, name),
     ]
     heading = tag("h3", name, " ", (tag("span", why, class_="why") for why in one.why), id=id_)
     return tag("article", heading, parts, aria_labelledby=id_)
 
 
+def _seconds(audio: sounds.Sound) -> float:
+    return 0.0 if audio.samples is None else len(audio.samples) / sounds.RATE_HZ
+
+
 def _numbers(record: Record) -> Markup:
     """The line's numbers, and why there are no features."""
-    known = {
-        "s": _number(record.get("duration_s"), ".2f"),
-        "peak": _number(record.get("peak"), ".3f"),
-        "frames": _number(record.get("num_frames"), ","),
-        "clipped samples": _number(record.get("clipped_samples"), ","),
-    }
-    said = ", ".join(
-        f"{value} {name}" if name != "peak" else f"peak {value}"
-        for name, value in known.items()
-        if value
+    numbers = (
+        _number("{:.2f} s", record.get("duration_s")),
+        _number("peak {:.3f}", record.get("peak")),
+        _number("{:,} frames", record.get("num_frames")),
+        _number("{:,} clipped samples", record.get("clipped_samples")),
     )
+    said = ", ".join(filter(None, numbers))
     detail = name_of(record["detail"]) if record.get("detail") else ""
     return tag("p", said, "; " if said and detail else "", detail)
 
 
-def _number(value: Any, form: str) -> str:
-    return format(value, form) if isinstance(value, int | float) else ""
+def _number(form: str, value: Any) -> str:
+    return form.format(value) if isinstance(value, int | float) else ""
 
 
-def _heard(audio: sounds.Sound, kind: str, name: str) -> Iterator[Markup]:
-    """The waveform, the mel spectrogram and the player, of the seconds that are shown."""
-    if audio.samples is None or not len(audio.samples):
-        yield tag("p", f"No sound: {audio.why}.", class_="none")
+def _shown(audio: sounds.Sound) -> Samples:
+    assert audio.samples is not None
+    return audio.samples[: round(SHOWN_S * sounds.RATE_HZ)]
+
+
+def _pictures(audio: sounds.Sound, kind: str, name: str) -> Iterator[Markup]:
+    """The waveform and the mel spectrogram of the seconds that are shown."""
+    if not _seconds(audio):
+        yield tag("p", f"No sound: {audio.why or 'no samples'}.", class_="none")
         return
-    samples = audio.samples[: round(SHOWN_S * RECORDING_RATE_HZ)]
-    seconds = len(samples) / RECORDING_RATE_HZ
-    yield _panel(
-        charts.waveform(samples, f"Waveform of {name}, {seconds:.2f} s of its {kind}"),
-        "waveform",
-        1,
-    )
-    columns = min(pictures.MAX_COLUMNS, max(1, len(samples) // 160))
+    samples = _shown(audio)
+    seconds = f"{len(samples) / sounds.RATE_HZ:.2f} s"
+    label = f"Waveform of {name}, {seconds} of its {kind}"
+    cut = ", cut off at full scale" if np.abs(samples).max() > 1 else ""
+    yield _panel(charts.waveform(samples, label + cut), f"waveform of the {kind}{cut}")
+    columns = min(pictures.MAX_COLUMNS, max(1, len(samples) // MEL_HOP))
     mel = pictures.heat_map(sounds.mel_db(samples, columns))
-    alt = f"Mel spectrogram of {name}: 0 to 8 kHz upwards, {seconds:.2f} s to the right"
-    yield _panel(_picture(mel, alt, "mel"), "mel spectrogram, to 8 kHz", 1)
+    alt = f"Mel spectrogram of {name}: 0 to 8 kHz upwards, {seconds} to the right"
+    yield _panel(_picture(mel, alt, "mel"), "mel spectrogram, to 8 kHz")
+
+
+def _axis(seconds: float) -> Iterator[Markup]:
+    """The ends and the middle of the time axis that the pictures share."""
+    if seconds:
+        places = (f"{share * seconds:.2g} s" for share in (0, 0.5))
+        ticks = [*(tag("span", text) for text in places), tag("span", f"{seconds:.3g} s")]
+        yield tag("small", ticks, class_="axis", aria_hidden="true")
+
+
+def _player(audio: sounds.Sound, kind: str, name: str) -> Iterator[Markup]:
+    """What plays the seconds that are shown."""
+    if not _seconds(audio):
+        return
+    samples = _shown(audio)
     media_type, data = sounds.encoded(samples)
-    part = f"the first {seconds:.0f} s of the {kind}" if len(audio.samples) > len(samples) else kind
-    player = tag(
-        "audio",
-        controls=True,
-        preload="none",
-        src=data_uri(media_type, data),
-        aria_label=f"Play {name}: {part}",
-    )
-    yield tag("p", player, tag("small", part), class_="player")
+    is_whole = len(samples) < round(SHOWN_S * sounds.RATE_HZ)
+    part = kind if is_whole else f"the first {SHOWN_S:g} s of the {kind}"
+    address = data_uri(media_type, data)
+    label = f"Play {name}: {part}"
+    player = tag("audio", controls=True, preload="none", src=address, aria_label=label)
+    yield tag("p", player, tag("small", f"plays: {part}"), class_="player")
 
 
 def _features(store: Store | None, record: Record) -> tuple[NDArray[np.float32] | None, str]:
@@ -153,20 +172,20 @@ def _features(store: Store | None, record: Record) -> tuple[NDArray[np.float32] 
     return (values, "") if values.size else (None, "no frames")
 
 
-def _seen(
-    features: NDArray[np.float32] | None, why: str, name: str, frame_s: float, audio: sounds.Sound
+def _map(
+    features: NDArray[np.float32] | None, problem: str, name: str, frame_s: float, axis_s: float
 ) -> Iterator[Markup]:
     """The feature map and the strip of the frames' colours, on the time axis of the waveform."""
     if features is None:
-        if why:
-            yield tag("p", f"No features: {why}.", class_="none")
+        if problem:
+            yield tag("p", f"No features: {problem}.", class_="none")
         return
     num_frames, width = features.shape
     shown = features[: max(1, round(SHOWN_S / frame_s))]
     if not np.isfinite(shown).all():
-        yield tag("p", "These features hold NaN or infinity.", class_="none")
+        yield tag("p", "These features hold NaN or infinity.", class_="bad")
         return
-    share = min(1.0, len(shown) * frame_s / _seconds(audio, len(shown) * frame_s))
+    share = min(1.0, len(shown) * frame_s / axis_s)
     alt = f"Features of {name}: {num_frames:,} frames to the right, {width:,} channels upwards"
     yield _panel(_picture(pictures.feature_map(shown), alt, "features"), "features", share)
     alt = f"Strip of {name}: frames that are alike have like colours"
@@ -174,14 +193,7 @@ def _seen(
     yield _panel(strip, "principal components of the frames", share)
 
 
-def _seconds(audio: sounds.Sound, otherwise: float) -> float:
-    """Seconds of the time axis."""
-    if audio.samples is None or not len(audio.samples):
-        return otherwise
-    return min(SHOWN_S, len(audio.samples) / RECORDING_RATE_HZ)
-
-
-def _panel(picture: Markup, label: str, share: float) -> Markup:
+def _panel(picture: Markup, label: str, share: float = 1.0) -> Markup:
     """A picture over the part of the time axis that it covers, and what it is."""
     return joined([tag("div", picture, style=f"width:{100 * share:.1f}%"), tag("small", label)])
 

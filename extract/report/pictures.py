@@ -59,7 +59,7 @@ def thinned(values: Floats, most: int) -> Floats:
 
 
 def heat_map(values: Floats) -> bytes:
-    """(columns, rows), the first row at the bottom, as a PNG from the smallest value to the largest."""
+    """(columns, rows) as a PNG from the smallest value to the largest; the first row is lowest."""
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) / (high - low or 1)
     return png(_upright(scaled), HEAT)

@@ -6,8 +6,9 @@ held, and one utterance's sound and features at a time.
 
 from __future__ import annotations
 
+import functools
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from extract.store.layout import LayoutOptions
 from extract.store.store import Store
 from extract.values import FAILED, REJECTED, SAVED, AudioSettings, Gain
 
+NUM_OPEN = 3  # utterances of a reason that are shown without a click
 MAX_SETTINGS = 60  # rows; a store's metadata may hold anything
 
 SECTIONS = (
@@ -113,13 +115,17 @@ def parts(what: Found) -> Iterator[bytes]:
     yield from page(title, SECTIONS, _body(what, counted))
 
 
-def _gain(identity: Mapping[str, Any]) -> Any:
+def _gain(identity: Mapping[str, Any]) -> Callable[[float], float] | None:
     """The gain of a recording with a peak (`extract.audio.prepare.scaled`); None without one."""
     maxx, alpha = identity.get("audio.maxx"), identity.get("audio.alpha")
     blends = identity.get("audio.gain", AudioSettings().gain.name) == Gain.peak_blend.name
-    if not blends or not all(isinstance(one, int | float) for one in (maxx, alpha)):
+    if not (blends and isinstance(maxx, int | float) and isinstance(alpha, int | float)):
         return None
-    return lambda peak: maxx * alpha / peak + 1 - alpha
+    return functools.partial(_blended, float(maxx), float(alpha))
+
+
+def _blended(maxx: float, alpha: float, peak: float) -> float:
+    return maxx * alpha / peak + 1 - alpha
 
 
 def _body(what: Found, counted: Counted) -> Iterator[Markup]:
@@ -153,9 +159,8 @@ def _outcome(what: Found, counted: Counted) -> Iterator[Markup]:
         "frames": f"{counted.num_frames:,}",
         "with clipped samples": f"{counted.num_clipped:,}",
     }
-    yield tag(
-        "dl", (tag("div", tag("dt", k), tag("dd", v)) for k, v in numbers.items()), class_="cards"
-    )
+    cards = (tag("div", tag("dt", name), tag("dd", number)) for name, number in numbers.items())
+    yield tag("dl", cards, class_="cards")
     reasons = [
         (name_of(reason), status, f"{number:,}")
         for (status, reason), number in sorted(counted.outcomes.items())
@@ -174,7 +179,8 @@ def _names(reason: str, records: list[Mapping[str, Any]], num: int) -> Markup:
     sampled = f", {NUM_NAMES} of {num:,}, drawn at random" if num > len(records) else f": {num:,}"
     caption = f"{name_of(reason)}{sampled}"
     rows = [(name_of(one["id"]), name_of(one.get("detail") or "")) for one in records]
-    return tag("details", tag("summary", caption), table(caption, ("utterance", "detail"), rows))
+    names = table(caption, ("utterance", "detail"), rows)
+    return tag("details", tag("summary", caption), names, open=len(records) <= NUM_OPEN)
 
 
 def _levels(what: Found, counted: Counted) -> Iterator[Markup]:
@@ -219,7 +225,5 @@ def _settings(what: Found) -> Iterator[Content]:
     if made:
         yield table("What made them", ("what", "version or name"), made[:MAX_SETTINGS])
     here = name_of(what.directory.resolve())
-    yield tag(
-        "p",
-        tag("small", f"Of {here}, by extract {__version__} on Python {platform.python_version()}."),
-    )
+    by = f"extract {__version__} on Python {platform.python_version()}"
+    yield tag("p", tag("small", f"Of {here}, by {by}."))

@@ -118,7 +118,8 @@ def mel_db(samples: Samples, columns: int) -> NDArray[np.float32]:
     frames = padded[starts[:, None] + np.arange(MEL_WINDOW)] * np.hanning(MEL_WINDOW)
     power = np.abs(np.fft.rfft(frames)) ** 2 @ _bands().T
     decibels = 10 * np.log10(np.maximum(power, 1e-10))
-    return np.maximum(decibels - decibels.max(), -MEL_RANGE_DB).astype(np.float32)
+    below: NDArray[np.float32] = (decibels - decibels.max()).astype(np.float32)
+    return np.maximum(below, np.float32(-MEL_RANGE_DB))
 
 
 def _bands() -> NDArray[np.float64]:
@@ -128,4 +129,5 @@ def _bands() -> NDArray[np.float64]:
     edges = 700 * (10 ** (np.linspace(0, top, MEL_BANDS + 2) / 2595) - 1)
     low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising, falling = (hz - low) / (middle - low), (high - hz) / (high - middle)
-    return np.maximum(0, np.minimum(rising, falling))
+    weights: NDArray[np.float64] = np.maximum(0, np.minimum(rising, falling))
+    return weights

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from extract.report.markup import Markup, name_of, table, tag
 from extract.store import timings
 
 MAX_RUNS = 20  # in the table
+MOST = 1e15  # no run notes a larger number
 MAX_POINTS = 300  # of a line
 WAITING = {"data_s": "recordings", "encoder_s": "encoder", "writer_s": "disk"}
 
@@ -44,7 +46,7 @@ def runs(directory: Path) -> list[Run]:
 
 def _number(line: Line, key: str) -> float:
     value = line.get(key)
-    return float(value) if type(value) in (int, float) and 0 <= value < 1e15 else 0.0
+    return float(value) if isinstance(value, int | float) and 0 <= value < MOST else 0.0
 
 
 def speed(directory: Path) -> Iterator[Markup]:
@@ -98,7 +100,7 @@ def _rate(run: Run, key: str, scale: float) -> list[tuple[float, float]]:
     """How fast a number grew from one line to the next, over the seconds of the run."""
     lines = _thinned(run.lines)
     points = []
-    for before, after in zip(lines, lines[1:], strict=False):
+    for before, after in pairwise(lines):
         passed = _number(after, "s") - _number(before, "s")
         if passed > 0:
             grown = max(0.0, _number(after, key) - _number(before, key))
@@ -108,19 +110,11 @@ def _rate(run: Run, key: str, scale: float) -> list[tuple[float, float]]:
 
 def _memory(run: Run) -> dict[str, list[tuple[float, float]]]:
     lines = _thinned(run.lines)
-    series: dict[str, Callable[[Line], Any]] = {
-        "host": lambda line: line.get("host_mb"),
-        "device": lambda line: line.get("device_mb"),
-    }
     found = {
-        name: [
-            (_number(line, "s"), float(of(line)))
-            for line in lines
-            if type(of(line)) in (int, float)
-        ]
-        for name, of in series.items()
+        name: [(_number(line, "s"), _number(line, f"{name}_mb")) for line in lines]
+        for name in ("host", "device")
     }
-    return {name: points for name, points in found.items() if points}
+    return {name: points for name, points in found.items() if any(mb for _s, mb in points)}
 
 
 def _thinned(lines: list[Line]) -> list[Line]:

@@ -96,11 +96,9 @@ def command_of(config: Config) -> str:
     Options at their defaults are left out. Relative paths are those of the folder that the run was
     started in.
     """
-    groups = {
-        name: str(getattr(getattr(config, name), of.key)) for name, of in MODULE_GROUPS.items()
-    }
-    keys = {f"{name}.{of.key}" for name, of in MODULE_GROUPS.items()}
-    words = [f"{name}={choice}" for name, choice in {**groups, "model": _MODEL}.items()]
+    keys = {f"{name}.{group.key}": name for name, group in MODULE_GROUPS.items()}
+    words = [f"{name}={attrgetter(key)(config)}" for key, name in keys.items()]
+    words.append(f"model={_MODEL}")
     for name, option in options_of(config).items():
         value = attrgetter(name)(config)
         if name not in keys and value not in (option.default, MISSING):

@@ -1,7 +1,8 @@
 """`.extract/timings.jsonl`: a run's speed, waiting and memory over time, for its report.
 
-A run appends a line as it begins, with what it is, then one every few seconds. Losing the file costs
-a report its time lines and nothing else: what cannot be written is left out, and no run ends by it.
+A run appends a line as it begins, with what it is, then one every few seconds. Losing the file
+costs a report its time lines and nothing else: what cannot be written is left out, and no run ends
+by it.
 """
 
 from __future__ import annotations
