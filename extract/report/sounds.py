@@ -28,6 +28,7 @@ MAX_WHOLE_S = 600.0  # a longer recording is decoded only as far as it is shown
 MAX_FILE = 64 << 20  # bytes of training audio that are read
 SLACK_S = 0.1  # a header may be off by a little
 BIT_RATE = 48_000  # of the page's sounds
+FASTEST = "9"  # of libmp3lame's ways to choose bits, 0 to 9
 MEL_BANDS, MEL_WINDOW, MEL_TOP_HZ, MEL_RANGE_DB = 64, 1024, 8000.0, 80.0
 
 Samples = NDArray[np.float32]
@@ -101,6 +102,7 @@ def _written(samples: NDArray[np.int16], form: str, codec: str) -> bytes:
         stream = container.add_stream(codec, rate=RECORDING_RATE_HZ, layout="mono")
         assert isinstance(stream, av.AudioStream)
         stream.bit_rate = BIT_RATE
+        stream.options = {"compression_level": FASTEST}
         frame = av.AudioFrame.from_ndarray(samples, "s16", "mono")
         frame.sample_rate = RECORDING_RATE_HZ
         for packet in (*stream.encode(frame), *stream.encode(None)):
