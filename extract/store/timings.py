@@ -35,26 +35,43 @@ class Timings:
 
     def __init__(self, directory: Path, shard: Shard) -> None:
         self.path = directory / PRIVATE / shard.ledger_name.replace("ledger", "timings")
+        self._has_begun = False
 
     def begin(self, line: Line) -> None:
-        """Adds the line of a run's beginning, to at most half of `MAX_BYTES`."""
+        """Replaces the file by its lines, or the newer ones of a large file, and this one.
+
+        Replaced, not appended to: the file may have a second name, in a copy of hard links.
+        """
         with suppress(OSError):
-            if self.path.is_file() and self.path.stat().st_size > MAX_BYTES:
-                newer = read_whole(self.path)[-MAX_BYTES // 2 :]
-                replace_whole(self.path, newer[newer.find(b"\n") + 1 :], fsync=False)
-        self.add(line)
+            replace_whole(self.path, self._newer() + _bytes(line), fsync=False)
+            self._has_begun = True
+
+    def _newer(self) -> bytes:
+        try:
+            whole = read_whole(self.path)
+        except OSError:
+            return b""
+        if len(whole) <= MAX_BYTES:
+            return whole if whole.endswith(b"\n") else whole[: whole.rfind(b"\n") + 1]
+        newer = whole[-MAX_BYTES // 2 : whole.rfind(b"\n") + 1]
+        return newer[newer.find(b"\n") + 1 :]
 
     def add(self, line: Line) -> None:
-        """Adds a line."""
-        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
-        if len(data) > MAX_LINE:
+        """Adds a line, if the run's beginning is there."""
+        if not self._has_begun:
             return
         with suppress(OSError):
             descriptor = open_no_link(self.path, APPEND, 0o644)
             try:
-                os.write(descriptor, data)
+                os.write(descriptor, _bytes(line))
             finally:
                 os.close(descriptor)
+
+
+def _bytes(line: Line) -> bytes:
+    """A line; one that is too long for `read` is empty."""
+    data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+    return data if len(data) <= MAX_LINE else b"{}\n"
 
 
 def read(directory: Path) -> Iterator[dict[str, Any]]:

@@ -29,6 +29,18 @@ def test_a_run_that_finds_a_large_file_keeps_its_newer_half(tmp_path):
     assert json.loads(lines[-1]) == {"began": "now"}
 
 
+def test_a_torn_line_is_dropped_and_a_copy_of_hard_links_stays_as_it_is(tmp_path):
+    (tmp_path / ".extract").mkdir()
+    path, copy = tmp_path / ".extract" / "timings.jsonl", tmp_path / "copy"
+    path.write_text('{"s":1}\n{"s":')
+    copy.hardlink_to(path)
+    run = Timings(tmp_path, Shard())
+    run.begin({"began": "now"})
+    run.add({"s": 2})
+    assert path.read_text() == '{"s":1}\n{"began":"now"}\n{"s":2}\n'
+    assert copy.read_text() == '{"s":1}\n{"s":'
+
+
 def test_damaged_lines_are_left_out(tmp_path):
     (tmp_path / ".extract").mkdir()
     path = tmp_path / ".extract" / "timings.jsonl"
@@ -37,7 +49,9 @@ def test_damaged_lines_are_left_out(tmp_path):
 
 
 def test_what_cannot_be_written_is_left_out(tmp_path):
-    (tmp_path / ".extract" / "timings.jsonl").mkdir(parents=True)
-    Timings(tmp_path, Shard()).begin({"began": "now"})
-    Timings(tmp_path / "gone", Shard()).add({"s": 1})
+    (tmp_path / ".extract" / "timings.jsonl" / "full").mkdir(parents=True)
+    for store in (tmp_path, tmp_path / "gone"):
+        run = Timings(store, Shard())
+        run.begin({"began": "now"})
+        run.add({"s": 1})
     assert list(timings.read(tmp_path)) == []
