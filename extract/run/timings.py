@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import mmap
 import shlex
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -75,12 +74,8 @@ def host_mb() -> float | None:
     """Memory of this process in megabytes, without its workers'; None where no /proc says."""
     with suppress(OSError, ValueError, IndexError):
         pages = int(Path("/proc/self/statm").read_bytes().split()[1])
-        return round(pages * _page_bytes() / 1e6, 1)
+        return round(pages * mmap.PAGESIZE / 1e6, 1)
     return None
-
-
-def _page_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") if sys.platform != "win32" else 4096
 
 
 def device_mb(device: torch.device) -> float | None:
