@@ -45,7 +45,7 @@ def histogram(title: str, unit: str, series: Mapping[str, Histogram]) -> Markup:
         _bars(one, bins, number, len(series), most) for number, one in enumerate(series.values())
     ]
     label = f"Histogram: {title}, {unit}. The table below it holds the numbers."
-    drawn = _svg(label, [_ground(f"{most:,}"), bars, _edges(first, bins, step)], WIDTH, HEIGHT)
+    drawn = _svg(label, [_ground(most), bars, _edges(first, bins, step)], WIDTH, HEIGHT)
     rows = (
         [first.labels[place], *(f"{one.counts[place]:,}" for one in series.values())]
         for place in bins
@@ -102,10 +102,12 @@ def lines(title: str, unit: str, series: Mapping[str, Points]) -> Markup:
         _text(LEFT, HEIGHT - 5, "0 s", "middle"),
         _text(WIDTH - 4, HEIGHT - 5, f"{last:,.0f} s", "end"),
     ]
-    said = "; ".join(f"{name} ends at {one[-1][1]:,.3g}" for name, one in series.items() if one)
+    said = "; ".join(
+        f"{name} ends at {in_short(one[-1][1])}" for name, one in series.items() if one
+    )
     label = f"{title}, {unit}, over {last:,.0f} s. {said}."
     key = _key(list(series)) if len(series) > 1 else None
-    chart = _svg(label, [_ground(f"{most:,.3g}"), drawn, ends], WIDTH, HEIGHT)
+    chart = _svg(label, [_ground(most), drawn, ends], WIDTH, HEIGHT)
     return tag("figure", tag("figcaption", title, ", ", unit), key, chart)
 
 
@@ -121,13 +123,21 @@ def _key(names: Sequence[str]) -> Markup:
     return tag("p", parts, class_="key", aria_hidden="true")
 
 
-def _ground(most: str) -> Markup:
+def in_short(number: float) -> str:
+    """A number in few characters: `0.25`, `950`, `12k`, `1.2M`."""
+    for least, scale, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if number >= least:
+            return in_short(number / scale) + unit
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _ground(most: float) -> Markup:
     """The ground line, and a line at the largest value."""
     ground = f"M{LEFT} {HEIGHT - BOTTOM}H{WIDTH}M{LEFT} 12H{WIDTH}"
     return joined(
         [
             tag("path", d=ground, class_="grid"),
-            _text(LEFT - 3, 16, most, "end"),
+            _text(LEFT - 3, 16, in_short(most), "end"),
             _text(LEFT - 3, HEIGHT - BOTTOM, "0", "end"),
         ]
     )

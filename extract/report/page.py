@@ -74,7 +74,7 @@ th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0;
   1px solid var(--line); }
 td { min-width: 4rem; }
 thead th { white-space: nowrap; color: var(--dim); }
-tbody th { font-weight: 400; min-width: 7rem; }
+tbody th { font-weight: 400; min-width: 10rem; }
 pre { background: var(--box); border-radius: .5rem; padding: .75rem; white-space: pre-wrap; }
 summary { cursor: pointer; padding: .25rem 0; }
 :focus-visible { outline: 3px solid var(--one); outline-offset: 2px; }

@@ -17,6 +17,7 @@ import soundfile
 from extract import choices
 from extract.app import main
 from extract.report import run
+from extract.report.charts import in_short
 from extract.report.counted import Counted
 from extract.report.run import write
 from support.command import TINY
@@ -260,6 +261,14 @@ def test_the_page_of_many_utterances_is_small_and_says_what_is_sampled(tmp_path)
     shown = page(path)
     assert shown.rows("Why recordings gave no features") == [["missing", "failed", "20,000"]]
     assert len(shown.rows("missing, 20 of 20,000, drawn at random")) == 20
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0.25, "0.25"), (4970.4, "4,970"), (12_345, "12.3k"), (999_999, "1,000k"), (1.2e6, "1.2M")],
+)
+def test_a_chart_labels_large_numbers_in_short(number, text):
+    assert in_short(number) == text
 
 
 def test_the_same_store_has_the_same_page(tmp_path):
