@@ -8,7 +8,6 @@ from fractions import Fraction
 import av
 import av.filter
 import numpy as np
-from av.error import EOFError as EndOfStream
 from numpy.typing import NDArray
 
 FLOOR_LUFS = -70.0  # the absolute gate: what the filter says where no block of 400 ms passes it
@@ -39,14 +38,13 @@ def loudness_lufs(samples: NDArray[np.float32], rate_hz: int) -> float | None:
     return measured if np.isfinite(measured) and measured > FLOOR_LUFS else None
 
 
-def _frames(samples: NDArray[np.float32], rate_hz: int) -> Iterator[av.AudioFrame | None]:
-    """The samples as frames, then None, which ends the stream."""
+def _frames(samples: NDArray[np.float32], rate_hz: int) -> Iterator[av.AudioFrame]:
+    """The samples as frames. The filter holds none back: the stream needs no end."""
     for start in range(0, len(samples), BLOCK):
         block = np.ascontiguousarray(samples[None, start : start + BLOCK], np.float32)
         frame = av.AudioFrame.from_ndarray(block, "flt", "mono")
         frame.sample_rate, frame.pts = rate_hz, start
         yield frame
-    yield None
 
 
 def _latest(sink: av.filter.FilterContext, measured: float) -> float:
@@ -54,7 +52,7 @@ def _latest(sink: av.filter.FilterContext, measured: float) -> float:
     while True:
         try:
             frame = sink.pull()
-        except (BlockingIOError, EndOfStream):
+        except BlockingIOError:
             return measured
         if isinstance(frame, av.AudioFrame):
             measured = float(dict(frame.metadata).get(_KEY, measured))

@@ -55,6 +55,7 @@ def test_the_command_of_a_run_repeats_it(command, tmp_path):
     folder = tmp_path / "it's $HOME, a=b (1)"
     write_wav(folder / "a.wav")
     options = ["audio.alpha=0.25", "audio.max_peak=null", "audio.pad_samples=[40,80]"]
+    options += ["audio.mix=mean"]
     options += ["store=npy", "model.layer=[1,2]", "loader.num_workers=0", "device=cpu", "seed=5"]
     where = [f"dataset.path={folder}", f"store.dir={tmp_path / 'out'}"]
     assert command("dataset=folder", "model=tiny_random", *where, *options) == 0
