@@ -15,6 +15,7 @@ from extract.store import timings
 
 MAX_RUNS = 20  # in the table
 MOST = 1e15  # no run notes a larger number
+MIN_LINES = 4  # of a run that is charted: some ten seconds
 MAX_POINTS = 300  # of a line
 WAITING = {"data_s": "recordings", "encoder_s": "encoder", "writer_s": "disk"}
 
@@ -50,7 +51,7 @@ def _number(line: Line, key: str) -> float:
 
 
 def speed(directory: Path) -> Iterator[Markup]:
-    """The table of the runs, and the charts of the last one."""
+    """The table of the runs, and the charts of the last one that was long enough."""
     known = runs(directory)
     if not known:
         yield tag("p", "This store has no timings: an earlier version made it, or they were lost.")
@@ -66,10 +67,11 @@ def speed(directory: Path) -> Iterator[Markup]:
         "time in",
     )
     yield table("The last runs", heads, map(_row, reversed(known)))
-    last = known[-1]
-    if len(last.lines) < 3:
-        yield tag("p", "The last run was too short for a chart.")
+    last = next((run for run in reversed(known) if len(run.lines) >= MIN_LINES), None)
+    if last is None:
+        yield tag("p", "No run was long enough for a chart.")
         return
+    yield tag("p", f"The run that began at {name_of(last.began['began'])}, over its seconds:")
     charted = [
         charts.lines("Speed", "times real time", {"speed": _rate(last, "saved_s", 1.0)}),
         charts.lines(

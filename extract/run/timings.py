@@ -39,7 +39,9 @@ class Sampler:
         self._lock = threading.Lock()  # of _due_s
 
     def begin(self, config: Config, shard: Shard) -> None:
-        """Adds the line of the run's beginning."""
+        """Adds the line of the run's beginning; none of a run that has nothing to do."""
+        if not self._tally.total:
+            return
         began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         todo, seconds = self._tally.total, round(self._tally.total_s, 3)
         what = {"began": began, "shard": str(shard), "todo": todo, "audio_s": seconds}

@@ -49,6 +49,9 @@ def test_a_runs_last_line_is_what_it_did(extract_folder, tmp_path):
     assert (last["done"], last["saved_s"]) == (3, pytest.approx(4.5, abs=0.01))
     assert last["s"] >= last["encoder_s"] > 0
     assert last["device_mb"] is None
+    before = list(read(tmp_path / "out"))
+    assert extract_folder(tmp_path / "in") == 0  # nothing to do
+    assert list(read(tmp_path / "out")) == before
 
 
 def test_the_command_of_a_run_repeats_it(command, tmp_path):
@@ -64,6 +67,7 @@ def test_the_command_of_a_run_repeats_it(command, tmp_path):
     assert words[:3] == ["python", "-m", "extract"]
     # Other settings would be refused with 2, for the store has these.
     before = json.loads((tmp_path / "out" / "metadata.json").read_text())["identity"]
+    write_wav(folder / "b.wav")
     assert command(*words[3:]) == 0
     assert json.loads((tmp_path / "out" / "metadata.json").read_text())["identity"] == before
     again = [line["command"] for line in read(tmp_path / "out") if "began" in line]

@@ -137,7 +137,8 @@ def test_it_shows_what_stands_out_and_each_rejection_that_can_be_drawn(store, sh
         [heading] = article.all("h3")
         for why in heading.all("span", class_="why"):
             found.setdefault(why.text, []).append(name_in(heading))
-    assert found["first"] == [next(x["id"] for x in ledger(store) if x["status"] == "saved")]
+    first = next(line["id"] for line in ledger(store) if line["status"] == "saved")
+    assert found["first"] == [first.replace("\u202e", "\\u202e")]  # it would turn text around
     assert (found["loudest"], found["quietest"]) == (["loud.wav"], ["quiet.wav"])
     assert found["longest"] == ["long.wav"]
     rejected = {
@@ -273,6 +274,26 @@ def test_the_page_of_many_utterances_is_small_and_says_what_is_sampled(tmp_path)
     shown = page(path)
     assert shown.rows("Why recordings gave no features") == [["missing", "failed", "20,000"]]
     assert len(shown.rows("missing, 20 of 20,000, drawn at random")) == 20
+
+
+def test_speed_and_waiting_are_those_that_a_run_noted(tmp_path):
+    store = fabricated(tmp_path / "store", 5)
+    (store / ".extract").mkdir()
+    lines = [{"began": "2026-01-02T03:04:05Z", "shard": "0-of-1", "device": "cuda:1"}]
+    for n in range(6):
+        waits = {"data_s": 2.0 * n, "encoder_s": 7.0 * n, "writer_s": 1.0 * n}
+        memory = {"host_mb": 500 + n, "device_mb": 2000}
+        lines.append({"s": 10.0 * n, "saved_s": 720.0 * n, "done": 100 * n, **waits, **memory})
+    lines.append({"began": "2026-02-02T03:04:05Z", "shard": "<b>", "device": None})
+    (store / ".extract" / "timings.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    shown = page(write(store))
+    short, long = shown.rows("The last runs")
+    assert short[:2] == ["2026-02-02T03:04:05Z", "<b>"]
+    assert long[1:7] == ["0-of-1", "cuda:1", "500", "1.000", "50.0", "72.0"]
+    assert long[7] == "recordings 20%, encoder 70%, disk 10%"
+    charts = {one.attributes["aria-label"] for one in shown.all("svg")}
+    assert "Speed, times real time, over 50 s. speed ends at 72." in charts
+    assert "Memory, MB, over 50 s. host ends at 505; device ends at 2,000." in charts
 
 
 @pytest.mark.parametrize(
