@@ -197,9 +197,23 @@ def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
         except KeyboardInterrupt:
             console.print("stopped at once; the same command goes on from here")
             return Ended(exits.INTERRUPTED)
+        if config.report.page and not stop.signal_name:
+            _report(summaries, console)
         if stop.signal_name and HydraConfig.get().mode is RunMode.MULTIRUN:
             return Ended(exits.after_signal(stop.signal_name), summaries)  # ends the sweep too
         return Ended(exits.of_run(summaries), summaries)
+
+
+def _report(summaries: Sequence[Summary], console: Console) -> None:
+    """Makes the page of each store. What goes wrong with it is said and ends nothing."""
+    from extract.report.run import write
+
+    for directory in dict.fromkeys(summary.directory for summary in summaries):
+        try:
+            said = f"report: {write(directory)}"
+        except Exception as error:  # also a fault of this program: the features are saved
+            said = f"no report: {type(error).__name__}: {error}"
+        console.print(said, soft_wrap=True, markup=False, highlight=False)
 
 
 def _preflight(config: Config, console: Console) -> Ended:

@@ -94,6 +94,15 @@ class EngineOptions:
     kind: str = "local"  # a module of `extract/run/engines/`, or what an installed package adds
 
 
+@dataclass
+class ReportConfig:
+    """A page that shows the store, `report.html` in it. Nothing here changes a feature."""
+
+    # Make it at the end of a run: half a second for a dozen recordings. `python -m extract report
+    # STORE` makes it at any time
+    page: bool = False
+
+
 PREFLIGHT = "true, false or json"
 
 
@@ -114,6 +123,7 @@ class Config:
     store: LayoutOptions = field(default_factory=LayoutOptions)
     shard: Shard = field(default_factory=Shard)
     engine: EngineOptions = field(default_factory=EngineOptions)
+    report: ReportConfig = field(default_factory=ReportConfig)
     # `auto`, `cpu`, `cuda`, `cuda:1`, ...; `auto:1` is `cuda:1`, or `cpu` where there is no CUDA
     device: str = "auto"
     precision: Precision = Precision.auto

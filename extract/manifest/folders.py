@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 # The names by which a store is known; the modules of `extract.store` import them from here.
 WRITTEN = ("4-cnhubert", "5-wav32k")  # the folders of GPT-SoVITS's layout
 METADATA = "metadata.json"
+REPORT = "report.html"
 PRIVATE = ".extract"  # for locks and indices
 BESIDE = "beside"  # key of the metadata: what `Beside` holds
 
@@ -119,7 +120,8 @@ class Walk:
         files = [name for name in listing.files if not name.endswith(endings)]
         if not listing.is_store:
             return files
-        return [name for name in files if name != METADATA and not LEDGER_NAME.fullmatch(name)]
+        own = (METADATA, REPORT)
+        return [name for name in files if name not in own and not LEDGER_NAME.fullmatch(name)]
 
 
 def _inode(path: str) -> Inode:

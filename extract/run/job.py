@@ -35,6 +35,7 @@ from extract.run.room import bytes_per_second, require_room
 from extract.run.signals import Stop
 from extract.run.summary import Summary, summarize
 from extract.run.tally import Tally
+from extract.run.timings import Sampler
 from extract.run.trainers import LeftOut
 from extract.run.work import (
     Job,
@@ -50,6 +51,7 @@ from extract.shard import Shard
 from extract.store import foreign, settling
 from extract.store.ledger import Ledger, Record, read
 from extract.store.store import StoreUnusable
+from extract.store.timings import Timings
 from extract.store.writers import Writers, failure_record
 from extract.text import count, printable
 from extract.values import FAILED
@@ -144,8 +146,11 @@ def _extract(job: Job, work: Work) -> Summary:
         summarize, job.store.directory, tally, clock, work.rest, job.part
     )
     job.watch.planned(work.num_records, work.seconds, clock)
+    sampler = Sampler(Timings(job.store.directory, job.shard), tally, clock, job.encoder.device)
     try:
-        _save(job, work, tally, clock)
+        sampler.begin(job.config, job.shard)
+        _save(job, work, tally, clock, sampler)
+        sampler.note(last=True)
         summary = _finished(job, tally, summarized())
     except StoreUnusable as error:
         needed = _bytes_left(job, tally)
@@ -157,7 +162,7 @@ def _extract(job: Job, work: Work) -> Summary:
     return summary
 
 
-def _save(job: Job, work: Work, tally: Tally, clock: Clock) -> None:
+def _save(job: Job, work: Work, tally: Tally, clock: Clock, sampler: Sampler) -> None:
     """Runs the loop over all batches, with its loader, writers and ledger.
 
     Raises:
@@ -166,6 +171,7 @@ def _save(job: Job, work: Work, tally: Tally, clock: Clock) -> None:
 
     def done(record: Record) -> None:
         tally.add(record)
+        sampler.note()
         job.watch.recorded(record)
 
     with explained(job.store.directory):

@@ -1,0 +1,135 @@
+"""What the page shows and plays of an utterance: its training audio, or its recording."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from numpy.typing import NDArray
+
+from extract.audio.decode import decode
+from extract.audio.faults import AudioError, opened
+from extract.audio.spans import WHOLE, Span
+from extract.frames import RECORDING_RATE_HZ
+from extract.opener import MISSING, LocalFiles
+from extract.store.store import Store
+from extract.text import printable
+from extract.urls import is_url
+
+RATE_HZ = RECORDING_RATE_HZ
+SHOWN_S = 12.0  # of each utterance
+MAX_WHOLE_S = 600.0  # a longer recording is decoded only as far as it is shown
+MAX_FILE = 64 << 20  # bytes of training audio that are read
+SLACK_S = 0.1  # a header may be off by a little
+BIT_RATE = 48_000  # of the page's sounds
+FASTEST = "9"  # of libmp3lame's ways to choose bits, 0 to 9
+MEL_BANDS, MEL_WINDOW, MEL_TOP_HZ, MEL_RANGE_DB = 64, 1024, 8000.0, 80.0
+
+Samples = NDArray[np.float32]
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sound:
+    """(num_samples,) mono at 32 kHz, full scale 1; None of them, and why, where there are none."""
+
+    samples: Samples | None
+    why: str = ""
+
+
+def recording(record: Record, *, whole: bool) -> Sound:
+    """The recording that a line names, if it is still there as it was.
+
+    Args:
+        record: the line. One of a saved cut gives nothing: it does not say where the cut is.
+        whole: all of it, or the part that is shown.
+    """
+    path, duration_s = str(record.get("path") or ""), record.get("duration_s")
+    if not path or is_url(path):
+        return Sound(None, "the recording is not on this machine")
+    stamp = LocalFiles().stamp(path)
+    if stamp == MISSING:
+        return Sound(None, "the recording is no longer there")
+    if stamp != (record.get("source_size"), record.get("source_mtime_ns")):
+        return Sound(None, "the recording has changed since")
+    limit_s = math.inf if duration_s is None else duration_s + SLACK_S
+    is_long = duration_s is None or duration_s > MAX_WHOLE_S
+    if is_long and whole:
+        return Sound(None, "the recording is too long to be read again")
+    span = Span.of(0.0, SHOWN_S) if is_long else WHOLE
+    try:
+        with opened(LocalFiles(), path, printable(path)) as file:
+            samples = decode(file, printable(path), math.inf if is_long else limit_s, span).samples
+    except AudioError as error:
+        is_cut = error.reason == "too_long"
+        return Sound(None, "a cut of a longer recording" if is_cut else "no longer decodable")
+    return Sound(samples if whole else samples[: round(SHOWN_S * RECORDING_RATE_HZ)])
+
+
+def training_audio(store: Store, record: Record) -> Sound:
+    """The copy that GPT-SoVITS trains on, from the store; whole."""
+    for file in record.get("files") or ():
+        name, _offset, size, _crc = file
+        if size > MAX_FILE:
+            continue
+        try:
+            data = store.files.read(tuple(file))
+            if data[:4] == b"RIFF":
+                return Sound(decode(io.BytesIO(data), printable(name)).samples)
+        except (OSError, ValueError, AudioError):
+            return Sound(None, "its training audio is gone or damaged")
+    return Sound(None, "no training audio")
+
+
+def encoded(samples: Samples) -> tuple[str, bytes]:
+    """A sound as browsers play it, and its media type: MP3; WAV where FFmpeg has no encoder."""
+    whole = np.ascontiguousarray(np.clip(samples, -1, 1) * 32767).astype(np.int16)[None]
+    try:
+        return "audio/mpeg", _written(whole, "mp3", "libmp3lame")
+    except (FFmpegError, ValueError):
+        return "audio/wav", _written(whole, "wav", "pcm_s16le")
+
+
+def _written(samples: NDArray[np.int16], form: str, codec: str) -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format=form) as container:
+        stream = container.add_stream(codec, rate=RECORDING_RATE_HZ, layout="mono")
+        assert isinstance(stream, av.AudioStream)
+        stream.bit_rate = BIT_RATE
+        stream.options = {"compression_level": FASTEST}
+        frame = av.AudioFrame.from_ndarray(samples, "s16", "mono")
+        frame.sample_rate = RECORDING_RATE_HZ
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+    return file.getvalue()
+
+
+def mel_db(samples: Samples, columns: int) -> NDArray[np.float32]:
+    """(columns, MEL_BANDS) decibels below the loudest, from -MEL_RANGE_DB to 0.
+
+    Bands are triangles at even distances of 2595 log10(1 + f / 700), as HTK has it.
+    """
+    padded = np.pad(samples, (0, max(0, MEL_WINDOW - len(samples))))
+    starts = np.linspace(0, len(padded) - MEL_WINDOW, columns).astype(int)
+    frames = padded[starts[:, None] + np.arange(MEL_WINDOW)] * np.hanning(MEL_WINDOW)
+    power = np.abs(np.fft.rfft(frames)) ** 2 @ _bands().T
+    decibels = 10 * np.log10(np.maximum(power, 1e-10))
+    below: NDArray[np.float32] = (decibels - decibels.max()).astype(np.float32)
+    return np.maximum(below, np.float32(-MEL_RANGE_DB))
+
+
+def _bands() -> NDArray[np.float64]:
+    """(MEL_BANDS, MEL_WINDOW / 2 + 1): the weights of each band."""
+    hz = np.fft.rfftfreq(MEL_WINDOW, 1 / RECORDING_RATE_HZ)
+    top = 2595 * math.log10(1 + MEL_TOP_HZ / 700)
+    edges = 700 * (10 ** (np.linspace(0, top, MEL_BANDS + 2) / 2595) - 1)
+    low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising, falling = (hz - low) / (middle - low), (high - hz) / (high - middle)
+    weights: NDArray[np.float64] = np.maximum(0, np.minimum(rising, falling))
+    return weights
