@@ -48,7 +48,7 @@ def recording(record: Record, *, whole: bool) -> Sound:
 
     Args:
         record: the line. One of a saved cut gives nothing: it does not say where the cut is.
-        whole: all of it, or the part that is shown.
+        whole: of a recording longer than `MAX_WHOLE_S` nothing, else its first `SHOWN_S` seconds.
     """
     path, duration_s = str(record.get("path") or ""), record.get("duration_s")
     if not path or is_url(path):
@@ -69,7 +69,7 @@ def recording(record: Record, *, whole: bool) -> Sound:
     except AudioError as error:
         is_cut = error.reason == "too_long"
         return Sound(None, "a cut of a longer recording" if is_cut else "no longer decodable")
-    return Sound(samples if whole else samples[: round(SHOWN_S * RECORDING_RATE_HZ)])
+    return Sound(samples)
 
 
 def training_audio(store: Store, record: Record) -> Sound:
