@@ -76,6 +76,8 @@ td { min-width: 4rem; }
 thead th { white-space: nowrap; color: var(--dim); }
 tbody th { font-weight: 400; min-width: 10rem; }
 pre { background: var(--box); border-radius: .5rem; padding: .75rem; white-space: pre-wrap; }
+details caption { position: absolute; width: 1px; height: 1px; overflow: hidden; padding: 0;
+  clip-path: inset(50%); }
 summary { cursor: pointer; padding: .25rem 0; }
 :focus-visible { outline: 3px solid var(--one); outline-offset: 2px; }
 .skip { position: absolute; left: -99rem; }

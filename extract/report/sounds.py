@@ -26,7 +26,6 @@ RATE_HZ = RECORDING_RATE_HZ
 SHOWN_S = 12.0  # of each utterance
 MAX_WHOLE_S = 600.0  # a longer recording is decoded only as far as it is shown
 MAX_FILE = 64 << 20  # bytes of training audio that are read
-SLACK_S = 0.1  # a header may be off by a little
 BIT_RATE = 48_000  # of the page's sounds
 FASTEST = "9"  # of libmp3lame's ways to choose bits, 0 to 9
 MEL_BANDS, MEL_WINDOW, MEL_TOP_HZ, MEL_RANGE_DB = 64, 1024, 8000.0, 80.0
@@ -47,8 +46,9 @@ def recording(record: Record, *, whole: bool) -> Sound:
     """The recording that a line names, if it is still there as it was.
 
     Args:
-        record: the line. One of a saved cut gives nothing: it does not say where the cut is.
-        whole: all of it, or the part that is shown.
+        record: the line. That of a cut gives nothing: it does not say where the cut is, and its
+            stamp is not the file's (`extract.data.dataset.stamp`).
+        whole: give nothing of one longer than `MAX_WHOLE_S`, else its first `SHOWN_S` seconds.
     """
     path, duration_s = str(record.get("path") or ""), record.get("duration_s")
     if not path or is_url(path):
@@ -57,19 +57,16 @@ def recording(record: Record, *, whole: bool) -> Sound:
     if stamp == MISSING:
         return Sound(None, "the recording is no longer there")
     if stamp != (record.get("source_size"), record.get("source_mtime_ns")):
-        return Sound(None, "the recording has changed since")
-    limit_s = math.inf if duration_s is None else duration_s + SLACK_S
+        return Sound(None, "the recording has changed since, or this is a cut of it")
     is_long = duration_s is None or duration_s > MAX_WHOLE_S
     if is_long and whole:
         return Sound(None, "the recording is too long to be read again")
     span = Span.of(0.0, SHOWN_S) if is_long else WHOLE
     try:
         with opened(LocalFiles(), path, printable(path)) as file:
-            samples = decode(file, printable(path), math.inf if is_long else limit_s, span).samples
-    except AudioError as error:
-        is_cut = error.reason == "too_long"
-        return Sound(None, "a cut of a longer recording" if is_cut else "no longer decodable")
-    return Sound(samples if whole else samples[: round(SHOWN_S * RECORDING_RATE_HZ)])
+            return Sound(decode(file, printable(path), span=span).samples)
+    except AudioError:
+        return Sound(None, "the recording cannot be decoded")
 
 
 def training_audio(store: Store, record: Record) -> Sound:

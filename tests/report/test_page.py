@@ -254,6 +254,22 @@ def test_a_recording_that_changed_is_not_shown(recordings, store, tmp_path):
     assert not any("silent.wav" in one for one in headings)
 
 
+def test_a_cut_is_not_shown_by_another_part_of_its_recording(tmp_path):
+    write_wav(tmp_path / "in" / "a.wav", 2.0)
+    (tmp_path / "list.jsonl").write_text(
+        json.dumps({"audio_filepath": "in/a.wav", "id": "cut", "offset": 1.0, "duration": 0.5})
+        + "\n"
+    )
+    options = ["dataset=jsonl", f"dataset.path={tmp_path / 'list.jsonl'}", "store=npy"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["extract"])
+        assert main([*options, f"store.dir={tmp_path / 'out'}", *TINY]) == 0
+    shown = page(write(tmp_path / "out"))
+    assert "this is a cut of it" in shown.text
+    assert len(shown.all("img", class_="features")) == 1
+    assert shown.all("audio") == []
+
+
 def fabricated(folder, num: int):
     """A store with a ledger alone: every tenth recording failed."""
     folder.mkdir()
