@@ -282,7 +282,9 @@ def group_of(leader: int) -> set[int]:
 def test_nothing_outlives_a_main_process_that_is_killed(method):
     """Neither a worker in the midst of an item nor a helper of multiprocessing's."""
     code = [sys.executable, "-c", RUN_TO_BE_KILLED, method, str(Path(__file__).parent)]
-    main = subprocess.Popen(code, stdout=subprocess.PIPE, start_new_session=True)
+    places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}  # for `support`
+    main = subprocess.Popen(code, stdout=subprocess.PIPE, start_new_session=True, env=environment)
     try:
         assert main.stdout.readline() == b"delivered\n"
         assert len(group_of(main.pid)) >= 3

@@ -3,6 +3,7 @@
 import pickle
 import sys
 import zipfile
+from multiprocessing import forkserver
 
 import numpy as np
 import pytest
@@ -43,6 +44,7 @@ def manifest(web, s3, tmp_path):
 
 @pytest.mark.parametrize("start_method", ["fork", "forkserver", SPAWN])
 def test_they_come_out_of_workers_as_files_do(manifest, tmp_path, start_method):
+    forkserver._forkserver._stop()  # one that an earlier test started lacks the server's address
     entries = [Entry(entry.id, str(tmp_path / entry.id)) for entry in manifest]
     expected = list(AudioDataset(Manifest.from_entries(entries)))
     opener = manifest.opener

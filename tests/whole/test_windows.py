@@ -25,7 +25,8 @@ CHOSEN = [
     "data/test_loader.py::test_an_error_of_ours_is_not_taken_for_a_dead_worker",
     "store/test_writers.py",  # the full queue, the full disk
     "store/test_ledger.py",
-    "whole/test_faults.py::test_a_signal_finishes_what_is_under_way[SIGINT-130]",  # and resumes
+    # and resumes
+    "whole/test_faults.py::test_a_signal_finishes_what_is_under_way[gpt_sovits-SIGINT-130]",
     "whole/test_faults.py::test_a_second_run_into_the_same_folder_is_told_who_works_there",
 ]
 
