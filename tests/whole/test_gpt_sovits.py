@@ -96,7 +96,9 @@ def run(command, webui, monkeypatch):
 
 
 def times(store: str = STORE) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in Path(store).glob("*/*.*")}
+    """When each file of an utterance was written."""
+    files = Path(store).glob("[4-6]-*/*")
+    return {path.name: path.stat().st_mtime_ns for path in files}
 
 
 def lines(store: str = STORE) -> dict[str, dict]:
