@@ -297,8 +297,24 @@ def test_another_programs_lines_of_feats_scp_stay(tmp_path):
     assert listed[2] == "z other.ark:3"
     assert "/there/a.ark" not in listed[0]
     assert (tmp_path / "utt2num_frames").read_text() == "00.wav 10\n01.wav 10\nz 4\n"
-    store.layout.finish(tuple)
+    store.layout.discard_all(records)
     assert (tmp_path / "feats.scp").read_text() == "z other.ark:3\n"
+
+
+def test_lines_of_arks_here_stay_if_no_run_of_ours_made_them(tmp_path):
+    """Of a store whose ledger is gone, whose utterances are foreign then."""
+    store = opened(tmp_path, "kaldi")
+    store.create()
+    kept = [*store.layout.put(item(0)), *store.layout.close()]
+    records = [{"id": one.id, "files": one.files, "num_frames": 10} for one in kept]
+    store.layout.finish(lambda: records)
+    before = (tmp_path / "feats.scp").read_text()
+    store.layout.finish(tuple)
+    assert (tmp_path / "feats.scp").read_text() == before
+    assert (tmp_path / "utt2num_frames").read_text() == "00.wav 10\n"
+    store.layout._archives.runs.note([store.layout._archives.run_of(kept[0].files[0][0])])
+    store.layout.finish(tuple)
+    assert not (tmp_path / "feats.scp").exists()
 
 
 def test_a_moved_store_is_read_once_its_lists_are_written_again(tmp_path):

@@ -33,6 +33,7 @@ def kaldi(store: Path) -> dict[str, torch.Tensor]:
     assert len(listed) == len(lines)
     archives = sorted((store / "arks").glob("*.ark"))
     held = [item for path in archives for item in kaldiio.load_ark(str(path))]
+    held = [item for item in held if item[0].strip("\\")]  # without blank ones
     assert sorted(key for key, _matrix in held) == sorted(listed)
     counts = dict(
         line.split() for line in (store / "utt2num_frames").read_text("utf8").splitlines()

@@ -16,7 +16,7 @@ import itertools
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -45,7 +45,7 @@ _SIZES = struct.Struct("<bibi")  # of rows and columns, each after the number of
 _HEADER = len(_MATRIX) + _SIZES.size
 _MOST_KEY = 1 << 14  # bytes
 _NO_ID = b"\\"  # of which keys of blank blocks are made: no id has one
-_OURS = re.compile(rb"/%b/[^/]+\.ark:\d+\s*\Z" % FOLDER.encode())
+_OURS = re.compile(rb"/(%b/[^/]+\.ark):\d+\s*\Z" % FOLDER.encode())
 _UNFINISHED = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}(?:{SCP}|{NUM_FRAMES})-\d+-[0-9a-f]{{8}}")
 
 
@@ -154,7 +154,16 @@ class Kaldi(Archives):
 
     def write_index(self, records: Records) -> None:
         """Replaces both lists; lines of another program's arks stay: `Archives.write_index`."""
-        strangers, archives = dict(self._strangers()), dict[str, int]()
+        self._write_lists(records, self._archives.runs.unfinished(of_all=True))
+
+    def _write_lists(self, records: Records, runs: Set[str] | None) -> None:
+        """Replaces both lists.
+
+        Args:
+            records: the lines of all ledgers.
+            runs: those whose arks are ours though no line names them; None: all arks here are.
+        """
+        archives = dict[str, int]()
         rows = list[bytes]()  # some 80 bytes each: there may be millions
         for record in records():
             kept, name = Kept.of(record), key(record["id"])
@@ -162,8 +171,12 @@ class Kaldi(Archives):
                 number = archives.setdefault(archive, len(archives))
                 start, frames = offset + len(name) + 1, record.get("num_frames") or 0
                 rows.append(b"%b %d %d %d" % (name, number, start, frames))
-                strangers.pop(name, None)
         rows.sort()
+        strangers = dict(
+            line for line in self._list(SCP) if self._is_foreign(line[1], archives.keys(), runs)
+        )
+        for row in rows if strangers else ():
+            strangers.pop(_split(row)[0], None)
         folder = os.fsencode(self._directory.absolute())
         paths = [b"%b/%b" % (folder, archive.encode()) for archive in archives]
         counts = ((name, b"%d" % frames) for name, _archive, _start, frames in map(_split, rows))
@@ -174,13 +187,15 @@ class Kaldi(Archives):
 
     def discard_all(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Takes the arks out of the lists first: `Layout.discard_all`."""
-        self.write_index(tuple)
+        self._write_lists(tuple, None)
         super().discard_all(records)
 
     def ids_of_files(self) -> Iterator[str]:
         """Also those of another program's lines in `feats.scp`: `Layout.ids_of_files`."""
         yield from super().ids_of_files()
-        yield from (id_of(name.decode("utf8", "replace")) for name, _rest in self._strangers())
+        for name, rest in self._list(SCP):
+            if not _OURS.search(rest):  # else it is in an ark here
+                yield id_of(name.decode("utf8", "replace"))
 
     def sweep(self) -> int:
         """Also lists that were not finished: `Layout.sweep`."""
@@ -205,9 +220,14 @@ class Kaldi(Archives):
         elif path.is_file() or path.is_symlink():
             path.unlink()
 
-    def _strangers(self) -> Iterator[Line]:
-        """The lines of `feats.scp` that name no ark of this store's folder."""
-        return ((name, rest) for name, rest in self._list(SCP) if not _OURS.search(rest))
+    def _is_foreign(self, rest: bytes, named: Set[str], runs: Set[str] | None) -> bool:
+        """Whether a line of `feats.scp` names an ark of another program's, here or elsewhere."""
+        ark = _OURS.search(rest)
+        if ark is None or runs is None:
+            return ark is None
+        name = os.fsdecode(ark[1])
+        is_ours = name in named or self._archives.run_of(name) in runs
+        return not is_ours and self._archives.size_of(name) >= 0
 
     def _list(self, name: str) -> Iterator[Line]:
         """Each line's key, and what follows it."""
