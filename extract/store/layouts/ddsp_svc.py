@@ -61,6 +61,10 @@ class DdspSvc(NumpyFiles):
     lies_beside = True
     replaces_foreign = True
 
+    def bytes_per_second(self, width: int, itemsize: int, frame_rate: float) -> float:
+        """A frame for each hop, whatever the encoder's rate: `Layout.bytes_per_second`."""
+        return super().bytes_per_second(width, itemsize, SINGING_RATE_HZ / HOP)
+
     def put(self, item: Encoded) -> Iterable[Kept]:
         """Writes the frames nearest to the hops: `Layout.put`."""
         import torch
