@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from extract import exits
-from extract.manifest.folders import METADATA
-from extract.shard import LEDGER_NAME
-from extract.systems import real_path
+from extract.store.export import output_path
 from extract.text import shown
 
 MAX_NAME = 200  # characters of a path in a message
@@ -29,7 +27,9 @@ def main(argv: Sequence[str]) -> int:
     if options.output is not None and len(stores) > 1:
         parser.error("--output FILE takes one STORE; without it each store has its own report.html")
     try:
-        target = None if options.output is None else _target(options.output, stores[0])
+        target = (
+            None if options.output is None else output_path("--output", options.output, stores[0])
+        )
         codes = [_write(store, target) for store in stores]
     except ValueError as error:
         sys.stderr.write(f"extract report: {shown(str(error), 2 * MAX_NAME)}\n")
@@ -46,17 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", metavar="FILE", help="the page; else report.html in the store")
     return parser
-
-
-def _target(name: str, store: Path) -> Path:
-    """The page's path; ValueError for a folder, or a file of the store's own."""
-    path = Path(name).expanduser().absolute()
-    if not name or path.is_dir():
-        raise ValueError(f"--output {name or '(nothing)'}: a folder; needed the name of a file")
-    own = LEDGER_NAME.fullmatch(path.name) or path.name == METADATA
-    if own and real_path(path.parent) == real_path(store):
-        raise ValueError(f"--output {name}: the store keeps its own file there; needed another")
-    return path
 
 
 def _write(store: Path, target: Path | None) -> int:

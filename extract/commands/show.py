@@ -17,11 +17,8 @@ from rich.cells import cell_len
 
 from extract import exits
 from extract.files import replace_whole
-from extract.manifest.folders import METADATA
-from extract.shard import LEDGER_NAME
-from extract.store.export import csv_parts, parquet_parts
+from extract.store.export import csv_parts, output_path, parquet_parts
 from extract.store.ledger import ledger_paths, lines
-from extract.systems import real_path
 from extract.text import count, shown
 from extract.values import FAILED, REJECTED, SAVED, STATUS_OF, STATUSES
 
@@ -113,22 +110,11 @@ def _give(records: Iterator[Record], directory: Path, options: argparse.Namespac
     if options.csv:
         _print_bytes(csv_parts(wanted))
     elif options.parquet is not None:
-        path = _target(options.parquet, directory)
+        path = output_path("--parquet", options.parquet, directory)
         replace_whole(path, parquet_parts(wanted))
         _print(totals.lines())
     else:
         _print(_lines(wanted, totals, options))
-
-
-def _target(name: str, directory: Path) -> Path:
-    """The path of a file to be written; ValueError for a folder, or a file of the store's own."""
-    path = Path(name).expanduser().absolute()
-    if not name or path.is_dir():
-        raise ValueError(f"--parquet {name or '(nothing)'}: a folder; needed the name of a file")
-    own = LEDGER_NAME.fullmatch(path.name) or path.name == METADATA
-    if own and real_path(path.parent) == real_path(directory):
-        raise ValueError(f"--parquet {name}: the store keeps its own file there; needed another")
-    return path
 
 
 def _records(directory: Path) -> Iterator[Record]:

@@ -36,6 +36,7 @@ from extract.run.work import (
     Job,
     choose_loading,
     failures_of_source,
+    headers_read,
     padded_seconds,
     resume_policy,
     say_input,
@@ -117,16 +118,8 @@ def preflight(config: Config, watch: Observer, stop: Stop) -> Preflight | None:
 
 
 def _probed(job: Job) -> Probed:
-    num_read, total = 0, len(job.manifest)
-
-    def progress(num: int) -> None:
-        nonlocal num_read
-        num_read += num
-        job.watch.reading(num_read, total)
-
-    job.watch.reading(0, total)
-    scan = partial(scan_probes, job.config, job.stop)
-    probed = read_headers(job.manifest, scan, progress, job.internal)
+    scan, total = partial(scan_probes, job.config, job.stop), len(job.manifest)
+    probed = read_headers(job.manifest, scan, headers_read(job), job.internal)
     job.watch.reading(total, total)  # cuts of one file have one header
     return probed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -173,6 +174,13 @@ def resume_policy(config: Config, *, units: bool = False) -> ResumePolicy:
 
 def read_durations(job: Job) -> NDArray[np.float64]:
     """Seconds of each recording, (len(manifest),), from the headers or from an earlier run."""
+    scan = partial(scan_headers, job.config, job.stop)
+    cache = job.cache_path("durations")
+    return durations(job.manifest, cache, scan, headers_read(job), job.internal)
+
+
+def headers_read(job: Job) -> Callable[[int], None]:
+    """Tells the observer that reading begins; then, at each call, of so many more headers."""
     num_read, total = 0, len(job.manifest)
 
     def progress(num: int) -> None:
@@ -180,9 +188,8 @@ def read_durations(job: Job) -> NDArray[np.float64]:
         num_read += num
         job.watch.reading(num_read, total)
 
-    job.watch.reading(0, total)
-    scan = partial(scan_headers, job.config, job.stop)
-    return durations(job.manifest, job.cache_path("durations"), scan, progress, job.internal)
+    progress(0)
+    return progress
 
 
 def plan_rest(

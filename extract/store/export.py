@@ -12,12 +12,16 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from itertools import islice
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from extract.extras import missing
+from extract.manifest.folders import METADATA
+from extract.shard import LEDGER_NAME
 from extract.store.layout import is_kept_file
 from extract.store.ledger import Record
+from extract.systems import real_path
 from extract.text import escaped
 
 BLOCK = 10_000  # rows of a Parquet row group, which are held at a time
@@ -29,6 +33,21 @@ MAX_INT = 2**63 - 1
 _GUARDED = tuple("=+-@'＝＋－＠")
 
 Line = Mapping[str, Any]
+
+
+def output_path(option: str, name: str, store: Path) -> Path:
+    """The path of a file that `option` names, to be written beside a store or anywhere.
+
+    Raises:
+        ValueError: it is a folder, or a file of the store's own.
+    """
+    path = Path(name).expanduser().absolute()
+    if not name or path.is_dir():
+        raise ValueError(f"{option} {name or '(nothing)'}: a folder; needed the name of a file")
+    own = LEDGER_NAME.fullmatch(path.name) or path.name == METADATA
+    if own and real_path(path.parent) == real_path(store):
+        raise ValueError(f"{option} {name}: the store keeps its own file there; needed another")
+    return path
 
 
 def _plain_type(hint: Any) -> type:
