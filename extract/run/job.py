@@ -20,12 +20,6 @@ from extract.options import check
 from extract.run.auto import LoaderPlan, share_of_threads
 from extract.run.build import (
     load_batches,
-    load_encoder,
-    load_quantizer,
-    open_store,
-    read_manifest,
-    require_layers,
-    saved_dtype,
 )
 from extract.run.clock import Clock
 from extract.run.observer import Observer, Silent
@@ -36,13 +30,13 @@ from extract.run.signals import Stop
 from extract.run.summary import Summary, summarize
 from extract.run.tally import Tally
 from extract.run.timings import Sampler
-from extract.run.trainers import LeftOut
 from extract.run.work import (
     Job,
     Work,
     choose_loading,
     failures_of_source,
     find_rest,
+    job_of,
     plan_rest,
     read_durations,
     say_input,
@@ -82,7 +76,7 @@ def run_shard(
             (`StoreBusy`); nothing was done.
     """
     check(replace(config, shard=shard))
-    job, weights = _job(config, shard, watch, stop)
+    job, weights = job_of(config, shard, watch, stop)
     try:
         with opened(job, weights) as foreign_ids:
             _prepare_process(job.encoder, int(config.loader.side_by_side))
@@ -98,20 +92,6 @@ def run_shard(
         summary = Summary(job.store.directory, stopped=str(error))
     watch.ended(summary)
     return summary
-
-
-def _job(config: Config, shard: Shard, watch: Observer, stop: Stop) -> tuple[Job, str]:
-    """The parts of a shard's run, and the fingerprint of its encoder's weights."""
-    store = open_store(config, shard)
-    require_layers(config, store.layout)
-    manifest = shard.part_of(read_manifest(config, store.layout))
-    encoder, weights = load_encoder(config)
-    quantizer = load_quantizer(config, encoder)
-    if quantizer is not None:
-        encoder = encoder.quantized(quantizer.assign, saved_dtype(encoder, store))
-    left_out = LeftOut(config.store.layout if config.audio.has_training_audio else "")
-    job = Job(config, shard, manifest, encoder, store, watch, stop)
-    return replace(job, left_out=left_out, quantizer=quantizer), weights
 
 
 def _work(job: Job, loading: LoaderPlan, foreign_ids: frozenset[str]) -> Work:

@@ -20,10 +20,6 @@ from extract.manifest.clashes import Clash
 from extract.manifest.manifest import Manifest
 from extract.run.auto import LoaderPlan
 from extract.run.build import (
-    load_encoder,
-    open_store,
-    read_manifest,
-    require_layers,
     scan_probes,
 )
 from extract.run.observer import Observer
@@ -37,6 +33,7 @@ from extract.run.work import (
     choose_loading,
     failures_of_source,
     headers_read,
+    job_of,
     padded_seconds,
     resume_policy,
     say_input,
@@ -104,12 +101,8 @@ def preflight(config: Config, watch: Observer, stop: Stop) -> Preflight | None:
     Raises:
         ValueError: the config cannot be carried out.
     """
-    store = open_store(config, Shard())
-    require_layers(config, store.layout)
     clashes: list[Clash] = []
-    manifest = read_manifest(config, store.layout, clashes)
-    encoder, weights = load_encoder(config)
-    job = Job(config, Shard(), manifest, encoder, store, watch, stop)
+    job, weights = job_of(config, Shard(), watch, stop, clashes)
     loading = choose_loading(job)
     say_input(job)
     probed = _probed(job)

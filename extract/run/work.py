@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,9 +21,19 @@ from extract.encoder.quantizer import Quantizer
 from extract.files import read_whole, replace_cache
 from extract.frames import ENCODER_RATE_HZ
 from extract.internal import InternalErrors
+from extract.manifest.clashes import Clash
 from extract.manifest.manifest import Manifest
 from extract.run.auto import LoaderPlan, choose
-from extract.run.build import input_norm, scan_headers
+from extract.run.build import (
+    input_norm,
+    load_encoder,
+    load_quantizer,
+    open_store,
+    read_manifest,
+    require_layers,
+    saved_dtype,
+    scan_headers,
+)
 from extract.run.observer import Observer
 from extract.run.signals import Stop
 from extract.run.trainers import LeftOut
@@ -104,6 +114,30 @@ class Work:
     def num_records(self) -> int:
         """Records that a run to the end writes."""
         return int(self.rest.todo.sum()) + len(self.failures)
+
+
+def job_of(
+    config: Config,
+    shard: Shard,
+    watch: Observer,
+    stop: Stop,
+    clashes: list[Clash] | None = None,
+) -> tuple[Job, str]:
+    """The parts of a shard's run, and the fingerprint of its encoder's weights.
+
+    Raises:
+        ValueError: the config cannot be carried out.
+    """
+    store = open_store(config, shard)
+    require_layers(config, store.layout)
+    manifest = shard.part_of(read_manifest(config, store.layout, clashes))
+    encoder, weights = load_encoder(config)
+    quantizer = load_quantizer(config, encoder)
+    if quantizer is not None:
+        encoder = encoder.quantized(quantizer.assign, saved_dtype(encoder, store))
+    left_out = LeftOut(config.store.layout if config.audio.has_training_audio else "")
+    job = Job(config, shard, manifest, encoder, store, watch, stop)
+    return replace(job, left_out=left_out, quantizer=quantizer), weights
 
 
 def choose_loading(job: Job) -> LoaderPlan:

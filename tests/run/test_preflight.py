@@ -236,6 +236,17 @@ def test_a_mistake_is_refused_as_by_a_run(extract_folder, tmp_path, capfd):
     assert "preflight: 'yes_please'; needed true, false or json" in err
 
 
+def test_a_quantizer_that_a_run_refuses_is_refused(recordings, extract_folder, tmp_path, capfd):
+    (tmp_path / "s2G.pth").write_text("<html>")
+    words = ["quantizer=gpt_sovits", f"quantizer.path={tmp_path / 's2G.pth'}"]
+    assert extract_folder(recordings, *words, "preflight=true") == 2
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert "s2G.pth: " in told.err
+    assert extract_folder(recordings, *words) == 2  # with the same words
+    assert capfd.readouterr().err.splitlines()[-1] == told.err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("num_shards", [1, 3])
 def test_batches_and_padding_are_those_of_the_runs(
     recordings, examined, extract_folder, num_shards, capfd
