@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +26,7 @@ from extract import exits
 from extract.config import Config
 from extract.exits import Exit
 from extract.hydra_setup import VERSION_BASE, conf_dir, not_set, register
+from extract.launchers import place
 from extract.options import ChoiceError, check, expand_home
 from extract.words import is_sweep, prepared, quoted
 
@@ -166,11 +167,20 @@ def _job(config: DictConfig) -> Ended:
         expand_home(settings)
         check(settings)
         engine = choices.find("engines", settings.engine.kind)
+        _say_part(settings, console)
     except (OmegaConfBaseException, ValueError) as error:
         return Ended(_usage(str(error)))
     if settings.preflight:
         return _preflight(settings, console)
     return _run(settings, engine, console)
+
+
+def _say_part(config: Config, console: Console) -> None:
+    """Says which part of the job this is, where a launcher's variables say so."""
+    with suppress(ValueError):  # they are ambiguous, and the options were given
+        found = place(os.environ)
+        if found is not None and found.is_part(config.shard.index, config.shard.count):
+            console.print(f"part {config.shard.index} of {config.shard.count}: {found.said}")
 
 
 def _log_to(console: Console) -> None:

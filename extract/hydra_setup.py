@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from extract.choices import names
 from extract.config import MODULE_GROUPS, SCHEMAS
+from extract.launchers import local_place, place
 from extract.options import schema_of
 from extract.run_name import run_name
 from extract.urls import folder_name, is_url
@@ -64,6 +65,36 @@ def half_if(is_half: str) -> str:
     return "auto" if found == "true" else "fp32"
 
 
+def part_index(count: int) -> int:
+    """Which of `count` parts of the job a launcher gives this process; 0 without a launcher.
+
+    Raises:
+        ValueError: the launcher divides the job into another number of parts.
+    """
+    found = place(os.environ)
+    if found is None:
+        return 0
+    if found.count not in (None, count):
+        raise ValueError(
+            f"shard.count={count}, and {found.said}; needed shard.index too, or neither of them"
+        )
+    return found.index
+
+
+def part_count() -> int:
+    """Into how many parts a launcher divides the job; 1 without a launcher.
+
+    Raises:
+        ValueError: the launcher does not say how many.
+    """
+    found = place(os.environ)
+    if found is None:
+        return 1
+    if found.count is None:
+        raise ValueError(f"{found.said}: part of how many is not known; needed shard.count=N")
+    return found.count
+
+
 class _Choice(ConfigNode):
     """A choice that is a module; reading `node` imports it and makes a config of its `Options`."""
 
@@ -102,6 +133,9 @@ def register() -> None:
         "run_name": lambda *, _root_: run_name(_root_, OmegaConf.get_type),
         "choices_of": choices_of,
         "half_if": half_if,
+        "part_index": part_index,
+        "part_count": part_count,
+        "side_by_side": lambda: local_place(os.environ)[1],
     }
     add: Any = OmegaConf.register_new_resolver if HYDRA_1_3 else OmegaConf.register_resolver
     for name, resolver in resolvers.items():

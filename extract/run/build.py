@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from extract.data.probes import Probe, Probes
 from extract.data.workers import Options
 from extract.encoder.encoder import Encoder
 from extract.encoder.quantizer import Quantizer
+from extract.launchers import local_place
 from extract.machine import best_start_method, cores
 from extract.manifest.clashes import Clash
 from extract.manifest.manifest import Manifest
@@ -139,7 +141,12 @@ def _device(name: str) -> str:
     """The device that `auto` means, or `auto:1`, which is card 1; others as they are."""
     if not AUTO.fullmatch(name):
         return name
-    return name.replace("auto", "cuda") if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    index, num_local = local_place(os.environ)
+    if name == "auto" and num_local > 1:  # a launcher's process takes a card of its own
+        return f"cuda:{index % torch.cuda.device_count()}"
+    return name.replace("auto", "cuda")
 
 
 def saved_dtype(encoder: Encoder, store: Store) -> torch.dtype:
