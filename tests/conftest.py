@@ -65,6 +65,7 @@ def extract_folder(command: Callable[..., int], tmp_path: Path) -> Callable[...,
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-table", type=Path, help="write what became of each fault here")
+    parser.addoption("--slurm", action="store_true", help="run the tests that start a Slurm")
     parser.addoption("--all-layouts", action="store_true", help="run every fault on every layout")
 
 
@@ -91,6 +92,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if is_disguised() and (marker := item.get_closest_marker("posix")):
         pytest.skip(f"not on Windows: {marker.args[0]}")
+    if item.get_closest_marker("slurm") and not item.config.getoption("--slurm"):
+        pytest.skip("only with --slurm: it starts daemons as root")
     if marker := item.get_closest_marker("fault"):
         item.user_properties.append(("fault", fault_row(*marker.args)))
 
