@@ -35,4 +35,16 @@ class Hashes:
         return frozenset(map(int, values[1:][values[1:] == values[:-1]]))
 
 
+class Known:
+    """Whether a name was added to `Hashes`; eight bytes a name."""
+
+    def __init__(self, hashes: Hashes) -> None:
+        self._values = hashes.sorted()
+
+    def __contains__(self, name: str) -> bool:
+        value = np.uint64(Hashes.of(name))
+        at = int(np.searchsorted(self._values, value))
+        return at < len(self._values) and bool(self._values[at] == value)
+
+
 _NOTHING = np.empty(0, np.uint64)

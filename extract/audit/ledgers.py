@@ -10,11 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from extract.audit.findings import Findings
-from extract.audit.hashes import Hashes
+from extract.audit.hashes import Hashes, Known
 from extract.shard import index_of
 from extract.text import count
 from extract.values import SAVED, STATUS_OF
@@ -95,14 +92,9 @@ def note_repeated(directory: Path, ids: Hashes, findings: Findings) -> None:
 
 def note_missing(listed: Path, ids: Hashes, findings: Findings) -> None:
     """Names the ids of a list, one a line, that have no line in any ledger."""
-    known = ids.sorted()
+    known = Known(ids)
     with listed.open("rb") as file:
         for line in file:
             id_ = line.rstrip(b"\r\n").decode("utf8", "surrogateescape")
-            if id_ and not _is_in(known, ids.of(id_)):
+            if id_ and id_ not in known:
                 findings.add("no_line", id_)
-
-
-def _is_in(known: NDArray[np.uint64], value: int) -> bool:
-    at = int(np.searchsorted(known, np.uint64(value)))
-    return at < len(known) and int(known[at]) == value

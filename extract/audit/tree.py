@@ -12,7 +12,7 @@ import numpy as np
 
 from extract.audit.findings import Findings
 from extract.audit.forms import Form, InArchives, OneFile
-from extract.audit.hashes import Hashes
+from extract.audit.hashes import Hashes, Known
 from extract.audit.utterances import Named
 
 TEMPORARY = ".tmp-"
@@ -53,14 +53,14 @@ def _key(id: str) -> str:  # noqa: A002
 
 def note_strays(directory: Path, form: Form | None, named: NamedFiles, findings: Findings) -> None:
     """Notes unfinished files, and files of the layout's kind that no line names."""
-    known = frozenset(named.files.sorted().tolist())
+    known = Known(named.files)
     for folder, own in _folders(directory, form):
         for name in _files(directory, folder, own):
             base = name.rpartition("/")[2]
             if base.startswith(TEMPORARY):
                 findings.add("temporary", name)
             elif isinstance(form, OneFile) and _is_of(form, folder, name):
-                if Hashes.of(name) not in known:
+                if name not in known:
                     findings.add("stray", name)
             elif isinstance(form, InArchives) and folder == form.folder:
                 _note_in_archive(directory, name, named, form, findings)
