@@ -32,6 +32,13 @@ class Observer(Protocol):
         """Headers of `done` recordings are read, out of at most `total`."""
         ...
 
+    def progress(self, text: str) -> None:
+        """Shows how far several shards are, in place of the text before; often called.
+
+        An engine that runs shards elsewhere calls it instead of `planned` and `recorded`.
+        """
+        ...
+
     def planned(self, todo: int, seconds: float, clock: Clock) -> None:
         """The work begins.
 
@@ -58,6 +65,9 @@ class Silent:
         """Does nothing."""
 
     def reading(self, done: int, total: int) -> None:
+        """Does nothing."""
+
+    def progress(self, text: str) -> None:
         """Does nothing."""
 
     def planned(self, todo: int, seconds: float, clock: Clock) -> None:

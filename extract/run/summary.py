@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extract.run.clock import Clock, hint
-from extract.run.tally import Tally
+from extract.run.tally import MAX_NAMED, Tally
+from extract.run.trainers import MAX_NAMED as MAX_LEFT_OUT
 from extract.run.trainers import Row
 from extract.store.ledger import Record
 from extract.values import Status
@@ -85,3 +86,41 @@ def summarize(
         left_out=tally.left_out.rows(),
         part=part,
     )
+
+
+_COUNTS = ("clipped", "earlier_clipped", "retried_fp32", "num_internal")
+_SECONDS = ("saved_s", "earlier_s")
+
+
+def merged(summaries: Sequence[Summary], elapsed_s: float) -> Summary:
+    """One summary of shards that were at work at the same time, for `elapsed_s` seconds.
+
+    Shares of the time and the hint are left out, since they are of different processes.
+    """
+    left = [one.left for one in summaries]
+    needed = [one.needed_bytes for one in summaries if one.needed_bytes is not None]
+    return Summary(
+        summaries[0].directory,
+        outcomes=sum((Counter(one.outcomes) for one in summaries), Counter()),
+        earlier=sum((Counter(one.earlier) for one in summaries), Counter()),
+        elapsed_s=elapsed_s,
+        failures=tuple(record for one in summaries for record in one.failures)[:MAX_NAMED],
+        left_out=_rows(row for one in summaries for row in one.left_out),
+        interrupted=next((one.interrupted for one in summaries if one.interrupted), ""),
+        left=None if None in left else sum(one or 0 for one in left),
+        stopped=next((one.stopped for one in summaries if one.stopped), ""),
+        needed_bytes=sum(needed) if needed else None,
+        # Each has counted those of all ledgers, as they were when it ended
+        not_retried=max(one.not_retried for one in summaries),
+        **{name: sum(getattr(one, name) for one in summaries) for name in (*_COUNTS, *_SECONDS)},
+    )
+
+
+def _rows(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """A row for each reason."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        before = found.get(row.reason, Row(row.reason, 0, ()))
+        names = (*before.names, *row.names)[:MAX_LEFT_OUT]
+        found[row.reason] = Row(row.reason, before.number + row.number, names)
+    return tuple(found[reason] for reason in sorted(found))

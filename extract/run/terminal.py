@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from rich.console import Console
 from rich.status import Status
 
@@ -11,6 +13,8 @@ from extract.run.summary import Summary
 from extract.run.tables import report, report_ending
 from extract.run.tally import Tally
 from extract.store.ledger import Record
+
+EACH_LINE_S = 60.0  # between two lines where no line can be replaced
 
 
 class Terminal:
@@ -23,6 +27,8 @@ class Terminal:
         self.console = console
         self._status: Status | None = None
         self._progress: Progress | None = None
+        self._elsewhere = False  # whether the work is that of an engine that runs shards elsewhere
+        self._next_line = time.monotonic() + EACH_LINE_S
 
     def __enter__(self) -> Terminal:
         return self
@@ -48,6 +54,18 @@ class Terminal:
         if done >= total:
             self._end_status()
 
+    def progress(self, text: str) -> None:
+        """Shows the text in a line that it replaces; where that cannot be, once a minute."""
+        if self.console.is_interactive:
+            if self._status is None:
+                self._status = self.console.status(text)
+                self._status.start()
+            self._status.update(text)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + EACH_LINE_S
+            self.said(text)
+        self._elsewhere = True
+
     def planned(self, todo: int, seconds: float, clock: Clock) -> None:
         """Begins the bar, or its lines."""
         self._end_status()
@@ -66,7 +84,7 @@ class Terminal:
         """
         self._end_status()
         with self.console:
-            if self._end_progress():
+            if self._end_progress() or (self._elsewhere and summary.done):
                 if summary.needed_bytes is not None:
                     needed_mb = summary.needed_bytes / 1e6
                     self.said(f"about {needed_mb:,.1f} MB are needed for what is left")
