@@ -18,13 +18,16 @@ from extract.values import Gain, Resampler
 NUMBERS = [name for name, option in options().items() if is_number(option)]
 
 
+OF_CHOICES = {"store": "layouts", "engine": "engines"}
+
+
 def config_with(name, value):
     config = Config()
     config.model.name = "hubert"
     group, _, key = name.rpartition(".")
-    if group == "store" and not hasattr(config.store, key):  # an option of some layouts alone
-        schemas = [schema_of("store", layout) for layout in choices.own("layouts")]
-        config.store = next(schema for schema in schemas if hasattr(schema(), key))()
+    if group in OF_CHOICES and not hasattr(getattr(config, group), key):  # of some choices alone
+        schemas = [schema_of(group, choice) for choice in choices.own(OF_CHOICES[group])]
+        setattr(config, group, next(schema for schema in schemas if hasattr(schema(), key))())
     setattr(getattr(config, group) if group else config, key, value)
     return config
 
@@ -82,6 +85,9 @@ BOUNDS = {
     "store.num_writers": ((1, 1024), (0, 1025)),
     "store.ark_mb": ((1e-6, 1e6), (0, -1)),
     "store.shard_mb": ((1e-6, 1e6), (0, -1)),
+    "engine.num_gpus": ((0, 0.5, 64), (-1, 64.1)),
+    "engine.num_cpus": ((1, 1024), (0, 1025)),
+    "engine.max_retries": ((0, 1000), (-1, 1001)),
     "shard.index": ((0,), (-1,)),
     "shard.count": ((1, 1_000_000), (0, 1_000_001)),
     "seed": ((0, 2**64 - 1), (-1, 2**64)),
@@ -214,7 +220,7 @@ NOT_SAID = {
     *("loader.side_by_side", "store.ark_mb", "store.shard_mb"),
     *("store.verify", "shard.index", "shard.count", "engine.kind", "device", "cpu_fallback"),
     *("retry_failed", "overwrite", "preflight"),
-    *("retry_failed", "overwrite"),
+    *("engine.address", "engine.num_gpus", "engine.num_cpus", "engine.max_retries"),
     *("quantizer.kind", "quantizer.path"),  # units join the features that are there
 }
 

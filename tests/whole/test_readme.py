@@ -177,11 +177,12 @@ def test_the_table_of_choices_has_every_choice_and_no_other():
         for choice, _text in rows(section(PAGES["options"], "Choices"))
         if choice != "choice"
     }
-    groups = {"dataset", "model", "audio", "store", "preset", "quantizer"}  # others have one choice
+    groups = {"dataset", "model", "audio", "store", "preset", "quantizer", "engine"}
     there = {(path.parent.name, path.stem) for path in Path(conf_dir()).glob("*/*.yaml")}
     there |= {("dataset", source) for source in choices.own("sources")}
     there |= {("store", layout) for layout in choices.own("layouts")}
     there |= {("quantizer", quantizer) for quantizer in choices.own("quantizers")}
+    there |= {("engine", engine) for engine in choices.own("engines")}
     assert found == {choice for choice in there if choice[0] in groups}
     assert {choice for choice in there if choice[0] not in groups} == {("loader", "default")}
 
