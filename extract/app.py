@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from extract import exits
-from extract.config import Config
+from extract.config import Config, Page
 from extract.exits import Exit
 from extract.hydra_setup import VERSION_BASE, conf_dir, not_set, register
 from extract.options import ChoiceError, check, expand_home
@@ -197,7 +197,7 @@ def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
         except KeyboardInterrupt:
             console.print("stopped at once; the same command goes on from here")
             return Ended(exits.INTERRUPTED)
-        if config.report.page and not stop.signal_name:
+        if config.report.page is not Page.none and not stop.signal_name:
             _report(summaries, console)
         if stop.signal_name and HydraConfig.get().mode is RunMode.MULTIRUN:
             return Ended(exits.after_signal(stop.signal_name), summaries)  # ends the sweep too

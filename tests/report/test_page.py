@@ -66,7 +66,7 @@ def extract(recordings, store, *options) -> int:
 @pytest.fixture(scope="module")
 def store(recordings, tmp_path_factory):
     store = tmp_path_factory.mktemp("store") / "out"
-    assert extract(recordings, store, "audio.max_duration_s=15", "report.page=true") == 1
+    assert extract(recordings, store, "audio.max_duration_s=15", "report=html") == 1
     return store
 
 
@@ -363,14 +363,14 @@ def test_a_page_that_fails_ends_no_run(recordings, tmp_path, monkeypatch, capsys
 
     monkeypatch.setattr(run, "write", broken)
     shutil.copy(recordings / "loud.wav", tmp_path)
-    assert extract(tmp_path, tmp_path / "out", "report.page=true") == 0
+    assert extract(tmp_path, tmp_path / "out", "report=html") == 0
     assert "no report: RuntimeError: no page today" in capsys.readouterr().err
 
 
 def test_a_page_beside_recordings_is_no_recording(tmp_path):
     write_wav(tmp_path / "in" / "a.wav")
     for _ in range(2):
-        options = ["store=so_vits_svc", "report.page=true", "dataset.extensions=[]"]
+        options = ["store=so_vits_svc", "report=html", "dataset.extensions=[]"]
         assert extract(tmp_path / "in", tmp_path / "in", *options) == 0
     assert (tmp_path / "in" / "report.html").exists()
     assert [line["id"] for line in ledger(tmp_path / "in")] == ["a.wav"]
