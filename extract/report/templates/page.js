@@ -96,6 +96,7 @@
   function drawSound(stack) {
     const audio = stack.parentElement.querySelector("audio");
     const seconds = Number(stack.dataset.seconds);
+    const mel = stack.querySelector(".mel"); // none of a sound shorter than its window
     const wave = WaveSurfer.create({
       ...waveColours(),
       container: stack.querySelector(".wave"),
@@ -105,7 +106,7 @@
       sampleRate: 16000,
       cursorWidth: 0,
       hideScrollbar: true,
-      plugins: [WaveSurfer.Spectrogram.create({ ...MEL, container: stack.querySelector(".mel"), height: 96 })],
+      plugins: mel ? [WaveSurfer.Spectrogram.create({ ...MEL, container: mel, height: 96 })] : [],
     });
     waves.set(stack, wave);
     wave.on("ready", () => stack.classList.add("ready"));
