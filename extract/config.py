@@ -94,13 +94,26 @@ class EngineOptions:
     kind: str = "local"  # a module of `extract/run/engines/`, or what an installed package adds
 
 
+class Page(Enum):
+    """What is made of a store to look at and to listen to: nothing, or `report.html` in it.
+
+    `html`: at the end of the command, in a process of its own at low priority; a page that cannot
+    be made ends no run. `live`: the same, and while the run is at work the page is written anew
+    every minute. `python -m extract report STORE` makes the page of any store at any time.
+    """
+
+    html = "html"
+    none = "none"
+    live = "live"
+
+
 @dataclass
 class ReportConfig:
-    """A page that shows the store, `report.html` in it. Nothing here changes a feature."""
+    """What shows a run and its store. Nothing here changes a feature."""
 
-    # Make it at the end of a run: half a second for a dozen recordings. `python -m extract report
-    # STORE` makes it at any time
-    page: bool = False
+    # The environment variable `EXTRACT_REPORT` chooses the group's default: `none` for no page.
+    page: Page = Page.html
+    tensorboard: bool = False  # speed, waiting, memory and rejections as TensorBoard's events
 
 
 PREFLIGHT = "true, false or json"

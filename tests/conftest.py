@@ -18,6 +18,7 @@ from support.recordings import write_wav
 from support.windows import is_disguised
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["EXTRACT_REPORT"] = "none"  # a test that looks at a page asks for it: report=html
 settings.register_profile("no clock", deadline=None)  # a busy machine is no fault
 settings.load_profile("no clock")
 

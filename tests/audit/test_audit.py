@@ -38,7 +38,7 @@ def run(clips, tmp_path_factory):
 
     def run(layout: str, store: Path, *more: str) -> int:
         where = [f"dataset.path={clips}", f"store={layout}", f"store.dir={store}"]
-        more = ("loader.num_workers=0", "store.fsync=false", "report.page=false", *more)
+        more = ("loader.num_workers=0", "store.fsync=false", "report=none", *more)
         return main(["dataset=folder", *where, *TINY, *more])
 
     return run

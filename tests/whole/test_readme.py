@@ -177,7 +177,7 @@ def test_the_table_of_choices_has_every_choice_and_no_other():
         for choice, _text in rows(section(PAGES["options"], "Choices"))
         if choice != "choice"
     }
-    groups = {"dataset", "model", "audio", "store", "preset", "quantizer", "engine"}
+    groups = {"dataset", "model", "audio", "store", "preset", "quantizer", "engine", "report"}
     there = {(path.parent.name, path.stem) for path in Path(conf_dir()).glob("*/*.yaml")}
     there |= {("dataset", source) for source in choices.own("sources")}
     there |= {("store", layout) for layout in choices.own("layouts")}

@@ -108,7 +108,7 @@ class Cluster:
             f"#!/bin/bash\nexport PYTHONPATH={root} OMP_NUM_THREADS=1\n"
             f"exec {sys.executable} {folder}/slow.py dataset=folder dataset.path={folder}/in "
             f"store.dir={self.store} model=tiny_random device=cpu loader.num_workers=1 "
-            "loader.batch_seconds=5 report.page=false\n"
+            "loader.batch_seconds=5 report=none\n"
         )
 
     def submit(self, *options):

@@ -153,7 +153,7 @@ def test_a_killed_driver_and_the_same_command_again(config, clips, cluster, tmp_
         *("dataset=folder", f"dataset.path={clips}", f"store.dir={config.store.dir}"),
         *("model=tiny_random", "device=cpu", "loader.num_workers=1", "loader.batch_seconds=2"),
         *("store.num_writers=1", "engine=ray", f"engine.address={cluster.address}"),
-        *("engine.num_cpus=1", "report.page=false"),
+        *("engine.num_cpus=1", "report=none"),
     ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     driver = subprocess.Popen(
