@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -25,9 +24,17 @@ from omegaconf.errors import OmegaConfBaseException
 from extract import exits
 from extract.config import Config, Page
 from extract.exits import Exit
-from extract.hydra_setup import VERSION_BASE, conf_dir, not_set, register
+from extract.hydra_setup import VERSION_BASE, chosen_by, conf_dir, not_set, register
 from extract.options import ChoiceError, check, expand_home
-from extract.words import is_sweep, prepared, quoted
+from extract.words import (
+    SHOWS_CONFIG,
+    SHOWS_HELP,
+    SHOWS_INFO,
+    is_asked,
+    is_sweep,
+    prepared,
+    quoted,
+)
 
 if TYPE_CHECKING:  # what `--help` does not wait for
     from rich.console import Console
@@ -70,12 +77,19 @@ def main(argv: list[str] | None = None) -> int:
     if not _has_working_folder():
         said = "the working folder is gone; go to another one (cd) and run this again"
         return _usage(said).code
-    if {"--help", "-h"} & set(words) and not _has_dataset(words):
-        words.append("dataset=demo")  # help shows a config, and a config needs a dataset
+    if is_asked(words, SHOWS_CONFIG) and is_sweep(words):
+        said = "--cfg and --info show one run: leave out -m, and give each option one value"
+        return _usage(said).code
+    if is_asked(words, SHOWS_HELP | SHOWS_CONFIG) and not _has_dataset(words):
+        words.append("dataset=demo")  # what is shown is composed, which needs a dataset
+        if is_asked(words, SHOWS_CONFIG):
+            sys.stderr.write("with dataset=demo, since no dataset is chosen:\n")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors; `_failed` prints them
     without_a_job = exits.DONE
     try:
         with _sweep_folder(prepared(words)) as sys.argv[1:]:
+            if is_asked(words, SHOWS_INFO):
+                sys.stdout.write(chosen_by(sys.argv[1:]))
             job()
     except SystemExit as error:  # argparse has said what is wrong with the command line
         without_a_job = exits.USAGE if error.code else exits.DONE
@@ -100,9 +114,9 @@ def _failed(error: Exception, *, composed: bool) -> Exit:
 
 
 def _has_dataset(words: Sequence[str]) -> bool:
-    """Whether a dataset is chosen: by an override, a preset, or the config that is named."""
-    by_config = re.search(r"(?:^| )(?:--config-name|-cn)[= ]gpt_sovits(?: |$)", " ".join(words))
-    return bool(by_config) or any(word.startswith(("dataset=", "preset=")) for word in words)
+    """Whether a dataset is chosen: by an override, a preset, or a config that is named."""
+    by_config = is_asked(words, {"--config-name", "-cn"})
+    return by_config or any(word.startswith(("dataset=", "preset=")) for word in words)
 
 
 def _has_working_folder() -> bool:

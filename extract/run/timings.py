@@ -7,7 +7,6 @@ import shlex
 import threading
 import time
 from contextlib import suppress
-from enum import Enum
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from extract.run.clock import Clock
 from extract.run.tally import Tally
 from extract.shard import Shard
 from extract.store.timings import Timings
+from extract.text import typed
 from extract.urls import redacted
 
 EVERY_S = 5.0  # between lines
@@ -99,18 +99,5 @@ def command_of(config: Config) -> str:
     for name, option in options_of(config).items():
         value = attrgetter(name)(config)
         if name not in keys and value not in (option.default, MISSING):
-            words.append(f"{name}={_text(value)}")
+            words.append(f"{name}={typed(value)}")
     return shlex.join(["python", "-m", "extract", *map(redacted, words)])
-
-
-def _text(value: Any) -> str:
-    """A value as the command line takes it: `null`, `true`, `[6,9]`."""
-    if value is None:
-        return "null"
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_text, value))}]"
-    return str(value)
