@@ -214,7 +214,7 @@ NOT_SAID = {
     *("loader.side_by_side", "store.ark_mb", "store.shard_mb"),
     *("store.verify", "shard.index", "shard.count", "engine.kind", "device", "cpu_fallback"),
     *("retry_failed", "overwrite", "preflight"),
-    *("retry_failed", "overwrite"),
+    *("report.page", "report.tensorboard"),
     *("quantizer.kind", "quantizer.path"),  # units join the features that are there
 }
 
