@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,8 @@ def require_tensorboard() -> None:
         ValueError: the package is not installed.
     """
     try:
-        import tensorboard.summary.writer.record_writer
-        from tensorboard.compat.proto import event_pb2
-
-        assert tensorboard and event_pb2
+        for module in ("summary.writer.record_writer", "compat.proto.event_pb2"):
+            import_module(f"tensorboard.{module}")
     except ModuleNotFoundError as error:
         raise ValueError(f"report.tensorboard=true: {missing(error.name)}") from error
 
