@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -208,7 +208,7 @@ def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
         console.is_interactive = False  # bars of several runs would overwrite each other
     with stop_on_signals() as stop:
         try:
-            with Terminal(console) as watch:
+            with Terminal(console) as watch, _live(config):
                 summaries = engine.run(config, engine.shards(config), run_shard, watch, stop)
         except ValueError as error:
             return Ended(_usage(str(error)))
@@ -220,6 +220,15 @@ def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
         is_shown = config.report.page is not Page.none and not stop.signal_name
         stores = [summary.directory for summary in summaries] if is_shown else []
         return Ended(exits.of_run(summaries), summaries, stores)
+
+
+def _live(config: Config) -> AbstractContextManager[None]:
+    """Keeps the store's page up to date while a run is at work, if that is asked for."""
+    if config.report.page is not Page.live:
+        return nullcontext()
+    from extract.report.live import kept_live
+
+    return kept_live(Path(config.store.dir))
 
 
 def _pages(stores: Sequence[Path]) -> Exit:

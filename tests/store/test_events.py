@@ -122,6 +122,8 @@ def test_events_are_written_through_no_link(extract_folder, recordings, tmp_path
 def test_without_the_package_a_run_is_refused_before_any_work(
     extract_folder, recordings, tmp_path, monkeypatch, capfd, option
 ):
+    for name in [name for name in sys.modules if name.startswith("tensorboard.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     assert extract_folder(recordings, "report.tensorboard=true", *option) == 2
     said = " ".join(capfd.readouterr().err.split())
