@@ -155,9 +155,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the parent acts
     job = json.load(sys.stdin)
     for store in job["stores"]:
-        sys.stdout.write(
-            json.dumps({"store": store, **_made(Path(store), live=job["live"])}) + "\n"
-        )
+        made = _made(Path(store), live=job["live"])
+        sys.stdout.write(json.dumps({"store": store, **made}) + "\n")
         sys.stdout.flush()
 
 

@@ -1,7 +1,7 @@
 """A page that is written anew every minute while a run is at work: `report.page=live`.
 
-A thread waits for the minute and for the process that makes the page; the run's own loop has nothing
-to do with it.
+A thread waits for the minute and for the process that makes the page. The run's own loop has
+nothing to do with it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ EVERY_S = 60.0  # from one beginning to the next
 def kept_live(store: Path) -> Iterator[None]:
     """Writes the store's page anew every minute while the block runs.
 
-    At the end of the block a page in the making is given up, and browsers are no longer told to load
-    the page anew.
+    At the end of the block the process that makes a page is killed, and browsers are no longer told
+    to load the page anew.
     """
     ended = threading.Event()
     thread = threading.Thread(target=_rewrite, args=(store, ended), name="live page", daemon=True)
