@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from extract import exits
+from extract import completion, exits
 from extract.config import Config, Page
 from extract.exits import Exit
 from extract.hydra_setup import VERSION_BASE, chosen_by, conf_dir, not_set, register
@@ -75,6 +75,9 @@ def main(argv: list[str] | None = None) -> int:
             raise KeyboardInterrupt  # or Hydra would go on with the next job of a sweep
 
     words = list(sys.argv[1:] if argv is None else argv)
+    if is_asked(words, completion.COMPLETES):
+        completion.complete(words, job)
+        return exits.DONE.code
     if not _has_working_folder():
         said = "the working folder is gone; go to another one (cd) and run this again"
         return _usage(said).code
