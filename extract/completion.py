@@ -3,7 +3,7 @@
     eval "$(python -m extract -sc install=bash)"
 
 Hydra answers which groups, choices and options there are (`-sc query=bash`). Two things of its own
-are replaced here: its script for bash, which knows `python FILE.py` and not `python -m extract`; and
+are replaced here: its script for bash, which knows `python FILE.py` and no `python -m extract`; and
 the line that it is asked about, since a line without a dataset does not compose.
 """
 
