@@ -46,7 +46,8 @@ def conf_dir() -> str:
 
 def not_set(config: DictConfig) -> list[str]:
     """Environment variables that a config asks for, `${oc.env:NAME}`, and that are not there."""
-    asked = _ENVIRONMENT.findall(OmegaConf.to_yaml(config))
+    # No YAML: that of OmegaConf 2.4 holds no name that is no Unicode.
+    asked = _ENVIRONMENT.findall(repr(OmegaConf.to_container(config)))
     return [name for name in dict.fromkeys(asked) if name not in os.environ]
 
 
