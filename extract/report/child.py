@@ -38,7 +38,7 @@ Said = Mapping[str, Any]  # a line of the process
 def make(stores: Sequence[Path], stop: Callable[[], bool], *, live: bool = False) -> list[str]:
     """Makes the pages of stores and waits for them; returns what to say of them.
 
-    A page that is newer than all that it shows is left as it is. Nothing that goes wrong with a
+    A page that is newer than its store's ledgers is left as it is. Nothing that goes wrong with a
     page raises.
 
     Args:
@@ -54,8 +54,8 @@ def make(stores: Sequence[Path], stop: Callable[[], bool], *, live: bool = False
             {"stores": [str(store.absolute()) for store in old], "live": live}, _longest(old), stop
         )
         problems = [f"no report: {one['problem']}" for one in said if "problem" in one]
-        if ending and len(said) < len(old):
-            problems.append(f"no report: {ending}")
+        if len(said) < len(old):
+            problems.append(f"no report: {ending or 'its process ended without saying why'}")
     made = [f"report: {page_of(store)}" for store in wanted if is_current(store)]
     return [*_few(made, "reports"), *_few(problems, "reports that could not be made")]
 

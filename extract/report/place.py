@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from extract.files import open_regular
-from extract.manifest.folders import METADATA, REPORT
+from extract.manifest.folders import REPORT
 from extract.store.ledger import ledger_paths
 
 TITLE = "Extraction report: "  # begins the title of every page
@@ -40,16 +39,13 @@ def is_live(path: Path) -> bool:
 
 
 def is_current(store: Path) -> bool:
-    """Whether a store has the page of a run's end, newer than its ledgers and its metadata."""
+    """Whether a store has the page of a run's end, newer than its ledgers.
+
+    Every run writes the metadata, so their time says nothing.
+    """
     page = page_of(store)
     with suppress(OSError):
         made = page.stat().st_mtime_ns
-        newer = all(made >= path.stat().st_mtime_ns for path in _shown_by_a_page(store))
+        newer = all(made >= path.stat().st_mtime_ns for path in ledger_paths(store))
         return newer and not is_foreign(page) and not is_live(page)
     return False
-
-
-def _shown_by_a_page(store: Path) -> Iterator[Path]:
-    yield from ledger_paths(store)
-    if (store / METADATA).exists():
-        yield store / METADATA

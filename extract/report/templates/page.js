@@ -35,7 +35,7 @@
       xs: data.labels.map((_label, place) => place),
       xScale: { time: false, range: [-0.5, data.labels.length - 0.5] },
       xAxis: axis({ grid: { show: false }, size: 24, splits: few, values: (_u, splits) => splits.map((place) => texts.get(place)) }),
-      xSeries: { label: data.unit, value: (_u, _v, _si, place) => data.labels[place] ?? "–" },
+      xSeries: { label: "", value: (_u, _v, _si, place) => (place == null ? "" : `${data.labels[place]} ${data.unit}`) },
       series: (number) => ({
         fill: () => colour(SERIES[number]),
         width: 0,
@@ -50,7 +50,7 @@
       xs: data.x,
       xScale: { time: false },
       xAxis: axis({ grid: { show: false }, size: 24, values: (_u, splits) => splits.map((second) => `${inShort.format(second)} s`) }),
-      xSeries: { label: "time", value: (_u, second) => (second == null ? "–" : `${inFull.format(second)} s`) },
+      xSeries: { label: "", value: (_u, second) => (second == null ? "" : `${inFull.format(second)} s`) },
       series: (number) => ({ width: 2, dash: DASHES[number], points: { show: data.x.length < 3 } }),
     };
   }
@@ -61,7 +61,7 @@
     const series = data.names.map((label, number) => ({
       label,
       stroke: () => colour(SERIES[number]),
-      value: (_u, value) => (value == null ? "–" : inFull.format(value)),
+      value: (_u, value) => (value == null ? "" : inFull.format(value)),
       ...own.series(number),
     }));
     const options = {
@@ -96,6 +96,8 @@
   function drawSound(stack) {
     const audio = stack.parentElement.querySelector("audio");
     const seconds = Number(stack.dataset.seconds);
+    audio.preload = "metadata"; // shows how long it is
+    const mel = stack.querySelector(".mel"); // none of a sound shorter than its window
     const wave = WaveSurfer.create({
       ...waveColours(),
       container: stack.querySelector(".wave"),
@@ -105,7 +107,7 @@
       sampleRate: 16000,
       cursorWidth: 0,
       hideScrollbar: true,
-      plugins: [WaveSurfer.Spectrogram.create({ ...MEL, container: stack.querySelector(".mel"), height: 96 })],
+      plugins: mel ? [WaveSurfer.Spectrogram.create({ ...MEL, container: mel, height: 96 })] : [],
     });
     waves.set(stack, wave);
     wave.on("ready", () => stack.classList.add("ready"));
