@@ -30,6 +30,7 @@ from extract.words import (
     SHOWS_CONFIG,
     SHOWS_HELP,
     SHOWS_INFO,
+    chooses_dataset,
     is_asked,
     is_sweep,
     prepared,
@@ -78,13 +79,9 @@ def main(argv: list[str] | None = None) -> int:
     if is_asked(words, completion.COMPLETES):
         completion.complete(words, job)
         return exits.DONE.code
-    if not _has_working_folder():
-        said = "the working folder is gone; go to another one (cd) and run this again"
-        return _usage(said).code
-    if is_asked(words, SHOWS_CONFIG) and is_sweep(words):
-        said = "--cfg and --info show one run: leave out -m, and give each option one value"
-        return _usage(said).code
-    if is_asked(words, SHOWS_HELP | SHOWS_CONFIG) and not _has_dataset(words):
+    if refusal := _refusal(words):
+        return _usage(refusal).code
+    if is_asked(words, SHOWS_HELP | SHOWS_CONFIG) and not chooses_dataset(words):
         words.append("dataset=demo")  # what is shown is composed, which needs a dataset
         if is_asked(words, SHOWS_CONFIG):
             sys.stderr.write("with dataset=demo, since no dataset is chosen:\n")
@@ -120,10 +117,13 @@ def _failed(error: Exception, *, composed: bool) -> Exit:
     return exits.CRASHED
 
 
-def _has_dataset(words: Sequence[str]) -> bool:
-    """Whether a dataset is chosen: by an override, a preset, or a config that is named."""
-    by_config = is_asked(words, {"--config-name", "-cn"})
-    return by_config or any(word.startswith(("dataset=", "preset=")) for word in words)
+def _refusal(words: Sequence[str]) -> str:
+    """Why a command line is refused before Hydra sees it; "" if it is not."""
+    if not _has_working_folder():
+        return "the working folder is gone; go to another one (cd) and run this again"
+    if is_asked(words, SHOWS_CONFIG) and is_sweep(words):
+        return "--cfg and --info show one run: leave out -m, and give each option one value"
+    return ""
 
 
 def _has_working_folder() -> bool:

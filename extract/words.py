@@ -53,9 +53,14 @@ def is_sweep(words: Iterable[str]) -> bool:
     )
 
 
-def is_asked(words: Iterable[str], options: Iterable[str]) -> bool:
-    """Whether one of Hydra's options is there: `--cfg job`, `--cfg=job`."""
-    return not {word.partition("=")[0] for word in words}.isdisjoint(options)
+def is_asked(words: Iterable[str], names: Iterable[str]) -> bool:
+    """Whether a word has one of the names: `--cfg`, `--cfg=job`, `dataset=demo`."""
+    return not {word.partition("=")[0] for word in words}.isdisjoint(names)
+
+
+def chooses_dataset(words: Iterable[str]) -> bool:
+    """Whether a dataset is chosen: by an override, a preset, or a config that is named."""
+    return is_asked(words, {"dataset", PRESET, "--config-name", "-cn"})
 
 
 def quoted(text: str) -> str:
