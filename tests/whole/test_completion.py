@@ -30,9 +30,7 @@ def completed(command, monkeypatch, capfd):
     return completed
 
 
-@pytest.mark.parametrize(
-    "start", ["extract ", "python -m extract ", "/usr/bin/python3 -m extract "]
-)
+@pytest.mark.parametrize("start", ["extract ", "/bin/python3 -m extract "])
 def test_the_first_word_is_a_group_an_option_or_a_command(completed, start):
     found = completed(start)
     groups = {f"{group}=" for group in default_choices()}
