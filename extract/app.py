@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,13 +21,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from extract import exits
+from extract import completion, exits
 from extract.config import Config, Page
 from extract.exits import Exit
-from extract.hydra_setup import VERSION_BASE, conf_dir, not_set, register
+from extract.hydra_setup import VERSION_BASE, chosen_by, conf_dir, not_set, register
 from extract.launchers import place
 from extract.options import ChoiceError, check, expand_home
-from extract.words import is_sweep, prepared, quoted
+from extract.words import (
+    SHOWS_CONFIG,
+    SHOWS_HELP,
+    SHOWS_INFO,
+    chooses_dataset,
+    is_asked,
+    is_sweep,
+    prepared,
+    quoted,
+)
 
 if TYPE_CHECKING:  # what `--help` does not wait for
     from rich.console import Console
@@ -69,15 +77,21 @@ def main(argv: list[str] | None = None) -> int:
             raise KeyboardInterrupt  # or Hydra would go on with the next job of a sweep
 
     words = list(sys.argv[1:] if argv is None else argv)
-    if not _has_working_folder():
-        said = "the working folder is gone; go to another one (cd) and run this again"
-        return _usage(said).code
-    if {"--help", "-h"} & set(words) and not _has_dataset(words):
-        words.append("dataset=demo")  # help shows a config, and a config needs a dataset
+    if is_asked(words, completion.COMPLETES):
+        completion.complete(words, job)
+        return exits.DONE.code
+    if refusal := _refusal(words):
+        return _usage(refusal).code
+    if is_asked(words, SHOWS_HELP | SHOWS_CONFIG) and not chooses_dataset(words):
+        words.append("dataset=demo")  # what is shown is composed, which needs a dataset
+        if is_asked(words, SHOWS_CONFIG):
+            sys.stderr.write("with dataset=demo, since no dataset is chosen:\n")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors; `_failed` prints them
     without_a_job = exits.DONE
     try:
         with _sweep_folder(prepared(words)) as sys.argv[1:]:
+            if is_asked(words, SHOWS_INFO):
+                sys.stdout.write(chosen_by(sys.argv[1:]))
             job()
     except SystemExit as error:  # argparse has said what is wrong with the command line
         without_a_job = exits.USAGE if error.code else exits.DONE
@@ -104,10 +118,13 @@ def _failed(error: Exception, *, composed: bool) -> Exit:
     return exits.CRASHED
 
 
-def _has_dataset(words: Sequence[str]) -> bool:
-    """Whether a dataset is chosen: by an override, a preset, or the config that is named."""
-    by_config = re.search(r"(?:^| )(?:--config-name|-cn)[= ]gpt_sovits(?: |$)", " ".join(words))
-    return bool(by_config) or any(word.startswith(("dataset=", "preset=")) for word in words)
+def _refusal(words: Sequence[str]) -> str:
+    """Why a command line is refused before Hydra sees it; "" if it is not."""
+    if not _has_working_folder():
+        return "the working folder is gone; go to another one (cd) and run this again"
+    if is_asked(words, SHOWS_CONFIG) and is_sweep(words):
+        return "--cfg and --info show one run: leave out -m, and give each option one value"
+    return ""
 
 
 def _has_working_folder() -> bool:
@@ -204,7 +221,7 @@ def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
         console.is_interactive = False  # bars of several runs would overwrite each other
     with stop_on_signals() as stop:
         try:
-            with Terminal(console) as watch:
+            with Terminal(console) as watch, _live(config):
                 summaries = engine.run(config, engine.shards(config), run_shard, watch, stop)
         except ValueError as error:
             return Ended(_usage(str(error)))
@@ -216,6 +233,15 @@ def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
         is_shown = config.report.page is not Page.none and not stop.signal_name
         stores = [summary.directory for summary in summaries] if is_shown else []
         return Ended(exits.of_run(summaries), summaries, stores)
+
+
+def _live(config: Config) -> AbstractContextManager[None]:
+    """Keeps the store's page up to date while a run is at work, if that is asked for."""
+    if config.report.page is not Page.live:
+        return nullcontext()
+    from extract.report.live import kept_live
+
+    return kept_live(Path(config.store.dir))
 
 
 def _pages(stores: Sequence[Path]) -> Exit:

@@ -113,7 +113,9 @@ class ReportConfig:
 
     # The environment variable `EXTRACT_REPORT` chooses the group's default: `none` for no page.
     page: Page = Page.html
-    tensorboard: bool = False  # speed, waiting, memory and rejections as TensorBoard's events
+    # Also note the run's speed, waiting, memory and outcomes for TensorBoard, in
+    # `.extract/tensorboard` of the store
+    tensorboard: bool = False
 
 
 PREFLIGHT = "true, false or json"

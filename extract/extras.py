@@ -19,6 +19,7 @@ EXTRAS: dict[str, str] = {  # the name that is imported: the extra that installs
     "s3fs": "remote",
     "pyarrow": "parquet",
     "ray": "ray",
+    "tensorboard": "tensorboard",
 }
 
 

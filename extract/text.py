@@ -1,6 +1,9 @@
-"""Counts, names and foreign text as a message or a table's cell holds them."""
+"""Counts, names, values and foreign text as a message or a table's cell holds them."""
 
 from __future__ import annotations
+
+from enum import Enum
+from typing import Any
 
 MAX_SHOWN_CHARACTERS = 200
 
@@ -49,3 +52,16 @@ def shortened(text: str) -> str:
     more = len(text) - MAX_SHOWN_CHARACTERS
     shown = printable(text[:MAX_SHOWN_CHARACTERS])
     return f"{shown}... and {more:,} characters more" if more > 0 else shown
+
+
+def typed(value: Any) -> str:
+    """A value as the command line takes it: `null`, `true`, `[6,9]`."""
+    if value is None:
+        return "null"
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(typed, value))}]"
+    return str(value)

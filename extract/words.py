@@ -19,6 +19,9 @@ TAKES_A_WORD = {
 }
 # Hydra's prefix (add, force, delete), then a name, then the value: `++model.path=DIR`.
 OVERRIDE = re.compile(r"(?P<head>(?:\+\+?|~)?(?P<name>[^=]*)=)(?P<value>.*)", re.DOTALL)
+# Hydra's options that show something in place of a run.
+SHOWS_HELP, SHOWS_INFO = {"--help", "-h"}, {"--info", "-i"}
+SHOWS_CONFIG = {"--cfg", "-c", *SHOWS_INFO}
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 KEPT = re.compile(
     rf"{QUOTED}|null", re.DOTALL | re.IGNORECASE
@@ -37,7 +40,7 @@ def prepared(words: Iterable[str]) -> list[str]:
 
     In that order because argparse refuses `key=value` on both sides of `-m`.
     """
-    overrides, flags = _apart(words)
+    overrides, flags = apart(words)
     sweep, chosen = is_sweep([*overrides, *flags]), _chosen(overrides)
     return [_for_hydra(word, sweep, chosen) for word in overrides] + flags
 
@@ -50,13 +53,23 @@ def is_sweep(words: Iterable[str]) -> bool:
     )
 
 
+def is_asked(words: Iterable[str], names: Iterable[str]) -> bool:
+    """Whether a word has one of the names: `--cfg`, `--cfg=job`, `dataset=demo`."""
+    return not {word.partition("=")[0] for word in words}.isdisjoint(names)
+
+
+def chooses_dataset(words: Iterable[str]) -> bool:
+    """Whether a dataset is chosen: by an override, a preset, or a config that is named."""
+    return is_asked(words, {"dataset", PRESET, "--config-name", "-cn"})
+
+
 def quoted(text: str) -> str:
     r"""`text` in Hydra's quotes, where a backslash is an escape only before a quote or the end."""
     escaped = re.sub(r"(\\*)('|\Z)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text)
     return f"'{escaped}'"
 
 
-def _apart(words: Iterable[str]) -> tuple[list[str], list[str]]:
+def apart(words: Iterable[str]) -> tuple[list[str], list[str]]:
     """The `key=value` words, and all others, each kind in its order."""
     overrides: list[str] = []
     flags: list[str] = []

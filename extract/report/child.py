@@ -35,7 +35,7 @@ MAX_TEXT = 300  # characters of a problem
 Said = Mapping[str, Any]  # a line of the process
 
 
-def make(stores: Sequence[Path], stop: Callable[[], bool]) -> list[str]:
+def make(stores: Sequence[Path], stop: Callable[[], bool], *, live: bool = False) -> list[str]:
     """Makes the pages of stores and waits for them; returns what to say of them.
 
     A page that is newer than its store's ledgers is left as it is. Nothing that goes wrong with a
@@ -44,13 +44,14 @@ def make(stores: Sequence[Path], stop: Callable[[], bool]) -> list[str]:
     Args:
         stores: their folders. One without a ledger has no page.
         stop: asked while a page is made; once it returns True the process is killed.
+        live: the stores' runs are at work, which the pages say.
     """
     wanted = [store for store in dict.fromkeys(stores) if ledger_paths(store)]
     old = [store for store in wanted if not is_current(store)]
     problems: list[str] = []
     if old:
         said, ending = _run(
-            {"stores": [str(store.absolute()) for store in old]}, _longest(old), stop
+            {"stores": [str(store.absolute()) for store in old], "live": live}, _longest(old), stop
         )
         problems = [f"no report: {one['problem']}" for one in said if "problem" in one]
         if len(said) < len(old):
@@ -154,15 +155,16 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the parent acts
     job = json.load(sys.stdin)
     for store in job["stores"]:
-        sys.stdout.write(json.dumps({"store": store, **_made(Path(store))}) + "\n")
+        made = _made(Path(store), live=job["live"])
+        sys.stdout.write(json.dumps({"store": store, **made}) + "\n")
         sys.stdout.flush()
 
 
-def _made(store: Path) -> dict[str, str]:
+def _made(store: Path, *, live: bool) -> dict[str, str]:
     from extract.report.run import write  # NumPy, PyAV, torch: at low priority by now
 
     try:
-        return {"page": str(write(store))}
+        return {"page": str(write(store, live=live))}
     except ValueError as error:
         said = str(error)
     except Exception as error:  # also a fault of this program: the features are saved

@@ -10,6 +10,8 @@ from extract.manifest.folders import REPORT
 from extract.store.ledger import ledger_paths
 
 TITLE = "Extraction report: "  # begins the title of every page
+LIVE = '<meta name="extract" content="live">'  # in a page that was made while its run was at work
+REFRESH = '<meta http-equiv="refresh" content="60">'  # a browser loads that page anew each minute
 HEAD = 4096  # bytes of a page in which its title stands
 
 
@@ -27,11 +29,23 @@ def is_foreign(path: Path) -> bool:
         return False  # nothing there, or nothing that holds data
 
 
+def is_live(path: Path) -> bool:
+    """Whether a page was made while its run was at work."""
+    try:
+        with open_regular(path) as file:
+            return LIVE.encode() in file.read(HEAD)
+    except OSError:
+        return False
+
+
 def is_current(store: Path) -> bool:
-    """Whether a store has a page that is newer than its ledgers: every run writes the metadata."""
+    """Whether a store has the page of a run's end, newer than its ledgers.
+
+    Every run writes the metadata, so their time says nothing.
+    """
     page = page_of(store)
     with suppress(OSError):
         made = page.stat().st_mtime_ns
         newer = all(made >= path.stat().st_mtime_ns for path in ledger_paths(store))
-        return newer and not is_foreign(page)
+        return newer and not is_foreign(page) and not is_live(page)
     return False

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import functools
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from extract import __version__, choices
 from extract.audio.loudness import loudness_lufs
@@ -20,7 +23,7 @@ from extract.report.charts import Chart
 from extract.report.counted import LOUDNESS_LUFS, NUM_NAMES, Counted, Drawn, Histogram, histogram
 from extract.report.gallery import gallery
 from extract.report.pages import Table, name_of, table_of
-from extract.report.place import TITLE, is_foreign, page_of
+from extract.report.place import LIVE, REFRESH, TITLE, is_foreign, page_of
 from extract.store import ledger, metadata
 from extract.store.layout import LayoutOptions
 from extract.store.store import Store
@@ -51,12 +54,13 @@ class Found:
     problem: str = ""
 
 
-def write(directory: Path, target: Path | None = None) -> Path:
+def write(directory: Path, target: Path | None = None, *, live: bool = False) -> Path:
     """Writes a store's page, whole or not at all; returns where it is.
 
     Args:
         directory: the store.
         target: the page's file; None: `report.html` in the store.
+        live: its run is at work: the page says so, and browsers load it anew every minute.
 
     Raises:
         ValueError: there is no ledger, or a file of another program has the page's name.
@@ -73,8 +77,14 @@ def write(directory: Path, target: Path | None = None) -> Path:
             "for it, or another for the page (extract report STORE --output FILE)"
         )
     target = target or page_of(directory)
-    pages.write("report.html", target, values(found(directory)))
+    pages.write("report.html", target, values(found(directory), live=live))
     return target
+
+
+def _live() -> dict[str, str]:
+    """What only a page holds that is made while its run is at work."""
+    made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    return {"head": Markup(LIVE + REFRESH), "made": made}
 
 
 def found(directory: Path) -> Found:
@@ -112,11 +122,12 @@ def _frame_s(known: Mapping[str, Any]) -> float:
     return 320 / 16_000
 
 
-def values(what: Found) -> dict[str, Any]:
+def values(what: Found, *, live: bool = False) -> dict[str, Any]:
     """What `report.html` shows of a store. Its utterances are made while the page is written."""
     counted = Counted(_gain(what.identity)).add_all(ledger.read(what.directory))
     return {
         "title": f"{TITLE}{name_of(what.directory.resolve().name)}",
+        "live": _live() if live else None,
         "sections": SECTIONS,
         "problem": name_of(what.problem),
         **_outcome(counted),

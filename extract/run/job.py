@@ -43,6 +43,7 @@ from extract.run.work import (
 )
 from extract.shard import Shard
 from extract.store import foreign, settling
+from extract.store.events import Events
 from extract.store.ledger import Ledger, Record, read
 from extract.store.store import StoreUnusable
 from extract.store.timings import Timings
@@ -126,7 +127,7 @@ def _extract(job: Job, work: Work) -> Summary:
         summarize, job.store.directory, tally, clock, work.rest, job.part
     )
     job.watch.planned(work.num_records, work.seconds, clock)
-    sampler = Sampler(Timings(job.store.directory, job.shard), tally, clock, job.encoder.device)
+    sampler = _sampler(job, tally, clock)
     try:
         sampler.begin(job.config, job.shard)
         _save(job, work, tally, clock, sampler)
@@ -140,6 +141,12 @@ def _extract(job: Job, work: Work) -> Summary:
         raise
     job.watch.ended(summary)
     return summary
+
+
+def _sampler(job: Job, tally: Tally, clock: Clock) -> Sampler:
+    where = job.store.directory, job.shard
+    events = Events(*where) if job.config.report.tensorboard else None
+    return Sampler(Timings(*where), tally, clock, job.encoder.device, events)
 
 
 def _save(job: Job, work: Work, tally: Tally, clock: Clock, sampler: Sampler) -> None:

@@ -45,6 +45,12 @@ class Tally:
             return self.outcomes.total()
 
     @property
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Utterances of each status and reason until now."""
+        with self._lock:
+            return dict(self.outcomes)
+
+    @property
     def elapsed_s(self) -> float:
         """Seconds since the work began."""
         return time.monotonic() - self.start

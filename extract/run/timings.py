@@ -1,4 +1,7 @@
-"""Notes a run's speed, waiting and memory every few seconds: `extract.store.timings`."""
+"""Notes a run's speed, waiting and memory every few seconds.
+
+Into `extract.store.timings`, and with `report.tensorboard` into `extract.store.events` too.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import shlex
 import threading
 import time
 from contextlib import suppress
-from enum import Enum
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from extract.options import options_of
 from extract.run.clock import Clock
 from extract.run.tally import Tally
 from extract.shard import Shard
+from extract.store.events import Events
 from extract.store.timings import Timings
+from extract.text import typed
 from extract.urls import redacted
 
 EVERY_S = 5.0  # between lines
@@ -31,10 +35,26 @@ _MODEL = "local"  # the choice of `model` that names no model of its own
 
 
 class Sampler:
-    """Adds a line to a shard's timings when one is due; safe to call from several threads."""
+    """Adds a line to a shard's timings when one is due; safe to call from several threads.
 
-    def __init__(self, timings: Timings, tally: Tally, clock: Clock, device: torch.device) -> None:
+    Args:
+        timings: where lines go.
+        tally: what is done.
+        clock: where the loop's time goes.
+        device: whose memory is noted.
+        events: where the same goes for TensorBoard, if anywhere.
+    """
+
+    def __init__(
+        self,
+        timings: Timings,
+        tally: Tally,
+        clock: Clock,
+        device: torch.device,
+        events: Events | None = None,
+    ) -> None:
         self._timings, self._tally, self._clock, self._device = timings, tally, clock, device
+        self._events = events
         self._due_s = 0.0
         self._lock = threading.Lock()  # of _due_s
 
@@ -47,6 +67,8 @@ class Sampler:
         what = {"began": began, "shard": str(shard), "todo": todo, "audio_s": seconds}
         device = {"device": str(self._device), "command": command_of(config)}
         self._timings.begin({**what, **device})
+        if self._events is not None:
+            self._events.begin()
         self.note()
 
     def note(self, *, last: bool = False) -> None:
@@ -56,7 +78,10 @@ class Sampler:
             if now < self._due_s and not last:
                 return
             self._due_s = now + max(EVERY_S, EVERY_SHARE * now)
-        self._timings.add(self._line(now))
+        line = self._line(now)
+        self._timings.add(line)
+        if self._events is not None:
+            self._events.add(line, self._tally.counts)
 
     def _line(self, now: float) -> dict[str, Any]:
         tally, clock = self._tally, self._clock
@@ -99,18 +124,5 @@ def command_of(config: Config) -> str:
     for name, option in options_of(config).items():
         value = attrgetter(name)(config)
         if name not in keys and value not in (option.default, MISSING):
-            words.append(f"{name}={_text(value)}")
+            words.append(f"{name}={typed(value)}")
     return shlex.join(["python", "-m", "extract", *map(redacted, words)])
-
-
-def _text(value: Any) -> str:
-    """A value as the command line takes it: `null`, `true`, `[6,9]`."""
-    if value is None:
-        return "null"
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_text, value))}]"
-    return str(value)

@@ -39,6 +39,7 @@ from extract.run.signals import Stop
 from extract.run.trainers import LeftOut
 from extract.run.units import ShardUnits
 from extract.shard import Shard
+from extract.store.events import require_tensorboard
 from extract.store.layout import Verify
 from extract.store.ledger import dtype_name
 from extract.store.lock import PRIVATE
@@ -128,6 +129,8 @@ def job_of(
     Raises:
         ValueError: the config cannot be carried out.
     """
+    if config.report.tensorboard:
+        require_tensorboard()
     store = open_store(config, shard)
     require_layers(config, store.layout)
     manifest = shard.part_of(read_manifest(config, store.layout, clashes))

@@ -86,10 +86,11 @@ def test_a_mistake_in_its_options_ends_before_any_work(extract, tmp_path, argv, 
     assert not (tmp_path / "outputs").exists()
 
 
-def test_it_is_in_the_help_with_its_options(extract):
-    listed = ", ".join(["demo", "mydata", *OWN, "lines"])
-    assert f"\ndataset: {listed}\n" in extract("--help").stdout
-    shown = extract("--help", "dataset=lines").stdout
+def test_it_is_in_the_help_and_its_options_are_shown(extract):
+    listed = ", ".join(sorted([*OWN, "demo", "lines", "mydata"]))
+    help_screen = " ".join(extract("--help").stdout.split())
+    assert f" dataset {listed} preset " in help_screen
+    shown = extract("--cfg", "job", "dataset=lines").stdout
     assert "\n  kind: lines\n  path: ???\n  root: .\n  every: 1\n" in shown
 
 

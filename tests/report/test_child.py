@@ -52,7 +52,7 @@ def does(monkeypatch):
 WITH = """
 import extract.report.run, os, signal, sys, time
 from extract.report import child
-def write(store):
+def write(store, *, live):
     {}
 extract.report.run.write = write
 child.main()

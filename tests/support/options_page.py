@@ -26,11 +26,13 @@ HEAD = """\
 
 <!-- Made from the schema by `python tests/support/options_page.py`; a test compares the two. -->
 
-Every option is a `key=value` on the command line; `python -m extract --help` lists them with the
-values they have. The groups `dataset`, `model`, `audio`, `store`, `quantizer` and `report` take a
-choice too: `dataset=folder`. A `preset` makes all choices at once, as another tool has them, and
-gives way to whatever else the command line says. A wrong key, type, choice or number stops before
-any work, with exit code 2.
+Every option is a `key=value` on the command line; `python -m extract --cfg job` lists them with
+the values they have, and `--help` the choices. The groups `dataset`, `model`, `audio`, `store`,
+`quantizer` and `report` take a choice too: `dataset=folder`. A `preset` makes all choices at once,
+as another tool has them, and gives way to whatever else the command line says. A wrong key, type,
+choice or number stops before any work, with exit code 2. `--info defaults` says what chose each
+choice: the command line, a preset, or the default. TAB completes all of it in bash, after
+`eval "$(python -m extract -sc install=bash)"`.
 
 A path works as the shell gives it: `dataset.path=a(1)` needs no quotes for Hydra, and `~` is the
 home folder. Within a [sweep](sweeps.md) a comma separates values, unless the value is in quotes:

@@ -251,7 +251,7 @@ def test_variables_that_are_missing_are_named_with_whom_the_config_is_for(
     said = " ".join(capfd.readouterr().err.split())
     assert said.startswith("inp_text, all_parts: not in the environment")
     assert "for GPT-SoVITS's WebUI" in said
-    assert command("--config-name=gpt_sovits", "--help") == 0
+    assert command("--config-name=gpt_sovits", "--cfg", "job") == 0
     assert "kind: gpt_sovits" in capfd.readouterr().out
     monkeypatch.setenv("inp_text", "first.list")
     monkeypatch.setenv("all_parts", "2")

@@ -221,6 +221,7 @@ NOT_SAID = {
     *("store.verify", "shard.index", "shard.count", "engine.kind", "device", "cpu_fallback"),
     *("retry_failed", "overwrite", "preflight"),
     *("engine.address", "engine.num_gpus", "engine.num_cpus", "engine.max_retries"),
+    *("report.page", "report.tensorboard"),
     *("quantizer.kind", "quantizer.path"),  # units join the features that are there
 }
 

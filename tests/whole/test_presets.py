@@ -159,16 +159,16 @@ def test_a_sweep_over_paths_under_one_preset(given):
     assert [config.store.dir for config in configs] == ["a(1)", "it's"]
 
 
-def test_help_lists_the_presets_and_shows_the_options_of_the_one_chosen(command, capsys):
+def test_help_lists_the_presets_and_cfg_shows_the_options_of_the_one_chosen(command, capsys):
     assert command("--help") == 0
     out = capsys.readouterr().out
-    [line] = [line for line in out.splitlines() if line.strip().startswith("preset: ")]
-    assert line.split(": ")[1].strip() == ", ".join(PRESETS)
-    assert command("--help", "preset=ddsp_svc") == 0
+    [line] = [line for line in out.splitlines() if line.strip().startswith("preset ")]
+    assert line.split("preset ")[1].strip() == ", ".join(PRESETS)
+    assert command("--cfg", "job", "preset=ddsp_svc") == 0
     out = capsys.readouterr().out
     assert "subfolder: audio" in out
     assert "rate_path: via_44k" in out
-    assert "path: ???" in out  # not the path of `dataset=demo`, which help shows without a preset
+    assert "path: ???" in out  # not the path of `dataset=demo`, which is shown without a preset
 
 
 def test_a_misspelled_preset_is_refused_with_those_there_are(command, capsys):
