@@ -82,6 +82,9 @@ class LoaderConfig:
     prefetch: int = number(2, at_least=1, at_most=1000)  # batches that each worker keeps ready
     timeout_s: float = number(300.0, above=0)  # a recording that takes longer has hung its worker
     start_method: StartMethod = StartMethod.auto
+    # In a sweep: megabytes of memory for decoded recordings, which later jobs then need not decode;
+    # 0 = none, auto = a quarter of what is free
+    decoded_mb: int | float | str = number("auto", at_least=0)
     # Runs at work on this machine at once, this one among them: each takes its share of the cores
     # and, for `batch_seconds=auto`, of the free memory of the GPU
     side_by_side: int = number(1, at_least=1, at_most=1024)

@@ -12,12 +12,13 @@ import torch
 from extract.config import Config, InputNorm
 from extract.data.batch import Batch
 from extract.data.dataset import AudioDataset
+from extract.data.decoded import DecodedCache
 from extract.data.loader import ResilientLoader, raise_open_file_limit
 from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
 from extract.machine import collect_garbage_again, keep_freed_memory
 from extract.options import check
-from extract.run.auto import LoaderPlan, share_of_threads
+from extract.run.auto import LoaderPlan, room_for_decoded, share_of_threads
 from extract.run.build import (
     load_batches,
 )
@@ -25,9 +26,10 @@ from extract.run.clock import Clock
 from extract.run.observer import Observer, Silent
 from extract.run.opened import opened
 from extract.run.pipeline import run
-from extract.run.room import bytes_per_second, require_room
+from extract.run.room import bytes_per_second, require_room, size
 from extract.run.signals import Stop
 from extract.run.summary import Summary, summarize
+from extract.run.sweep import Sweep
 from extract.run.tally import Tally
 from extract.run.timings import Sampler
 from extract.run.work import (
@@ -56,7 +58,11 @@ _UNWATCHED, _NEVER = Silent(), Stop()
 
 
 def run_shard(
-    config: Config, shard: Shard, watch: Observer = _UNWATCHED, stop: Stop = _NEVER
+    config: Config,
+    shard: Shard,
+    watch: Observer = _UNWATCHED,
+    stop: Stop = _NEVER,
+    sweep: Sweep | None = None,
 ) -> Summary:
     """Extracts one shard of a dataset, skipping what is finished; returns what became of it.
 
@@ -70,6 +76,7 @@ def run_shard(
         shard: the part to do; `config.shard` is not looked at.
         watch: told what happens; writer threads call its `recorded`.
         stop: once it returns True, the batches in flight are finished and the work ends.
+        sweep: what this job shares with those before and after it; None for a job alone.
 
     Raises:
         ValueError: the config cannot be carried out, or another process has the shard
@@ -77,6 +84,7 @@ def run_shard(
     """
     check(replace(config, shard=shard))
     job, weights = job_of(config, shard, watch, stop)
+    job = replace(job, sweep=sweep)
     try:
         with opened(job, weights) as foreign_ids:
             _prepare_process(job.encoder, int(config.loader.side_by_side))
@@ -162,6 +170,7 @@ def _save(job: Job, work: Work, tally: Tally, clock: Clock, sampler: Sampler) ->
         job.encoder.architecture.stack,
         unit_variance=job.input_norm is InputNorm.unit_variance,
         training_audio=job.store.keeps_audio,
+        decoded=_decoded(job, work.loading),
     )
     loader = load_batches(
         dataset, work.batches, job.config, work.loading, job.encoder.device, job.stop
@@ -184,6 +193,21 @@ def _save(job: Job, work: Work, tally: Tally, clock: Clock, sampler: Sampler) ->
         loader.close()
         with explained(job.store.directory):
             ledger.close()
+
+
+def _decoded(job: Job, loading: LoaderPlan) -> DecodedCache | None:
+    """Where decoded recordings are kept for the jobs of a sweep; chosen, and said, by the first."""
+    sweep, loader = job.sweep, job.config.loader
+    if sweep is None or sweep.folder is None or loader.decoded_mb == 0:
+        return None
+    if sweep.decoded is None:
+        most, spare = room_for_decoded(loader.decoded_mb, loading, int(loader.side_by_side))
+        sweep.decoded = DecodedCache(str(sweep.folder), most, spare)
+        job.watch.said(
+            f"decoded recordings stay in memory for later jobs, at most {size(most)} in "
+            f"{sweep.folder} (loader.decoded_mb; 0 = none)"
+        )
+    return sweep.decoded
 
 
 def _pinned(batches: ResilientLoader[Batch]) -> Iterator[Batch]:

@@ -36,6 +36,7 @@ from extract.run.build import (
 )
 from extract.run.observer import Observer
 from extract.run.signals import Stop
+from extract.run.sweep import Sweep
 from extract.run.trainers import LeftOut
 from extract.run.units import ShardUnits
 from extract.shard import Shard
@@ -66,6 +67,7 @@ class Job:
     internal: InternalErrors = field(default_factory=InternalErrors)
     left_out: LeftOut = field(default_factory=LeftOut)
     quantizer: Quantizer | None = None
+    sweep: Sweep | None = None  # that the job is of
 
     @property
     def units(self) -> ShardUnits | None:
@@ -207,10 +209,17 @@ def resume_policy(config: Config, *, units: bool = False) -> ResumePolicy:
 
 
 def read_durations(job: Job) -> NDArray[np.float64]:
-    """Seconds of each recording, (len(manifest),), from the headers or from an earlier run."""
+    """Seconds of each recording, (len(manifest),), from headers, an earlier run or the job before.
+
+    They are noted in this job's store for a later run, and for the next job of a sweep.
+    """
     scan = partial(scan_headers, job.config, job.stop)
-    cache = job.cache_path("durations")
-    return durations(job.manifest, cache, scan, headers_read(job), job.internal)
+    cache, sweep = job.cache_path("durations"), job.sweep
+    before = sweep.durations if sweep else None
+    seconds = durations(job.manifest, cache, scan, headers_read(job), job.internal, before)
+    if sweep:
+        sweep.durations = cache
+    return seconds
 
 
 def headers_read(job: Job) -> Callable[[int], None]:

@@ -109,7 +109,7 @@ def test_a_sweep_loads_the_model_once(command, monkeypatch):
         return load_model(*args, **kwargs)
 
     load_model = build.load_model
-    build._encoder.cache_clear()
+    build._kept.clear()
     monkeypatch.setattr(build, "load_model", counted)
     assert command("dataset=demo", "-m", "audio.alpha=0.3,0.7", "loader.num_workers=1") == 0
     assert len(loads) == 1
@@ -154,7 +154,7 @@ def test_a_mistake_is_said_clearly_exits_with_2_and_leaves_nothing(
 
 
 def test_a_fault_of_ours_shows_its_traceback_and_exits_with_70(command, capfd, monkeypatch):
-    monkeypatch.setattr(job, "run_shard", lambda *_: 1 / 0)
+    monkeypatch.setattr(job, "run_shard", lambda *_, **_options: 1 / 0)
     for flags in ([], ["-m"]):
         assert command("dataset=demo", *flags) == 70
         assert "ZeroDivisionError: division by zero" in capfd.readouterr().err
