@@ -64,7 +64,8 @@ def _private_folder(parent: Path) -> tuple[Path | None, FileLock | None]:
         try:
             folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
             lock = FileLock(folder / LOCK, fallback_to_soft=False).acquire(timeout=0).lock
-        except (Timeout, FileNotFoundError):
+            folder.chmod(0o700)  # FileLock makes a folder that was removed again, for all to read
+        except Timeout:
             continue
         except OSError as error:
             log.info("%s: %s: each job decodes for itself", parent, error.strerror)
