@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors; `_failed` prints them
     without_a_job = exits.DONE
     try:
-        with _sweep_folder(prepared(words)) as sys.argv[1:], _sharing(words) as sweep:
+        with _sweep_folder(prepared(words)) as sys.argv[1:], _sweeping(words) as sweep:
             job()
     except SystemExit as error:  # argparse has said what is wrong with the command line
         without_a_job = exits.USAGE if error.code else exits.DONE
@@ -133,13 +133,13 @@ def _sweep_folder(words: Sequence[str]) -> Iterator[Sequence[str]]:
         yield [f"hydra.sweep.dir={quoted(folder)}", *words]
 
 
-def _sharing(words: Sequence[str]) -> AbstractContextManager[Sweep | None]:
+def _sweeping(words: Sequence[str]) -> AbstractContextManager[Sweep | None]:
     """What the jobs share, for the time of the command; None where one job runs."""
     if not is_sweep(words):
         return nullcontext()
-    from extract.run.sweep import sharing  # NumPy, for which `--help` does not wait
+    from extract.run.sweep import sweeping  # NumPy, for which `--help` does not wait
 
-    return sharing()
+    return sweeping()
 
 
 def _guarded(config: DictConfig, sweep: Sweep | None) -> Ended:

@@ -146,7 +146,9 @@ class Workers:
     def _restore_handler(self) -> None:
         """Restores the handler of SIGCHLD, which would keep this object and its shared memory."""
         before, self._handler_before = self._handler_before, None
-        if before is not None and signal.getsignal(signal.SIGCHLD) == self._on_child:
+        if before is None or not hasattr(signal, "SIGCHLD"):
+            return
+        if signal.getsignal(signal.SIGCHLD) == self._on_child:
             signal.signal(signal.SIGCHLD, before)
 
     def _on_child(self, _signum: int, _frame: FrameType | None) -> None:

@@ -200,6 +200,8 @@ def _decoded(job: Job, loading: LoaderPlan) -> DecodedCache | None:
     sweep, loader = job.sweep, job.config.loader
     if sweep is None or sweep.folder is None or loader.decoded_mb == 0:
         return None
+    if not sweep.folder.is_dir():  # an engine's other machine
+        return None
     if sweep.decoded is None:
         most, spare = room_for_decoded(loader.decoded_mb, loading, int(loader.side_by_side))
         sweep.decoded = DecodedCache(str(sweep.folder), most, spare)

@@ -41,7 +41,7 @@ class Sweep:
 
 
 @contextmanager
-def sharing(parent: Path = SHM) -> Iterator[Sweep]:
+def sweeping(parent: Path = SHM) -> Iterator[Sweep]:
     """Yields a sweep whose folder in `parent` exists during the block, if that lies in memory.
 
     The folder is removed at the end, also at the end by a signal. That of a process which was

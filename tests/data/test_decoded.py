@@ -6,6 +6,7 @@ import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -155,6 +156,14 @@ def test_all_workers_together_stay_within_the_room(cache):
     assert sizes == [2 * BLOCK_BYTES] * 5
     replace(cache, most_bytes=10 * BLOCK_BYTES).put("one more", decoded(1))
     assert "one more" not in kept(cache)
+
+
+def test_workers_that_find_room_at_the_same_moment_do_not_exceed_it(cache, monkeypatch):
+    small = replace(cache, most_bytes=2 * BLOCK_BYTES)
+    monkeypatch.setattr(os, "fstat", lambda descriptor: SimpleNamespace(st_size=0))
+    for number in range(4):
+        small.put(str(number), decoded(100))
+    assert kept(cache) == {"0", "1"}
 
 
 def test_one_that_is_too_large_leaves_the_room_to_others(cache):

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from extract.run import sweep as module
 from extract.run.signals import before_signals
-from extract.run.sweep import PREFIX, Sweep, sharing
+from extract.run.sweep import PREFIX, Sweep, sweeping
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no file system in memory")
 
@@ -23,21 +23,21 @@ def anywhere(monkeypatch):
 
 
 def test_a_sweeps_folder_is_its_users_own_and_gone_at_the_end(tmp_path):
-    with sharing(tmp_path) as sweep:
+    with sweeping(tmp_path) as sweep:
         assert sweep.folder.parent == tmp_path
         assert stat.S_IMODE(sweep.folder.stat().st_mode) == 0o700
         (sweep.folder / "kept").write_text("")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ZeroDivisionError), sharing(tmp_path):
+    with pytest.raises(ZeroDivisionError), sweeping(tmp_path):
         1 / 0  # noqa: B018
     assert not list(tmp_path.iterdir())
 
 
 def test_there_is_no_folder_where_memory_has_no_file_system(tmp_path, monkeypatch):
-    with sharing(tmp_path / "nowhere") as sweep:
+    with sweeping(tmp_path / "nowhere") as sweep:
         assert sweep.folder is None
     monkeypatch.setattr(module, "is_in_memory", lambda folder: False)
-    with sharing(tmp_path) as sweep:
+    with sweeping(tmp_path) as sweep:
         assert sweep == Sweep()
         assert not list(tmp_path.iterdir())
 
@@ -47,9 +47,9 @@ def test_what_a_killed_sweep_left_is_removed_by_the_next_and_a_live_ones_stays(t
     left.mkdir()
     for name in ("lock", "kept"):
         (left / name).write_text("")
-    with sharing(tmp_path) as live:
+    with sweeping(tmp_path) as live:
         assert not left.exists()
-        with sharing(tmp_path) as other:
+        with sweeping(tmp_path) as other:
             assert live.folder.exists()
             assert other.folder != live.folder
 
@@ -62,13 +62,13 @@ def test_folders_of_others_stay(tmp_path, monkeypatch):
     shared.mkdir()
     (shared / f"{PREFIX}link").symlink_to(elsewhere)
     (shared / "extract-other").mkdir()
-    with sharing(shared):
+    with sweeping(shared):
         pass
-    assert (elsewhere / "theirs").exists()
+    assert list(elsewhere.iterdir()) == [elsewhere / "theirs"]
     assert len(list(shared.iterdir())) == 2
     (shared / f"{PREFIX}of-another-user").mkdir()
     monkeypatch.setattr(os, "getuid", lambda: -1)
-    with sharing(shared):
+    with sweeping(shared):
         pass
     assert (shared / f"{PREFIX}of-another-user").exists()
 
@@ -94,14 +94,14 @@ def at_once(monkeypatch):
 def test_a_folder_that_another_sweep_locks_to_remove_it_is_left_to_that(tmp_path, at_once):
     locks = []
     made = at_once(lambda folder: locks.append(FileLock(folder / "lock").acquire().lock))
-    with sharing(tmp_path) as sweep:
+    with sweeping(tmp_path) as sweep:
         assert sweep.folder == made[1]
     locks[0].release()
 
 
 def test_a_folder_that_another_sweep_removed_is_made_again_for_its_user_alone(tmp_path, at_once):
     at_once(Path.rmdir)
-    with sharing(tmp_path) as sweep:
+    with sweeping(tmp_path) as sweep:
         assert stat.S_IMODE(sweep.folder.stat().st_mode) == 0o700
 
 
@@ -111,7 +111,7 @@ def test_a_signal_between_two_jobs_removes_the_folder_before_it_ends_the_process
 
     there, before = [], signal.signal(signal.SIGTERM, end)
     try:
-        with sharing(tmp_path):
+        with sweeping(tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
         assert there == [[]]
         assert signal.getsignal(signal.SIGTERM) == end
@@ -129,5 +129,5 @@ def test_a_signal_that_nothing_handles_is_left_alone():
 
 
 def test_what_jobs_share_reaches_other_processes(tmp_path):
-    with sharing(tmp_path) as sweep:
+    with sweeping(tmp_path) as sweep:
         assert pickle.loads(pickle.dumps(sweep)) == sweep

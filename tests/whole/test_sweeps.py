@@ -149,6 +149,10 @@ def resources() -> dict[str, object]:
     }
 
 
+OF_A_JOB = (
+    r"extract\.(data\.(batch|dataset|loader|transport|watched|workers)|manifest\.(manifest|strings)"
+    r"|store\.(ledger|store|writers)|run\.(auto|clock|tally|timings|work))\."
+)
 OF_THE_TABLE = {"Ended", "Summary", "Row", "Failure", "Recording"}  # what a job's row is made of
 
 
@@ -174,6 +178,8 @@ def test_nothing_of_a_job_stays_in_the_next(command, tmp_path, monkeypatch):
     assert command(*argv) == 0
     assert len(seen) == 10
     assert seen[3][0] == seen[9][0]
+    before = {kind for kind in seen[9][1] if re.match(OF_A_JOB, kind)}
+    assert before == set()  # of the job that has just ended
     more = seen[9][1] - seen[3][1]
     assert {kind: n for kind, n in more.items() if kind.split(".")[-1] not in OF_THE_TABLE} == {}
 
