@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # what `--help` does not wait for
     from rich.console import Console
 
     from extract.run.summary import Summary
+    from extract.run.sweep import Sweep
 
 # What an error says when memory runs out: from Linux's loader, torch's allocator, the C library,
 # oneDNN and Python's threads.
@@ -62,11 +64,12 @@ def main(argv: list[str] | None = None) -> int:
     def job(config: DictConfig) -> None:
         overrides = HydraConfig.get().overrides.task
         jobs.append((overrides, Ended(exits.CRASHED)))  # stays if the job raises
-        jobs[-1] = overrides, _within_memory(config)
+        jobs[-1] = overrides, _within_memory(config, sweep)
         if jobs[-1][1].exit in (exits.INTERRUPTED, exits.TERMINATED):
             raise KeyboardInterrupt  # or Hydra would go on with the next job of a sweep
 
     words = list(sys.argv[1:] if argv is None else argv)
+    sweep = _sweep(words)
     if not _has_working_folder():
         said = "the working folder is gone; go to another one (cd) and run this again"
         return _usage(said).code
@@ -128,13 +131,22 @@ def _sweep_folder(words: Sequence[str]) -> Iterator[Sequence[str]]:
         yield [f"hydra.sweep.dir={quoted(folder)}", *words]
 
 
-def _within_memory(config: DictConfig) -> Ended:
+def _sweep(words: Sequence[str]) -> Sweep | None:
+    """What the jobs share; None where one job runs."""
+    if not is_sweep(words):
+        return None
+    from extract.run.sweep import Sweep
+
+    return Sweep()
+
+
+def _within_memory(config: DictConfig, sweep: Sweep | None) -> Ended:
     """Runs the job; if allocating memory fails, prints a sentence instead of a traceback.
 
     It fails under a limit: ulimit -v, a batch system's, some containers'.
     """
     try:
-        return _job(config)
+        return _job(config, sweep)
     except (MemoryError, ImportError, OSError, RuntimeError) as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         if not isinstance(error, MemoryError) and not any(word in said for word in OUT_OF_MEMORY):
@@ -153,7 +165,7 @@ def _console() -> Console:
     return Console(stderr=True)
 
 
-def _job(config: DictConfig) -> Ended:
+def _job(config: DictConfig, sweep: Sweep | None) -> Ended:
     from extract import choices  # 30 ms, for which `--help` does not wait
 
     console = _console()
@@ -170,7 +182,7 @@ def _job(config: DictConfig) -> Ended:
         return Ended(_usage(str(error)))
     if settings.preflight:
         return _preflight(settings, console)
-    return _run(settings, engine, console)
+    return _run(settings, engine, console, sweep)
 
 
 def _log_to(console: Console) -> None:
@@ -180,7 +192,7 @@ def _log_to(console: Console) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
 
 
-def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
+def _run(config: Config, engine: ModuleType, console: Console, sweep: Sweep | None) -> Ended:
     """Runs the engine's shards, shown on the terminal, until a signal asks them to stop."""
     from extract.run.job import run_shard  # torch: after the options are known to be right
     from extract.run.signals import stop_on_signals
@@ -188,15 +200,18 @@ def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
 
     if int(config.loader.side_by_side) > 1:
         console.is_interactive = False  # bars of several runs would overwrite each other
+    unit = functools.partial(run_shard, sweep=sweep) if sweep is not None else run_shard
     with stop_on_signals() as stop:
         try:
             with Terminal(console) as watch:
-                summaries = engine.run(config, engine.shards(config), run_shard, watch, stop)
+                summaries = engine.run(config, engine.shards(config), unit, watch, stop)
         except ValueError as error:
             return Ended(_usage(str(error)))
         except KeyboardInterrupt:
             console.print("stopped at once; the same command goes on from here")
             return Ended(exits.INTERRUPTED)
+        if sweep is not None:
+            sweep.ended(summary.directory for summary in summaries)
         if config.report.page and not stop.signal_name:
             _report(summaries, console)
         if stop.signal_name and HydraConfig.get().mode is RunMode.MULTIRUN:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from extract.run.build import (
 )
 from extract.run.observer import Observer
 from extract.run.signals import Stop
+from extract.run.sweep import Sweep
 from extract.run.trainers import LeftOut
 from extract.run.units import ShardUnits
 from extract.shard import Shard
@@ -48,6 +50,9 @@ from extract.store.store import Store
 from extract.text import count, printable
 from extract.values import Failure
 from extract.write_errors import explained
+
+if TYPE_CHECKING:
+    from extract.run.reuse import Reuse
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +71,7 @@ class Job:
     internal: InternalErrors = field(default_factory=InternalErrors)
     left_out: LeftOut = field(default_factory=LeftOut)
     quantizer: Quantizer | None = None
+    sweep: Sweep | None = None  # that the job is of
 
     @property
     def units(self) -> ShardUnits | None:
@@ -109,6 +115,8 @@ class Work:
     seconds: float  # of audio to be saved
     failures: list[Failure]  # of the source, each id once
     foreign: frozenset[str]  # ids whose files in the store are another program's
+    reuse: Reuse | None = None  # features that other stores of a sweep have
+    reusable: list[Indices] = field(default_factory=list)  # batches of these
 
     @property
     def num_records(self) -> int:
@@ -227,9 +235,13 @@ def headers_read(job: Job) -> Callable[[int], None]:
 
 
 def plan_rest(
-    job: Job, batch_seconds: float, rest: Remaining, seconds: NDArray[np.float64]
-) -> list[Indices]:
-    """Batches of all that is to do, taken from the plan of the whole manifest.
+    job: Job,
+    batch_seconds: float,
+    rest: Remaining,
+    seconds: NDArray[np.float64],
+    reusable: NDArray[np.bool_] | None = None,
+) -> tuple[list[Indices], list[Indices]]:
+    """Batches to compute, and batches of `reusable`, taken from the plan of the whole manifest.
 
     A run that goes on after an interruption therefore computes the same batches again, with the
     utterances in them that are saved already. Its features are the same to the last bit.
@@ -237,11 +249,16 @@ def plan_rest(
     padded = padded_seconds(job, seconds)
     batches = plan_batches(padded, batch_seconds, job.encoder.architecture.quadratic_s)
     companions = rest.unseen if _is_same_plan(job, batches) else np.zeros_like(rest.unseen)
+    taken = np.zeros_like(rest.todo) if reusable is None else reusable
+    apart, nothing = rest.shared | taken, np.zeros_like(taken)
+    reused = unfinished(batches, taken, nothing)
+    if apart.any():
+        batches = [batch[~apart[batch]] for batch in batches]
     batches = unfinished(batches, rest.todo, companions)
     if batches:
         share = padding_share(padded, batches)
         log.info("%s, %.1f %% padding", count(len(batches), "batch"), 100 * share)
-    return batches
+    return batches, reused
 
 
 def padded_seconds(job: Job, seconds: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -147,6 +147,8 @@ class Layout(Protocol):
     holds_many: bool = False
     """Whether its files are archives of several utterances. Then `settle` and `finish` are called,
     and at the start of a run nothing is discarded singly."""
+    links: bool = False
+    """Whether `take` makes another name of a file where it can. Else it copies features."""
     adds: bool = False
     """Whether another list or folder adds to a store: it is then no part of the store's identity,
     and the second recording of one name fails alone, as `duplicate_name`. Else another list is

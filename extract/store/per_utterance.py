@@ -33,6 +33,8 @@ class PerUtterance(Layout):
         files: of the store.
     """
 
+    links = True
+
     def __init__(self, options: LayoutOptions, files: StoreFiles) -> None:
         self._files = files
         self._has_audio = self.keeps_audio and options.audio is TrainingAudio.wav32k

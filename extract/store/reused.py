@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 DTYPES = ("float16", "float32", "bfloat16")
 
 
+DIGITS = 3  # of a sensitivity in the ledger
+
+
+def rounded(sensitivity: float) -> float:
+    """A `gain_sensitivity` as the ledger has it."""
+    return float(f"{sensitivity:.{DIGITS}g}")
+
+
 class NotReusable(Exception):
     """A store no longer holds the features that its line names."""
 

@@ -18,7 +18,7 @@ from extract.store import units
 from extract.store.dtypes import converted
 from extract.store.layout import Kept
 from extract.store.ledger import Ledger, Record, dtype_name
-from extract.store.reused import NotReusable, Reused
+from extract.store.reused import NotReusable, Reused, rounded
 from extract.store.store import Store, StoreUnusable, WriteFailed
 from extract.text import printable
 from extract.values import SAVED, STATUS_OF, Encoded, Failure, Recording
@@ -194,7 +194,7 @@ class Writers:
 def _line_of(item: Encoded) -> partial[Record]:
     """Makes the ledger's line of a saved utterance, given its `files`; holds no tensor."""
     recording, features = item.recording, item.features
-    text = units.as_text(item.units)
+    text, sensitivity = units.as_text(item.units), features.gain_sensitivity
     return partial(
         Record,
         recording.id,
@@ -211,7 +211,7 @@ def _line_of(item: Encoded) -> partial[Record]:
         extra=recording.extra,
         units=text,
         units_crc32=units.checksum(text),
-        gain_sensitivity=features.gain_sensitivity,
+        gain_sensitivity=None if sensitivity is None else rounded(sensitivity),
     )
 
 

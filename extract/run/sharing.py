@@ -1,0 +1,77 @@
+"""How a job of a sweep takes features from the stores of the jobs before, and measures its own."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+
+from extract.data.plan import Indices
+from extract.run.build import load_batches
+from extract.run.clock import Clock
+from extract.run.donors import donors, kind_of, shares_features
+from extract.run.opened import opening_of
+from extract.run.pipeline import run
+from extract.run.proof import proved
+from extract.run.reuse import Mask, Reuse
+from extract.run.sweep import Sweep
+from extract.run.work import Job, Work
+from extract.store.writers import Writers
+from extract.text import count
+
+
+def of_sweep(job: Job, sweep: Sweep | None) -> Job:
+    """The job as one of a sweep; where features may be shared, each one's sensitivity is measured.
+
+    A job outside of a sweep is returned as it is.
+    """
+    if sweep is None:
+        return job
+    measures = shares_features(job)
+    encoder = job.encoder.measuring_gain() if measures else job.encoder
+    return replace(job, sweep=sweep, encoder=encoder)
+
+
+def features_to_take(job: Job, weights: str, todo: Mask) -> Reuse | None:
+    """What may be taken from stores of the sweep, and says so; None where that is nothing.
+
+    Args:
+        job: the run.
+        weights: fingerprint of the encoder's weights.
+        todo: for every index of the manifest, whether it is to be saved.
+    """
+    sweep = job.sweep
+    if sweep is None or not sweep.stores or not todo.any() or not shares_features(job):
+        return None
+    identity = opening_of(job, weights).identity
+    if sweep.proofs.get(kind_of(identity), 0.0) is None:
+        return None  # a job before has said why
+    reuse = Reuse(job, list(donors(job, identity, sweep.stores)), todo)
+    if not reuse.mask.any() or not proved(reuse, sweep, identity):
+        return None
+    num, of = int(reuse.mask.sum()), count(int(todo.sum()), "recording")
+    job.watch.said(f"{num:,} of {of}: features shared with {reuse}")
+    return reuse
+
+
+def take(job: Job, work: Work, writers: Writers, clock: Clock) -> list[Indices]:
+    """Saves what other stores have; returns batches of what they turn out not to have.
+
+    Raises:
+        StoreUnusable: the job's store is full, read-only or gone.
+    """
+    reuse = work.reuse
+    if reuse is None:
+        return []
+    device, dataset = job.encoder.device, reuse.dataset()
+    with closing(
+        load_batches(dataset, work.reusable, job.config, work.loading, device, job.stop)
+    ) as loader:
+        run(loader, reuse, writers, work.rest.todo, clock, job.internal)
+    writers.drain()
+    left = reuse.left_of(work.reusable, writers.not_taken)
+    if left and not job.stop():
+        num = count(int(np.concatenate(left).size), "recording")
+        job.watch.said(f"{num} computed after all: a recording or a store has changed")
+    return left
