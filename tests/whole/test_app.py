@@ -154,7 +154,7 @@ def test_a_mistake_is_said_clearly_exits_with_2_and_leaves_nothing(
 
 
 def test_a_fault_of_ours_shows_its_traceback_and_exits_with_70(command, capfd, monkeypatch):
-    monkeypatch.setattr(job, "run_shard", lambda *_: 1 / 0)
+    monkeypatch.setattr(job, "run_shard", lambda *_, **__: 1 / 0)
     for flags in ([], ["-m"]):
         assert command("dataset=demo", *flags) == 70
         assert "ZeroDivisionError: division by zero" in capfd.readouterr().err
