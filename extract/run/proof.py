@@ -7,6 +7,7 @@ both gains in float32, and compared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -75,19 +76,30 @@ def _chosen(reuse: Reuse) -> list[int]:
 def _largest_difference(reuse: Reuse, chosen: Sequence[int]) -> tuple[float, str]:
     """The largest difference of two numbers of features at two gains, and its utterance's id.
 
-    Recordings that cannot be read any more are left out.
+    Recordings that cannot be read any more are left out. It is NaN where memory runs out.
     """
-    worst, id_ = 0.0, ""
-    for index in chosen:
-        settings = reuse.job.config.audio, reuse.donor_of(index).audio
-        waveforms = [_waveform(reuse, audio, index) for audio in settings]
-        found = [one for one in waveforms if one is not None]
-        if len(found) == len(settings):
-            ours, theirs = reuse.job.encoder.redo(found)
-            difference = float((ours - theirs).abs().max())
-            if not difference <= worst:  # also NaN
-                worst, id_ = difference, reuse.job.manifest.ids[index]
-    return worst, id_
+    ours, theirs = reuse.job.config.audio, [reuse.donor_of(index).audio for index in chosen]
+    pairs = [
+        (index, _waveform(reuse, ours, index), _waveform(reuse, audio, index))
+        for index, audio in zip(chosen, theirs, strict=True)
+    ]
+    read = [pair for pair in pairs if pair[1] is not None and pair[2] is not None]
+    waveforms = [waveform for pair in read for waveform in pair[1:] if waveform is not None]
+    try:
+        features = reuse.job.encoder.redo(waveforms) if waveforms else []
+    except (torch.OutOfMemoryError, MemoryError):
+        return math.nan, reuse.job.manifest.ids[chosen[0]]
+    differences = [
+        (float((one - other).abs().max()), reuse.job.manifest.ids[index])
+        for (index, _ours, _theirs), one, other in zip(
+            read, features[::2], features[1::2], strict=True
+        )
+    ]
+    return max(differences, key=_order, default=(0.0, ""))
+
+
+def _order(found: tuple[float, str]) -> float:
+    return math.inf if math.isnan(found[0]) else found[0]
 
 
 def _waveform(reuse: Reuse, audio: AudioSettings, index: int) -> torch.Tensor | None:

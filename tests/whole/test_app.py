@@ -372,13 +372,13 @@ def test_a_sweep_ends_with_one_table(command, capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     assert command("-m", "dataset=demo", *TINY, "audio.alpha=0.3,0.7", "model.layer=9,1") == 2
     lines = said(capfd)
-    start = lines.index("saved rejected failed clipped hours exit")
+    start = lines.index("saved shared rejected failed clipped hours exit")
     folder = "outputs/demo/tiny_random-layer1-maxx0.95-alpha"
     assert lines[start + 1 :] == [
-        "audio.alpha=0.3 model.layer=9 0 0 0 0 0.000 2 not started",
-        "audio.alpha=0.3 model.layer=1 12 0 0 0 0.009 0 done",
-        "audio.alpha=0.7 model.layer=9 0 0 0 0 0.000 2 not started",
-        "audio.alpha=0.7 model.layer=1 12 0 0 0 0.009 0 done",
+        "audio.alpha=0.3 model.layer=9 0 0 0 0 0 0.000 2 not started",
+        "audio.alpha=0.3 model.layer=1 12 0 0 0 0 0.009 0 done",
+        "audio.alpha=0.7 model.layer=9 0 0 0 0 0 0.000 2 not started",
+        "audio.alpha=0.7 model.layer=1 12 12 0 0 0 0.009 0 done",
         f"audio.alpha=0.3 model.layer=1: {folder}0.3",
         f"audio.alpha=0.7 model.layer=1: {folder}0.7",
     ]
