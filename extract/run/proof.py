@@ -33,31 +33,46 @@ def proved(reuse: Reuse, sweep: Sweep, identity: Identity) -> bool:
 
     Says what it found. Where features differ too much, no later job of the sweep takes any.
     """
-    kind, job = kind_of(identity), reuse.job
-    affected = reuse.effect[reuse.mask]
+    kind, affected = kind_of(identity), reuse.effect[reuse.mask]
     if not affected.any():
         return True  # the same gain
-    if kind not in sweep.proofs or affected.max() > _reach(sweep.proofs[kind]):
-        chosen = _chosen(reuse)
-        worst, id_ = _largest_difference(reuse, chosen)
-        if not worst <= MOST_DIFFERENCE:
+    if affected.max() > _reach(sweep.proofs.get(kind)):
+        found = _proof(reuse)
+        if found is None:
             sweep.proofs[kind] = None
-            job.watch.said(
-                f"no features are shared: those of {printable(id_)} move by {worst:.1e} from one "
-                f"gain to another, and at most {MOST_DIFFERENCE:g} is allowed"
-            )
             return False
-        proven = max(float(reuse.effect[chosen].max()), sweep.proofs.get(kind) or 0.0)
-        sweep.proofs[kind] = proven
-        job.watch.said(
-            f"at two gains features of {count(len(chosen), 'recording')} differ by {worst:.1e} at "
-            f"most, in fp32; {MOST_DIFFERENCE:g} is allowed"
-        )
+        sweep.proofs[kind] = max(found, sweep.proofs.get(kind) or 0.0)
     reuse.keep(reuse.effect <= _reach(sweep.proofs[kind]))
     return bool(reuse.mask.any())
 
 
+def _proof(reuse: Reuse) -> float | None:
+    """Compares features at two gains, and says so; None if they differ by too much.
+
+    Returns:
+        The largest effect, of 1, that the gain had on the norm's output.
+    """
+    said, differences = reuse.job.watch.said, _differences(reuse, _chosen(reuse))
+    if not differences:
+        said("no features are shared: no recording could be computed at two gains")
+        return None
+    index = max(differences, key=lambda index: _order(differences[index]))
+    worst = differences[index]
+    if not worst <= MOST_DIFFERENCE:  # also NaN
+        said(
+            f"no features are shared: those of {printable(reuse.job.manifest.ids[index])} move by "
+            f"{worst:.1e} from one gain to another, and at most {MOST_DIFFERENCE:g} is allowed"
+        )
+        return None
+    said(
+        f"at two gains features of {count(len(differences), 'recording')} differ by {worst:.1e} at "
+        f"most, in fp32; {MOST_DIFFERENCE:g} is allowed"
+    )
+    return float(reuse.effect[list(differences)].max())
+
+
 def _reach(proven: float | None) -> float:
+    """How large an effect a proof is about; nothing without one."""
     return -1.0 if proven is None else max(AS_ROUNDING, TIMES * proven)
 
 
@@ -73,33 +88,28 @@ def _chosen(reuse: Reuse) -> list[int]:
     return chosen or [int(found[np.argmin(reuse.seconds[found])])]
 
 
-def _largest_difference(reuse: Reuse, chosen: Sequence[int]) -> tuple[float, str]:
-    """The largest difference of two numbers of features at two gains, and its utterance's id.
+def _differences(reuse: Reuse, chosen: Sequence[int]) -> dict[int, float]:
+    """The largest difference of each utterance's features at two gains, in float32.
 
-    Recordings that cannot be read any more are left out. It is NaN where memory runs out.
+    Without recordings that cannot be read any more; none where memory runs out.
     """
-    ours, theirs = reuse.job.config.audio, [reuse.donor_of(index).audio for index in chosen]
-    pairs = [
-        (index, _waveform(reuse, ours, index), _waveform(reuse, audio, index))
-        for index, audio in zip(chosen, theirs, strict=True)
-    ]
-    read = [pair for pair in pairs if pair[1] is not None and pair[2] is not None]
-    waveforms = [waveform for pair in read for waveform in pair[1:] if waveform is not None]
+    read, waveforms = list[int](), list[torch.Tensor]()
+    for index in chosen:
+        gains = reuse.job.config.audio, reuse.donor_of(index).audio
+        pair = [item for audio in gains if (item := _waveform(reuse, audio, index)) is not None]
+        if len(pair) == len(gains):
+            read.append(index)
+            waveforms += pair
     try:
         features = reuse.job.encoder.redo(waveforms) if waveforms else []
     except (torch.OutOfMemoryError, MemoryError):
-        return math.nan, reuse.job.manifest.ids[chosen[0]]
-    differences = [
-        (float((one - other).abs().max()), reuse.job.manifest.ids[index])
-        for (index, _ours, _theirs), one, other in zip(
-            read, features[::2], features[1::2], strict=True
-        )
-    ]
-    return max(differences, key=_order, default=(0.0, ""))
+        return {}
+    pairs = zip(read, features[::2], features[1::2], strict=True)
+    return {index: float((one - other).abs().max()) for index, one, other in pairs}
 
 
-def _order(found: tuple[float, str]) -> float:
-    return math.inf if math.isnan(found[0]) else found[0]
+def _order(difference: float) -> float:
+    return math.inf if math.isnan(difference) else difference
 
 
 def _waveform(reuse: Reuse, audio: AudioSettings, index: int) -> torch.Tensor | None:
