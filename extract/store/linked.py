@@ -15,6 +15,7 @@ from zlib_ng import zlib_ng  # its CRC is 15 times as fast as zlib's
 
 from extract.files import Buffer, Temporary, open_regular
 from extract.store.reused import NotReusable, SameFile
+from extract.systems import replace, unlink
 
 # errno values of a hard link: another disk, not allowed here, too many of one file, not supported.
 _NO_LINK = {
@@ -74,9 +75,9 @@ class Linked(Temporary):
             super().publish()
             return
         path, self.path = self.path, self._name
-        os.replace(path, self.final)  # noqa: PTH105
+        replace(path, self.final)
         with suppress(FileNotFoundError):
-            os.unlink(path)  # noqa: PTH108
+            unlink(path)
         self.path = ""
 
     def _link_again(self) -> bool:

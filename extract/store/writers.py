@@ -157,7 +157,7 @@ class Writers:
                 return
             except NotReusable as error:
                 del self._waiting[id_]
-                log.info("%s: computed, since it is not in %s any more", printable(id_), error)
+                log.debug("%s: %s", printable(id_), error)  # the run says how many there are
                 self.not_taken.append(item.recording.index)
                 return
             except WriteFailed as error:

@@ -78,3 +78,16 @@ def test_without_a_norm_over_time_and_where_it_is_not_wanted_there_is_none(model
     assert sensitivity(small_model("layer"), waveform, [800]) == [None]
     assert Encoder(model).encode(waveform, [800])[0].gain_sensitivity is None
     assert sensitivity(model, waveform[:0], []) == []
+
+
+def test_the_way_of_a_card_measures_the_same(model):
+    """All utterances of a batch at once, which a CPU can do too."""
+    draw = torch.Generator().manual_seed(0)
+    waveforms, lengths = 0.3 * torch.randn(3, 9_000, generator=draw), [9_000, 4_000, 400]
+    waveforms[1, 4_000:] = waveforms[2, 400:] = 0
+    encoder = Encoder(model)
+    convolutions, found = encoder.exact.convolutions, torch.zeros(3)
+    shape = 3, encoder.architecture.stack.num_frames(9_000), convolutions.channels
+    with torch.inference_mode():
+        convolutions.fill(waveforms, lengths, torch.empty(shape), found)
+    assert found.tolist() == pytest.approx(sensitivity(model, waveforms, lengths), rel=1e-4)
