@@ -225,6 +225,8 @@ def _run(config: Config, engine: ModuleType, console: Console, sweep: Sweep | No
         except KeyboardInterrupt:
             console.print("stopped at once; the same command goes on from here")
             return Ended(exits.INTERRUPTED)
+        if sweep is not None:
+            sweep.ended(summary.directory for summary in summaries)
         if config.report.page and not stop.signal_name:
             _report(summaries, console)
         if stop.signal_name and HydraConfig.get().mode is RunMode.MULTIRUN:

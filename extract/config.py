@@ -132,6 +132,9 @@ class Config:
     precision: Precision = Precision.auto
     features: bool = True  # false keeps the quantizer's units alone: no features, no training audio
     cpu_fallback: bool = True  # a recording too large for the GPU alone is encoded on the CPU
+    # In a sweep: take features from an earlier job's store where only the gain differs and does not
+    # change them; false computes all
+    share_features: bool = True
     seed: int = number(0, at_least=0, at_most=MAX_SEED)  # of the weights of `tiny_random`
     retry_failed: bool = True  # try what failed in an earlier run again
     overwrite: bool = False  # replace a store that was made with other settings

@@ -60,6 +60,7 @@ def prepare(
     unit_variance: bool = False,
     training_audio: bool = True,
     keep: Callable[[Decoded], None] = lambda decoded: None,
+    encoder_input: bool = True,
 ) -> Prepared:
     """Decode, gate, scale and resample one recording, or a span of it.
 
@@ -75,6 +76,7 @@ def prepare(
             put around it.
         training_audio: make the copy at 32 kHz, if the settings decode to that rate.
         keep: given what was decoded, for `prepare_decoded`; not called before an AudioError.
+        encoder_input: make the waveform at 16 kHz; else it is empty.
 
     Raises:
         AudioError: `undecodable`, `empty`, `too_long`, `too_short`, `non_finite_audio`, `silent`
@@ -90,6 +92,7 @@ def prepare(
             stack,
             unit_variance=unit_variance,
             training_audio=training_audio,
+            encoder_input=encoder_input,
         )
     except AudioError as error:
         if error.reason == "silent":
@@ -108,6 +111,7 @@ def prepare_decoded(
     *,
     unit_variance: bool = False,
     training_audio: bool = True,
+    encoder_input: bool = True,
 ) -> Prepared:
     """`prepare` from samples that its `keep` was given: the same bits.
 
@@ -125,6 +129,8 @@ def prepare_decoded(
     _check_peak(peak, settings, where)
     wants_copy = training_audio and settings.has_training_audio
     loud, wav32k, clipped_samples = _levelled(decoded.samples, peak, settings, wants_copy)
+    if not encoder_input:
+        return Prepared(loud[:0].copy(), wav32k, peak, decoded.duration_s, clipped_samples)
     waveform = resample_to_16k(loud, settings.resampler, decoded.rate_hz, settings.resampler_width)
     if unit_variance:
         waveform = normalized(waveform, settings.norm_eps)
@@ -233,6 +239,11 @@ def _why_silent(file: BinaryIO, where: str, span: Span) -> str:
             "they cancel; a single channel is needed (ffmpeg -i IN -af 'pan=mono|c0=c0' OUT)"
         )
     return f"{where}: only zeros; a recording is needed"
+
+
+def gain(peak: float, settings: AudioSettings) -> float:
+    """What `scaled` multiplies a recording of this peak by, for each unit of its scale."""
+    return settings.maxx * settings.alpha / peak + 1 - settings.alpha
 
 
 def scaled(

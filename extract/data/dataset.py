@@ -36,7 +36,8 @@ class AudioDataset(Dataset[Utterance | Failure]):
     the reference's; see `extract.audio.prepare.prepare`. A recording too short for one frame of
     `stack`, the encoder's convolutions, is a `Failure`. With `unit_variance` each waveform is
     brought to zero mean and unit variance, as `Checkpoint.wants_unit_variance` says of a model.
-    Without `training_audio` no 32 kHz copy is made, and `Utterance.wav32k` is empty. `decoded` is
+    Without `training_audio` no 32 kHz copy is made, and `Utterance.wav32k` is empty. Without
+    `encoder_input` no waveform at 16 kHz is made. Without both nothing is decoded. `decoded` is
     where decoded recordings are kept and found again; the items are the same with it.
     """
 
@@ -48,11 +49,13 @@ class AudioDataset(Dataset[Utterance | Failure]):
         *,
         unit_variance: bool = False,
         training_audio: bool = True,
+        encoder_input: bool = True,
         decoded: DecodedCache | None = None,
     ) -> None:
         self.manifest, self.decoded = manifest, decoded
         self.settings, self.stack = settings or AudioSettings(), stack
         self.unit_variance, self.training_audio = unit_variance, training_audio
+        self.encoder_input = encoder_input
 
     def shared(self) -> AudioDataset:
         """The same with its manifest in shared memory, which workers that are not forked read."""
@@ -78,6 +81,8 @@ class AudioDataset(Dataset[Utterance | Failure]):
             return Failure(recording, INTERNAL_ERROR, f"{recording.path}: {last_line(error)}")
 
     def _prepare(self, recording: Recording) -> Utterance:
+        if not (self.encoder_input or self.training_audio):
+            return Utterance(recording, torch.empty(0), torch.empty(0, dtype=torch.int16))
         entry = self.manifest[recording.index]
         where, span = printable(recording.path), Span.of(entry.offset_s, entry.duration_s)
         if span != WHOLE:
@@ -116,6 +121,7 @@ class AudioDataset(Dataset[Utterance | Failure]):
                     self.stack,
                     unit_variance=self.unit_variance,
                     training_audio=self.training_audio,
+                    encoder_input=self.encoder_input,
                 )
         return None
 
@@ -133,6 +139,7 @@ class AudioDataset(Dataset[Utterance | Failure]):
                 self.stack,
                 unit_variance=self.unit_variance,
                 training_audio=self.training_audio,
+                encoder_input=self.encoder_input,
                 keep=keep,
             )
 

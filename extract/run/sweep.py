@@ -10,9 +10,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,15 @@ class Sweep:
     folder: Path | None = None  # in memory, for decoded recordings; None where there is none
     decoded: DecodedCache | None = None  # chosen by the first job that loads
     durations: Path | None = None  # the last job's cache of headers' durations
+    # Stores of the jobs that ended before, in the order of the jobs: features are taken from them
+    stores: list[Path] = field(default_factory=list)
+    # Of each kind of features, by its identity: how far apart the gains were of the proof that
+    # another gain does not change them (`extract.run.proof`); None where it does
+    proofs: dict[str, float | None] = field(default_factory=dict)
+
+    def ended(self, directories: Iterable[Path]) -> None:
+        """Adds the stores of a job, each once, which the next jobs may take features from."""
+        self.stores += dict.fromkeys(directories)
 
 
 @contextmanager

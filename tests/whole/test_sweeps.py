@@ -62,12 +62,15 @@ def outcomes(store: Path) -> tuple[dict[str, bytes], dict[str, dict]]:
     return found, {record["id"]: record for record in ledger(store)}
 
 
+APART = "share_features=false"
+
+
 @IN_MEMORY
 def test_later_jobs_read_what_the_first_decoded_and_write_what_a_run_writes(
     command, mixed, tmp_path, monkeypatch, capfd
 ):
     decodes = counted(monkeypatch, prepare_module, "decode")
-    assert command("-m", *of(mixed, GAINS)) == 0
+    assert command("-m", *of(mixed, GAINS, APART)) == 0
     assert Counter(Path(arguments[1]).name for arguments in decodes) == {
         "a.mp3": 1,
         "16000.wav": 1,
@@ -85,12 +88,23 @@ def test_later_jobs_read_what_the_first_decoded_and_write_what_a_run_writes(
 
 
 @IN_MEMORY
+def test_a_job_that_takes_features_of_another_decodes_nothing_either(
+    command, mixed, tmp_path, monkeypatch
+):
+    decodes = counted(monkeypatch, prepare_module, "decode")
+    (mixed / "32000.wav").unlink()
+    assert command("-m", *of(mixed, GAINS)) == 0
+    assert {"shared" in record for record in ledger(tmp_path / "out0.7")} == {True}
+    assert len(decodes) == 3  # by the first job; the proof of the rule has them from memory too
+
+
+@IN_MEMORY
 def test_an_option_keeps_decoded_recordings_out_of_memory(command, mixed, monkeypatch, capfd):
     decodes = counted(monkeypatch, prepare_module, "decode")
-    assert command("-m", *of(mixed, GAINS, "loader.decoded_mb=0")) == 0
+    assert command("-m", *of(mixed, GAINS, APART, "loader.decoded_mb=0")) == 0
     assert len(decodes) == 8
     assert "stay in memory" not in capfd.readouterr().err
-    assert command("-m", *of(mixed, "audio.alpha=0.1,0.2", "loader.decoded_mb=0.1")) == 0
+    assert command("-m", *of(mixed, "audio.alpha=0.1,0.2", APART, "loader.decoded_mb=0.1")) == 0
     assert "at most 0.1 MB" in capfd.readouterr().err
     assert len(decodes) == 8 + 8 - 1  # there is room for one
 
