@@ -375,6 +375,15 @@ def test_what_differs_in_more_than_the_gain_is_not_taken(command, tmp_path):
     given = {path.name: set(shared(path).values()) for path in tmp_path.glob("0.*")}
     assert given == {"0.5-0": set(), "0.5-1": set(), "0.7-0": {"0.5-0"}, "0.7-1": {"0.5-1"}}
 
+    metadata = tmp_path / "0.5-0" / "metadata.json"  # as if it had got units since
+    metadata.write_text(
+        metadata.read_text().replace('"identity": {', '"identity": {"quantizer": "q",')
+    )
+    shutil.rmtree(tmp_path / "0.7-0")
+    assert command("-m", *options(tmp_path / "in", where, swept[0])) == 0
+    assert readers.identity(tmp_path / "0.5-0")["quantizer"] == "q"
+    assert not shared(tmp_path / "0.7-0")
+
 
 def test_links_need_no_room(clips, sweep, tmp_path, monkeypatch, capfd):
     """The second job has room for its training audio, and not for features too."""
@@ -391,14 +400,15 @@ def test_links_need_no_room(clips, sweep, tmp_path, monkeypatch, capfd):
 
 
 def test_nothing_of_a_job_stays_in_memory(sweep, monkeypatch):
-    made, job_of = [], job.job_of
+    """When the next one begins: neither its recordings nor what it took of other stores."""
+    made, alive, job_of, init = [], [], job.job_of, Reuse.__init__
 
     def noted(*args, **more):
+        gc.collect()
+        alive.append([ref() is not None for ref in made])
         parts = job_of(*args, **more)
         made.append(weakref.ref(parts[0].manifest))
         return parts
-
-    init = Reuse.__init__
 
     def found(self, *args) -> None:
         init(self, *args)
@@ -406,9 +416,8 @@ def test_nothing_of_a_job_stays_in_memory(sweep, monkeypatch):
 
     monkeypatch.setattr(job, "job_of", noted)
     monkeypatch.setattr(Reuse, "__init__", found)
-    assert sweep("0.5,0.7") == 0
-    gc.collect()
-    assert [ref() for ref in made] == [None] * 3
+    assert sweep("0.5,0.7,0.9") == 0
+    assert alive == [[], [False], [False, False, False]]
 
 
 def test_a_job_that_fails_stops_no_other(sweep, clips, tmp_path):
