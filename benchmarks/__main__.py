@@ -15,6 +15,7 @@ from benchmarks import (
     rival,
     run,
     startup,
+    sweep,
     writer,
 )
 from benchmarks.common import Row, guarded, head, show
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "writer": writer.measure,
     "memory": memory.measure,
     "run": run.measure,
+    "sweep": sweep.measure,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # what `--help` does not wait for
     from rich.console import Console
 
     from extract.run.summary import Summary
+    from extract.run.sweep import Sweep
 
 # What an error says when memory runs out: from Linux's loader, torch's allocator, the C library,
 # oneDNN and Python's threads.
@@ -67,12 +69,15 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code (docs/faults.md, `Exit codes`)."""
     register()
     jobs: list[tuple[Sequence[str], Ended]] = []
+    sweep: Sweep | None = None
+    here = os.getpid()
 
     @hydra.main(config_path=conf_dir(), config_name="config", **VERSION_BASE)
     def job(config: DictConfig) -> None:
         overrides = HydraConfig.get().overrides.task
         jobs.append((overrides, Ended(exits.CRASHED)))  # stays if the job raises
-        jobs[-1] = overrides, _within_memory(config)
+        run_job = _guarded if os.getpid() == here else _within_memory  # a launcher sees its errors
+        jobs[-1] = overrides, run_job(config, sweep)
         if jobs[-1][1].exit in (exits.INTERRUPTED, exits.TERMINATED):
             raise KeyboardInterrupt  # or Hydra would go on with the next job of a sweep
 
@@ -89,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors; `_failed` prints them
     without_a_job = exits.DONE
     try:
-        with _sweep_folder(prepared(words)) as sys.argv[1:]:
+        with _sweep_folder(prepared(words)) as sys.argv[1:], _sweeping(words) as sweep:
             if is_asked(words, SHOWS_INFO):
                 sys.stdout.write(chosen_by(sys.argv[1:]))
             job()
@@ -104,8 +109,8 @@ def main(argv: list[str] | None = None) -> int:
 
         rows = [(overrides, ended.summaries, str(ended.exit)) for overrides, ended in jobs]
         sweep_table(_console(), rows)
-    ends = [ended.exit for _overrides, ended in jobs] or [without_a_job]
-    if not {exits.INTERRUPTED, exits.TERMINATED} & {*ends, without_a_job}:
+    ends = [without_a_job, *(ended.exit for _overrides, ended in jobs)]
+    if not {exits.INTERRUPTED, exits.TERMINATED} & {*ends}:
         ends.append(_pages([store for _overrides, ended in jobs for store in ended.shown]))
     return max(end.code for end in ends)
 
@@ -150,13 +155,35 @@ def _sweep_folder(words: Sequence[str]) -> Iterator[Sequence[str]]:
         yield [f"hydra.sweep.dir={quoted(folder)}", *words]
 
 
-def _within_memory(config: DictConfig) -> Ended:
+def _sweeping(words: Sequence[str]) -> AbstractContextManager[Sweep | None]:
+    """What the jobs share, for the time of the command; None where one job runs."""
+    if not is_sweep(words):
+        return nullcontext()
+    from extract.run.sweep import sweeping  # NumPy, for which `--help` does not wait
+
+    return sweeping()
+
+
+def _guarded(config: DictConfig, sweep: Sweep | None) -> Ended:
+    """Runs the job; prints an error of this program at once, and lets go of it.
+
+    Hydra would hold the error of a sweep's job until all jobs have run, and the error all that the
+    job had allocated. Then it would raise the first one alone.
+    """
+    try:
+        return _within_memory(config, sweep)
+    except (Exception, SystemExit) as error:
+        traceback.print_exception(error)
+        return Ended(exits.CRASHED)
+
+
+def _within_memory(config: DictConfig, sweep: Sweep | None) -> Ended:
     """Runs the job; if allocating memory fails, prints a sentence instead of a traceback.
 
     It fails under a limit: ulimit -v, a batch system's, some containers'.
     """
     try:
-        return _job(config)
+        return _job(config, sweep)
     except (MemoryError, ImportError, OSError, RuntimeError) as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         if not isinstance(error, MemoryError) and not any(word in said for word in OUT_OF_MEMORY):
@@ -175,7 +202,7 @@ def _console() -> Console:
     return Console(stderr=True)
 
 
-def _job(config: DictConfig) -> Ended:
+def _job(config: DictConfig, sweep: Sweep | None) -> Ended:
     from extract import choices  # 30 ms, for which `--help` does not wait
 
     console = _console()
@@ -193,7 +220,7 @@ def _job(config: DictConfig) -> Ended:
         return Ended(_usage(str(error)))
     if settings.preflight:
         return _preflight(settings, console)
-    return _run(settings, engine, console)
+    return _run(settings, engine, console, sweep)
 
 
 def _say_part(config: Config, console: Console) -> None:
@@ -211,7 +238,7 @@ def _log_to(console: Console) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
 
 
-def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
+def _run(config: Config, engine: ModuleType, console: Console, sweep: Sweep | None) -> Ended:
     """Runs the engine's shards, shown on the terminal, until a signal asks them to stop."""
     from extract.run.job import run_shard  # torch: after the options are known to be right
     from extract.run.signals import stop_on_signals
@@ -219,15 +246,18 @@ def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
 
     if int(config.loader.side_by_side) > 1:
         console.is_interactive = False  # bars of several runs would overwrite each other
+    unit = functools.partial(run_shard, sweep=sweep) if sweep else run_shard
     with stop_on_signals() as stop:
         try:
             with Terminal(console) as watch, _live(config):
-                summaries = engine.run(config, engine.shards(config), run_shard, watch, stop)
+                summaries = engine.run(config, engine.shards(config), unit, watch, stop)
         except ValueError as error:
             return Ended(_usage(str(error)))
         except KeyboardInterrupt:
             console.print("stopped at once; the same command goes on from here")
             return Ended(exits.INTERRUPTED)
+        if sweep is not None:
+            sweep.ended(summary.directory for summary in summaries)
         if stop.signal_name and HydraConfig.get().mode is RunMode.MULTIRUN:
             return Ended(exits.after_signal(stop.signal_name), summaries)  # ends the sweep too
         is_shown = config.report.page is not Page.none and not stop.signal_name

@@ -82,6 +82,9 @@ class LoaderConfig:
     prefetch: int = number(2, at_least=1, at_most=1000)  # batches that each worker keeps ready
     timeout_s: float = number(300.0, above=0)  # a recording that takes longer has hung its worker
     start_method: StartMethod = StartMethod.auto
+    # In a sweep: megabytes of memory for decoded recordings, which later jobs then need not decode;
+    # 0 = none, auto = a quarter of what is free
+    decoded_mb: int | float | str = number("auto", at_least=0)
     # Runs at work on this machine at once, this one among them: each takes its share of the cores
     # and, for `batch_seconds=auto`, of the free memory of the GPU
     side_by_side: int = number(1, at_least=1, at_most=1024)
@@ -144,6 +147,9 @@ class Config:
     precision: Precision = Precision.auto
     features: bool = True  # false keeps the quantizer's units alone: no features, no training audio
     cpu_fallback: bool = True  # a recording too large for the GPU alone is encoded on the CPU
+    # In a sweep: take features from an earlier job's store where only the gain differs and does not
+    # change them; false computes all
+    share_features: bool = True
     seed: int = number(0, at_least=0, at_most=MAX_SEED)  # of the weights of `tiny_random`
     retry_failed: bool = True  # try what failed in an earlier run again
     overwrite: bool = False  # replace a store that was made with other settings

@@ -1,4 +1,4 @@
-"""Resources of this process: cores, glibc's allocator, Python's garbage collector."""
+"""Resources of this process: cores, memory, glibc's allocator, Python's garbage collector."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ import ctypes
 import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 KEPT_BYTES = 1 << 30  # of freed memory that glibc keeps, at most; a batch's activations take less
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 MAX_MMAP_THRESHOLD = 32 << 20  # the largest that glibc takes
+SHM = Path("/dev/shm")  # where Linux has a file system in memory
+# Files of a control group: its limit on memory, what it uses, and its statistics, of which the row
+# is the part that the kernel takes back when memory is short. Version 2, then version 1.
+_CGROUPS = (
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 _is_put_off = False  # whether `put_off_garbage_collection` turned the collector off
 
@@ -72,3 +82,52 @@ def collect_garbage_again() -> None:
         _is_put_off = False
         gc.freeze()
         gc.enable()
+
+
+def is_in_memory(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """Whether a file system in memory is mounted at `folder`; False where there is no `mounts`."""
+    try:
+        rows = [line.split() for line in mounts.read_text("utf8", "replace").splitlines()]
+    except OSError:
+        return False
+    kinds = [row[2] for row in rows if len(row) > 2 and row[1] == str(folder)]
+    return kinds[-1:] in (["tmpfs"], ["ramfs"])  # the last one mounted there hides the others
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory to be had without swapping, within the limits of this process's cgroups.
+
+    0 where the system does not say. `root` is where its `proc` and `sys` are.
+    """
+    machine = 1024 * _rows(root / "proc/meminfo").get("MemAvailable:", 0)
+    return max(0, min([machine, *_left_in_cgroups(root)]))
+
+
+def _left_in_cgroups(root: Path) -> Iterator[int]:
+    """Bytes that each control group that this process is in may still take."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _number, controllers, path = line.split(":", 2)
+        for controller, most, used, row in _CGROUPS:
+            if controller in controllers.split(","):
+                for folder in _groups(root / "sys/fs/cgroup" / controller, path):
+                    with suppress(OSError, ValueError):  # no such file here, or it says `max`
+                        left = int((folder / most).read_text()) - int((folder / used).read_text())
+                        yield left + _rows(folder / "memory.stat").get(row, 0)
+
+
+def _groups(top: Path, path: str) -> list[Path]:
+    """The folders of a control group and of all that it is in, up to `top`."""
+    group = top / path.lstrip("/")
+    return [folder for folder in (group, *group.parents) if folder.is_relative_to(top)]
+
+
+def _rows(path: Path) -> dict[str, int]:
+    """Names and numbers of a file of the kernel's, a pair a line; none if it cannot be read."""
+    with suppress(OSError):
+        rows = (line.split() for line in path.read_text().splitlines())
+        return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
+    return {}

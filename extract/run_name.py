@@ -18,7 +18,7 @@ NOT_IN_NAME = (
     *("store.dir", "store.num_writers", "store.fsync", "store.verify"),
     "store.embedder_model",
     *("store.ark_mb", "store.shard_mb"),
-    *("cpu_fallback", "retry_failed", "overwrite", "preflight"),
+    *("cpu_fallback", "share_features", "retry_failed", "overwrite", "preflight"),
 )
 ALWAYS_NAMED = ("audio.maxx", "audio.alpha")
 LAYOUT = "store.layout"  # named unless it is the first layout: each layout's own default is itself

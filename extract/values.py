@@ -242,6 +242,9 @@ class Features:
     finite: bool
     retried_fp32: bool
     units: Tensor | None = None  # (num_units,) int64 on the CPU; None where no quantizer makes any
+    # How far they are from what no gain changes, relative, at the first norm: in sweeps, where the
+    # model has a norm over time (`extract.encoder.first_layer.gain_sensitivity`)
+    gain_sensitivity: float | None = None
 
 
 @dataclass(frozen=True)

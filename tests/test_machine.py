@@ -4,6 +4,7 @@ import multiprocessing
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +79,65 @@ def test_how_workers_start_on_each_system(monkeypatch, system, there, on_a_cpu, 
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: there)
     assert machine.best_start_method(uses_cuda=False) == on_a_cpu
     assert machine.best_start_method(uses_cuda=True) == beside_a_gpu
+
+
+def kernel(root: Path, files: dict[str, str]) -> Path:
+    """Files of the kernel's below `root`, with a machine of which 8,000 kB are to be had."""
+    meminfo = "MemTotal: 9000 kB\nMemAvailable: 8000 kB\nHugePages_Total: 0\n"
+    for name, text in {"proc/meminfo": meminfo, **files}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+V1 = "sys/fs/cgroup/memory/jobs"
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, 8_192_000),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, 8_192_000),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                "sys/fs/cgroup/a/memory.max": "5000000\n",  # of the group above this one
+                "sys/fs/cgroup/a/memory.current": "3000000\n",
+                "sys/fs/cgroup/a/memory.stat": "anon 1\ninactive_file 1000000\n",
+                "sys/fs/cgroup/a/b/memory.max": "max\n",
+                "sys/fs/cgroup/a/b/memory.current": "1\n",
+            },
+            3_000_000,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:cpu:/\n4:cpuset,memory:/jobs/1\n",
+                f"{V1}/memory.limit_in_bytes": "4000000\n",
+                f"{V1}/memory.usage_in_bytes": "4500000\n",
+                f"{V1}/memory.stat": "total_inactive_file 100\n",
+            },
+            0,
+        ),
+    ],
+    ids=["no group", "no limit", "version 2", "version 1"],
+)
+def test_available_memory_is_within_the_limits_of_all_control_groups(tmp_path, files, free):
+    assert machine.available_memory(kernel(tmp_path, files)) == free
+
+
+def test_without_the_kernels_files_no_memory_is_available(tmp_path):
+    assert machine.available_memory(tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        (["tmpfs /dev/shm tmpfs rw 0 0"], True),
+        (["tmpfs /dev/shm tmpfs rw 0 0", "/dev/sda /dev/shm ext4 rw 0 0"], False),
+        (["tmpfs /dev tmpfs rw 0 0"], False),
+    ],
+)
+def test_a_folder_is_in_memory_if_such_a_file_system_is_mounted_there(tmp_path, rows, found):
+    (tmp_path / "mounts").write_text("\n".join(rows) + "\n")
+    assert machine.is_in_memory(Path("/dev/shm"), tmp_path / "mounts") is found
+    assert not machine.is_in_memory(Path("/dev/shm"), tmp_path / "nowhere")

@@ -47,6 +47,7 @@ class Decoded:
     samples: Samples  # (num_samples,) mono, float32, full scale 1.0, writable
     rate_hz: int
     end: int  # how many samples the recording gave, up to the span's end or its own
+    as_it_lies: bool = False  # read from a WAV that holds them, with nothing to resample or mix
 
     @property
     def duration_s(self) -> float:
@@ -168,7 +169,7 @@ def _read_wav(file: BinaryIO, header: WavHeader, span: Span) -> Decoded:
         end = num_samples + block.shape[1]
         to_float(block[0], out=samples[num_samples:end])
         num_samples = end
-    return Decoded(samples[:num_samples], header.rate_hz, start + num_samples)
+    return Decoded(samples[:num_samples], header.rate_hz, start + num_samples, as_it_lies=True)
 
 
 def _wav_frames(file: BinaryIO, header: WavHeader, begin: int) -> Iterator[av.AudioFrame]:

@@ -7,6 +7,7 @@ fast.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -25,6 +26,7 @@ from extract.values import AudioSettings, Gain, RatePath
 __all__ = [
     "Prepared",
     "prepare",
+    "prepare_decoded",
     "resample_to_16k",
     "scaled",
     "to_int16",
@@ -57,6 +59,8 @@ def prepare(
     *,
     unit_variance: bool = False,
     training_audio: bool = True,
+    keep: Callable[[Decoded], None] = lambda decoded: None,
+    encoder_input: bool = True,
 ) -> Prepared:
     """Decode, gate, scale and resample one recording, or a span of it.
 
@@ -71,20 +75,62 @@ def prepare(
         unit_variance: bring the encoder's input to zero mean and unit variance, before zeros are
             put around it.
         training_audio: make the copy at 32 kHz, if the settings decode to that rate.
+        keep: given what was decoded, for `prepare_decoded`; not called before an AudioError.
+        encoder_input: make the waveform at 16 kHz; else it is empty.
 
     Raises:
         AudioError: `undecodable`, `empty`, `too_long`, `too_short`, `non_finite_audio`, `silent`
             or `peak_above_gate`.
     """
     decoded = _decoded(file, where, settings, span)
+    try:
+        prepared = prepare_decoded(
+            decoded,
+            where,
+            settings,
+            span,
+            stack,
+            unit_variance=unit_variance,
+            training_audio=training_audio,
+            encoder_input=encoder_input,
+        )
+    except AudioError as error:
+        if error.reason == "silent":
+            raise AudioError("silent", _why_silent(file, where, span)) from None
+        raise
+    keep(decoded)
+    return prepared
+
+
+def prepare_decoded(
+    decoded: Decoded,
+    where: str,
+    settings: AudioSettings,
+    span: Span = WHOLE,
+    stack: ConvStack = HUBERT_STACK,
+    *,
+    unit_variance: bool = False,
+    training_audio: bool = True,
+    encoder_input: bool = True,
+) -> Prepared:
+    """`prepare` from samples that its `keep` was given: the same bits.
+
+    `settings` may differ from those that `decoded` was made with in all but `rate_path`, `mix` and
+    `max_duration_s`.
+
+    Raises:
+        AudioError: `too_short`, `non_finite_audio`, `silent` or `peak_above_gate`.
+    """
     rounding = 0 if span.is_open else 1
     _check_length(decoded, settings, stack.min_samples(), where, rounding)
     peak = _peak(decoded.samples, where)
     if settings.gain is Gain.peak_blend and peak < SILENT_PEAK:  # it divides by the peak
-        raise AudioError("silent", _why_silent(file, where, span))
+        raise AudioError("silent", f"{where}: only zeros; a recording is needed")
     _check_peak(peak, settings, where)
     wants_copy = training_audio and settings.has_training_audio
     loud, wav32k, clipped_samples = _levelled(decoded.samples, peak, settings, wants_copy)
+    if not encoder_input:
+        return Prepared(loud[:0].copy(), wav32k, peak, decoded.duration_s, clipped_samples)
     waveform = resample_to_16k(loud, settings.resampler, decoded.rate_hz, settings.resampler_width)
     if unit_variance:
         waveform = normalized(waveform, settings.norm_eps)
@@ -193,6 +239,11 @@ def _why_silent(file: BinaryIO, where: str, span: Span) -> str:
             "they cancel; a single channel is needed (ffmpeg -i IN -af 'pan=mono|c0=c0' OUT)"
         )
     return f"{where}: only zeros; a recording is needed"
+
+
+def gain(peak: float, settings: AudioSettings) -> float:
+    """What `scaled` multiplies a recording of this peak by, for each unit of its scale."""
+    return settings.maxx * settings.alpha / peak + 1 - settings.alpha
 
 
 def scaled(

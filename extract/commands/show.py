@@ -165,7 +165,9 @@ def _wanted(record: Record, options: argparse.Namespace) -> bool:
 
 
 def _cells(record: Record) -> list[str]:
-    return [_cell(record.get(field), form) for field, form in COLUMNS.items()]
+    shared = record.get("shared")
+    said = {"detail": f"features of {shared}"} if shared and not record.get("detail") else {}
+    return [_cell({**record, **said}.get(field), form) for field, form in COLUMNS.items()]
 
 
 def _cell(value: object, form: str) -> str:

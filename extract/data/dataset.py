@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import copy
 import zlib
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from torch.utils.data import Dataset
 
+from extract.audio.decode import Decoded
 from extract.audio.faults import AudioError, opened
-from extract.audio.prepare import prepare
+from extract.audio.prepare import Prepared, prepare, prepare_decoded
 from extract.audio.spans import WHOLE, Span
+from extract.data.decoded import DecodedCache, is_worth_keeping, name_of
 from extract.frames import HUBERT_STACK, ConvStack
 from extract.internal import INTERNAL_ERROR, last_line
 from extract.manifest.manifest import Manifest
@@ -33,7 +36,9 @@ class AudioDataset(Dataset[Utterance | Failure]):
     the reference's; see `extract.audio.prepare.prepare`. A recording too short for one frame of
     `stack`, the encoder's convolutions, is a `Failure`. With `unit_variance` each waveform is
     brought to zero mean and unit variance, as `Checkpoint.wants_unit_variance` says of a model.
-    Without `training_audio` no 32 kHz copy is made, and `Utterance.wav32k` is empty.
+    Without `training_audio` no 32 kHz copy is made, and `Utterance.wav32k` is empty. Without
+    `encoder_input` no waveform at 16 kHz is made. Without both nothing is decoded. `decoded` is
+    where decoded recordings are kept and found again; the items are the same with it.
     """
 
     def __init__(
@@ -44,10 +49,13 @@ class AudioDataset(Dataset[Utterance | Failure]):
         *,
         unit_variance: bool = False,
         training_audio: bool = True,
+        encoder_input: bool = True,
+        decoded: DecodedCache | None = None,
     ) -> None:
-        self.manifest = manifest
+        self.manifest, self.decoded = manifest, decoded
         self.settings, self.stack = settings or AudioSettings(), stack
         self.unit_variance, self.training_audio = unit_variance, training_audio
+        self.encoder_input = encoder_input
 
     def shared(self) -> AudioDataset:
         """The same with its manifest in shared memory, which workers that are not forked read."""
@@ -73,20 +81,14 @@ class AudioDataset(Dataset[Utterance | Failure]):
             return Failure(recording, INTERNAL_ERROR, f"{recording.path}: {last_line(error)}")
 
     def _prepare(self, recording: Recording) -> Utterance:
+        if not (self.encoder_input or self.training_audio):
+            return Utterance(recording, torch.empty(0), torch.empty(0, dtype=torch.int16))
         entry = self.manifest[recording.index]
         where, span = printable(recording.path), Span.of(entry.offset_s, entry.duration_s)
         if span != WHOLE:
             where += f" {span}"
-        with opened(self.manifest.opener, entry.path, where) as file:
-            prepared = prepare(
-                file,
-                where,
-                self.settings,
-                span,
-                self.stack,
-                unit_variance=self.unit_variance,
-                training_audio=self.training_audio,
-            )
+        name = self._name(entry, recording)
+        prepared = self._from_memory(name, where, span) or self._from_file(entry, name, where, span)
         known = replace(
             recording,
             peak=prepared.peak,
@@ -96,6 +98,50 @@ class AudioDataset(Dataset[Utterance | Failure]):
         return Utterance(
             known, torch.from_numpy(prepared.waveform), torch.from_numpy(prepared.wav32k)
         )
+
+    def _name(self, entry: Entry, recording: Recording) -> str | None:
+        """The name of an entry's samples among those that are kept; None if none are."""
+        if self.decoded is None:
+            return None
+        return name_of(self.manifest.source, entry, recording, self.settings)
+
+    def _from_memory(self, name: str | None, where: str, span: Span) -> Prepared | None:
+        """Of samples that were kept; None if there are none, or the file has to say what is wrong.
+
+        The detail of `silent` depends on all channels.
+        """
+        decoded = self.decoded.get(name) if self.decoded and name else None
+        if decoded is not None:
+            with suppress(AudioError):
+                return prepare_decoded(
+                    decoded,
+                    where,
+                    self.settings,
+                    span,
+                    self.stack,
+                    unit_variance=self.unit_variance,
+                    training_audio=self.training_audio,
+                    encoder_input=self.encoder_input,
+                )
+        return None
+
+    def _from_file(self, entry: Entry, name: str | None, where: str, span: Span) -> Prepared:
+        def keep(decoded: Decoded) -> None:
+            if self.decoded and name and is_worth_keeping(decoded, entry.path):
+                self.decoded.put(name, decoded)
+
+        with opened(self.manifest.opener, entry.path, where) as file:
+            return prepare(
+                file,
+                where,
+                self.settings,
+                span,
+                self.stack,
+                unit_variance=self.unit_variance,
+                training_audio=self.training_audio,
+                encoder_input=self.encoder_input,
+                keep=keep,
+            )
 
 
 def identify(manifest: Manifest, index: int) -> Recording:

@@ -66,6 +66,7 @@ def durations(
     scan: Scan,
     progress: Callable[[int], None],
     internal: InternalErrors | None = None,
+    also: Path | None = None,
 ) -> NDArray[np.float64]:
     """Seconds of each entry, (len(manifest),); 0 if its header cannot be read.
 
@@ -77,11 +78,15 @@ def durations(
         scan: reads items of `Headers` by chunks of indices, in workers.
         progress: called with the number of headers of each chunk.
         internal: counts faults of this program. The next run reads those headers again.
+        also: the cache of another store, whose rows are taken where `path` has none.
     """
     wanted = np.fromiter((_wanted(entry, manifest.opener) for entry in manifest), _WANTED)
     asked = np.isnan(wanted["duration_s"])
     whole_s, found = _looked_up(wanted["key"], path)
-    found &= asked
+    also_s, taken = _looked_up(wanted["key"], also)
+    taken &= asked & ~found
+    whole_s[taken] = also_s[taken]
+    found = (found | taken) & asked
     missing = np.flatnonzero(asked & ~found)
     if len(missing):
         chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
@@ -89,8 +94,8 @@ def durations(
         for index, duration_s in scanned:  # may end early: the next run reads the rest
             whole_s[index] = np.float32(duration_s)  # the cache's dtype, so both runs plan alike
             found[index] = True
-        if path is not None:
-            _write(path, wanted["key"][found], whole_s[found])
+    if path is not None and (len(missing) or taken.any()):
+        _write(path, wanted["key"][found], whole_s[found])
     from_header_s = np.maximum(whole_s - wanted["offset_s"], UNKNOWN_S)
     return np.where(asked, from_header_s, wanted["duration_s"])
 

@@ -101,11 +101,12 @@ class Workers:
         self.processes: list[Any] = []
         if options.num_workers:
             self.processes = _processes(self.iterator, children)
+        self._handler_before: Any = None
         in_main = threading.current_thread() is threading.main_thread()
         if self.processes and in_main and hasattr(signal, "SIGCHLD"):  # Windows has none
             # torch's handler of SIGCHLD raises wherever the main process is, even within a save.
             # This one raises only inside `next`.
-            signal.signal(signal.SIGCHLD, self._on_child)
+            self._handler_before = signal.signal(signal.SIGCHLD, self._on_child)
 
     def next(self) -> Any | None:
         """The next batch, or None once `stop()` is true.
@@ -140,6 +141,15 @@ class Workers:
             shut_down()
         self.iterator = None  # its finaliser shuts down, if there is no _shutdown_workers
         self.processes = []
+        self._restore_handler()
+
+    def _restore_handler(self) -> None:
+        """Restores the handler of SIGCHLD, which would keep this object and its shared memory."""
+        before, self._handler_before = self._handler_before, None
+        if before is None or not hasattr(signal, "SIGCHLD"):
+            return
+        if signal.getsignal(signal.SIGCHLD) == self._on_child:
+            signal.signal(signal.SIGCHLD, before)
 
     def _on_child(self, _signum: int, _frame: FrameType | None) -> None:
         if self.waiting:

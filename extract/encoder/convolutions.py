@@ -106,18 +106,33 @@ class Convolutions:
         ]
         self.channels = architecture.conv[-1][0]
 
-    def features(self, waveforms: Tensor, lengths: Sequence[int], packing: Packing) -> Tensor:
-        """Packed (N, C) features of the last convolution, valid frames only."""
+    def features(
+        self,
+        waveforms: Tensor,
+        lengths: Sequence[int],
+        packing: Packing,
+        sensitivity: Tensor | None = None,
+    ) -> Tensor:
+        """Packed (N, C) features of the last convolution, valid frames only.
+
+        Fills `sensitivity` (B,), if it is given, with each utterance's `gain_sensitivity`.
+        """
         if waveforms.is_cpu:
-            return self._end_to_end(waveforms, lengths, packing)
+            return self._end_to_end(waveforms, lengths, packing, sensitivity)
         shape = len(lengths), packing.longest, self.channels
         padded = torch.empty(shape, dtype=self.dtype, device=waveforms.device)
-        self.fill(waveforms, lengths, padded)
+        self.fill(waveforms, lengths, padded, sensitivity)
         return packing.unpad(padded)
 
-    def _end_to_end(self, waveforms: Tensor, lengths: Sequence[int], packing: Packing) -> Tensor:
+    def _end_to_end(
+        self,
+        waveforms: Tensor,
+        lengths: Sequence[int],
+        packing: Packing,
+        sensitivity: Tensor | None,
+    ) -> Tensor:
         """Features on a CPU: utterances end to end, cut into chunks of few different sizes."""
-        rows = FirstRows(self.first, waveforms, lengths, packing)
+        rows = FirstRows(self.first, waveforms, lengths, packing, sensitivity)
         out = torch.empty(packing.offsets[-1], self.channels, dtype=self.dtype)
         largest, least = (
             power_of_two(number // self.first.rows_per_frame)
@@ -131,7 +146,13 @@ class Convolutions:
             start += size
         return out
 
-    def fill(self, waveforms: Tensor, lengths: Sequence[int], out: Tensor) -> None:
+    def fill(
+        self,
+        waveforms: Tensor,
+        lengths: Sequence[int],
+        out: Tensor,
+        sensitivity: Tensor | None = None,
+    ) -> None:
         """Fill `out` (B, T, C) chunk by chunk; rows past an utterance's end hold garbage.
 
         Every utterance gets a slot of the same length, a multiple of the hop. After each layer the
@@ -144,6 +165,8 @@ class Convolutions:
         most = max(1, CUDA_CHUNK_ROWS // self.first.rows_per_frame // batch)
         chunk = -(-frames // -(-frames // most))  # about equal: a short last one takes as long
         folded = self.first.fold(waveforms, lengths, frames)
+        if sensitivity is not None and folded.sensitivity is not None:
+            sensitivity.copy_(folded.sensitivity)
         for start in range(0, frames, chunk):
             stop = min(start + chunk, frames)
             out[:, start:stop] = self._later(self.first(folded, start, stop), batch, stop - start)
@@ -167,9 +190,15 @@ class FirstRows:
     """
 
     def __init__(
-        self, first: FirstLayer, waveforms: Tensor, lengths: Sequence[int], packing: Packing
+        self,
+        first: FirstLayer,
+        waveforms: Tensor,
+        lengths: Sequence[int],
+        packing: Packing,
+        sensitivity: Tensor | None = None,
     ) -> None:
         self.first, self.waveforms, self.lengths, self.packing = first, waveforms, lengths, packing
+        self.sensitivity = sensitivity
         self.starts = [0, *accumulate(frames + first.reach for frames in packing.lengths)]
         self.num_frames = self.starts[-1] - first.reach
         self.folded: tuple[int, Folded] | None = None  # of the utterance read last
@@ -212,7 +241,10 @@ class FirstRows:
             length = self.lengths[number]
             waveform = self.waveforms[number : number + 1, :length]
             frames = self.packing.lengths[number]
-            self.folded = number, self.first.fold(waveform, [length], frames)
+            folded = self.first.fold(waveform, [length], frames)
+            if self.sensitivity is not None and folded.sensitivity is not None:
+                self.sensitivity[number] = folded.sensitivity[0]
+            self.folded = number, folded
         return self.folded[1]
 
 

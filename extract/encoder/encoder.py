@@ -79,6 +79,7 @@ class Encoder:
         self.copies = Copies(self.device) if self.device.type == "cuda" else None
         self.assign: Assignment | None = None
         self.saved_as = self.dtype  # what `assign` is given features in
+        self.measures_gain = False  # whether features come with their `gain_sensitivity`
 
     def quantized(self, assign: Assignment, dtype: torch.dtype | None = None) -> "Encoder":
         """The same encoder, with the same weights in memory, whose features come with units.
@@ -96,6 +97,15 @@ class Encoder:
             raise ValueError(f"model.layer={layers}: a quantizer takes one layer; needed one")
         twin = copy.copy(self)
         twin.assign, twin.saved_as = assign, dtype or self.dtype
+        return twin
+
+    def measuring_gain(self) -> "Encoder":
+        """The same encoder, with the same weights in memory, that measures `gain_sensitivity`.
+
+        No effect with a model whose first convolution has no norm over time.
+        """
+        twin = copy.copy(self)
+        twin.measures_gain = self.architecture.conv_norm == "group"
         return twin
 
     @torch.inference_mode()
@@ -121,11 +131,14 @@ class Encoder:
     def _compute(self, waveforms: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         """Packed (L, D, N) features and whether each frame is finite (N,), on the device.
 
-        With a quantizer also the units that it proposes, (U,).
+        With `measures_gain` also each utterance's `gain_sensitivity` (B,) in float32. With a
+        quantizer also the units that it proposes, (U,).
         """
         with exact_float32(self.device):
-            values = self.exact.forward(waveforms, lengths, self.dtype)
-            computed = [values, _finite(values)]
+            sensitivity = torch.empty(len(lengths) * self.measures_gain, device=self.device)
+            measured = [sensitivity] if self.measures_gain else []
+            values = self.exact.forward(waveforms, lengths, self.dtype, *measured)
+            computed = [values, _finite(values), *measured]
             if self.assign is not None:
                 sizes = [self.architecture.stack.num_frames(length) for length in lengths]
                 computed.append(self.assign.propose(values[0].to(self.saved_as), sizes))
@@ -143,6 +156,7 @@ class Encoder:
             projection=projection,
             final_norm=final_norm,
         )
+        encoder.measures_gain = self.measures_gain
         if self.assign is None:
             return encoder
         as_computed = self.saved_as == self.dtype

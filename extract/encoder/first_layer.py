@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 CPU_ROWS = 1024  # rows computed at once: 2 MB stay in the cache, which is twice as fast
 STATISTICS_WINDOWS = 200_000  # windows summed at once: 16 MB in float64 for a kernel of 10
 EPS = 1e-5  # of both norms: torch's default, which transformers does not change
+ROUNDING = 2.0**-24  # of a float32 sample, relative
 
 
 Activations = Callable[[Tensor, Tensor, Tensor], Tensor]  # windows, weight, bias -> (B R, C)
@@ -43,6 +44,8 @@ class Folded:
     samples: Tensor  # (B, S), zero-padded for the frames that the last one reaches into
     weight: Tensor  # (B, kernel, C)
     bias: Tensor  # (B, 1, C)
+    # (B,) float64: `gain_sensitivity` of each utterance; None without a GroupNorm
+    sensitivity: Tensor | None = None
 
     def windows(self, start: int, stop: int) -> Tensor:
         """Windows (B, R, kernel) that begin in the frames `start` to `stop`; a view."""
@@ -89,20 +92,21 @@ class FirstLayer:
     def fold(self, waveforms: Tensor, lengths: Sequence[int], frames: int) -> Folded:
         """A batch's `Folded`; `waveforms` (B, S), of which the longest gives `frames` frames."""
         batch = len(lengths)
+        sensitivity = None
         if self.group_norm:
-            samples, weight, bias = self._normalised(waveforms, lengths)
+            samples, weight, bias, sensitivity = self._normalised(waveforms, lengths)
         else:
             samples, weight = waveforms, self.weight.expand(batch, -1, -1)
             bias = self.bias.expand(batch, 1, -1)
         kernel, stride = self.stack.layers[0]
         size = (frames + self.reach) * self.stack.hop + kernel - stride
         samples = F.pad(samples, (0, max(0, size - samples.shape[1])))
-        return Folded(self.stack, samples, weight, bias)
+        return Folded(self.stack, samples, weight, bias, sensitivity)
 
     def _normalised(
         self, waveforms: Tensor, lengths: Sequence[int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Centred samples, and weight and bias with the GroupNorm folded in.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Centred samples, weight and bias with the GroupNorm folded in, `gain_sensitivity`.
 
         The convolution is linear, so a channel's statistics over time follow from those of the
         utterance's windows: with the windows' mean m and covariance K, a channel of weight w has
@@ -120,7 +124,9 @@ class FirstLayer:
         scale = gamma / torch.sqrt(variance + EPS)  # (B, C)
         folded = exact * scale[:, None]
         bias = beta - mean[:, None] @ folded
-        return centred, folded.float().contiguous(), bias.float().contiguous()
+        power = covariance.diagonal(dim1=1, dim2=2).mean(1) + offset[:, 0] ** 2
+        sensitivity = gain_sensitivity(variance, gamma, exact, power)
+        return centred, folded.float().contiguous(), bias.float().contiguous(), sensitivity
 
     def __call__(self, batch: Folded, start: int, stop: int) -> Tensor:
         """Activations (B R, C) of the frames `start` to `stop` and of the next `reach` frames."""
@@ -184,6 +190,29 @@ def choose_activations(layer: FirstLayer, kernel: Activations) -> Activations:
         log.warning("the first layer's kernel is off by %.1e, using torch's operations", worst)
         return layer.in_steps
     return kernel
+
+
+def gain_sensitivity(variance: Tensor, gamma: Tensor, weight: Tensor, power: Tensor) -> Tensor:
+    """How far the normed output is from one that no gain changes, (B,) float64, relative.
+
+    Without EPS and without rounding a GroupNorm takes out any gain. EPS makes a channel of variance
+    v smaller by the factor 1 / sqrt(1 + EPS / v). Rounding of float32 samples adds white noise,
+    which is large beside a channel whose band the recording lacks, or beside a constant offset. The
+    result is the root mean square of both over channels, weighted as they leave the norm.
+
+    At `1 / r` of the gain it is at most `r * r` times as large, for r >= 1.
+
+    Args:
+        variance: (B, C) of each channel over time, before EPS is added.
+        gamma: (C,) weight of the norm.
+        weight: (kernel, C) of the convolution.
+        power: (B,) mean square of the samples, with their offset.
+    """
+    by_eps = 1 - torch.rsqrt(1 + EPS / variance)
+    noise = ROUNDING * torch.sqrt(power[:, None] * weight.square().sum(0) / variance)
+    change = by_eps + noise.nan_to_num(nan=1.0).clamp(max=1)
+    squared = gamma.double().square()
+    return ((change.square() * squared).mean(1) / squared.mean()).sqrt().nan_to_num(nan=1.0)
 
 
 def reach(stack: ConvStack) -> int:

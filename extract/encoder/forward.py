@@ -119,33 +119,43 @@ class ExactForward:
 
     @torch.inference_mode()
     def forward(
-        self, waveforms: Tensor, lengths: Sequence[int], dtype: torch.dtype | None = None
+        self,
+        waveforms: Tensor,
+        lengths: Sequence[int],
+        dtype: torch.dtype | None = None,
+        sensitivity: Tensor | None = None,
     ) -> Tensor:
         """(B, S) float32 waveforms on the device, lengths in samples -> features (L, P, N).
 
         They lie as in a file, channel by channel. Utterance i has `stack.num_frames(lengths[i])`
         columns. What lies past its length is never read by them. Each length must be at least
         `stack.min_samples()`. `dtype` is the features'; None is what they are computed in.
+        Fills `sensitivity` (B,), if it is given, with each utterance's `gain_sensitivity`
+        (`extract.encoder.first_layer`), if the first convolution has a norm over time.
         """
         packing = Packing([self.stack.num_frames(length) for length in lengths], self.device)
         num_rows, layers = packing.offsets[-1], self.wanted.layers
         shape = len(layers), self.width, num_rows
         out = torch.empty(shape, dtype=dtype or self.dtype, device=self.device)
-        for number, blocks in enumerate(self._hidden(waveforms, lengths, packing)):
+        for number, blocks in enumerate(self._hidden(waveforms, lengths, packing, sensitivity)):
             if number in layers:
                 features = self._finished(blocks, number)[:num_rows].to(out.dtype)
                 out[layers.index(number)].copy_(features.t())  # now: the next layer overwrites it
         return out
 
     def _hidden(
-        self, waveforms: Tensor, lengths: Sequence[int], packing: Packing
+        self,
+        waveforms: Tensor,
+        lengths: Sequence[int],
+        packing: Packing,
+        sensitivity: Tensor | None,
     ) -> Iterator[Sequence[Tensor]]:
         """What enters the first layer, then what leaves each: the batch's rows in blocks (M, D).
 
         A layer overwrites the blocks before it.
         """
         num_rows = packing.offsets[-1]
-        features = self.convolutions.features(waveforms, lengths, packing)
+        features = self.convolutions.features(waveforms, lengths, packing, sensitivity)
         hidden = joined([self._project(block) for block in in_blocks(features)])
         hidden[:num_rows] += self.positions(hidden[:num_rows], packing)
         if not self.pre_norm:

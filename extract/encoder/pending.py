@@ -22,7 +22,9 @@ class Pending:
     encoder: Encoder
     waveforms: Tensor
     lengths: list[int]
-    computed: Sequence[Tensor]  # packed features (L, D, N); whether frames are finite (N,); units
+    # Packed features (L, D, N); whether frames are finite (N,); with `measures_gain` utterances'
+    # `gain_sensitivity` (B,); with a quantizer units
+    computed: Sequence[Tensor]
     done: torch.cuda.Event | None = None  # occurs when the download is done; None on a CPU
     features: list[Features] = field(default_factory=list)
 
@@ -39,7 +41,8 @@ class Pending:
         """Copies each utterance's features: `backward` refuses views of inference tensors."""
         stack = self.encoder.architecture.stack
         sizes = [stack.num_frames(length) for length in self.lengths]
-        packed, all_finite, *proposed = self.computed
+        packed, all_finite, *more = self.computed
+        measured = more.pop(0).tolist() if self.encoder.measures_gain and more else []
         finite = [bool(rows.all()) for rows in torch.split(all_finite, sizes)]
         values = [_copied(columns) for columns in torch.split(packed, sizes, dim=2)]
         retried = [not ok and self.encoder.dtype != torch.float32 for ok in finite]
@@ -49,8 +52,10 @@ class Pending:
             finite[index] = bool(exact.isfinite().all())
             rounded = exact.to(self.encoder.dtype)
             values[index] = _copied(rounded if rounded.isfinite().all() else exact)
-        units = self._units(sizes, packed, proposed, values, again)
-        return [Features(*parts) for parts in zip(values, finite, retried, units, strict=True)]
+        units = self._units(sizes, packed, more, values, again)
+        sensitivity = measured or [None] * len(sizes)
+        parts = zip(values, finite, retried, units, sensitivity, strict=True)
+        return [Features(*one) for one in parts]
 
     def _units(
         self,

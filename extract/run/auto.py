@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from extract.frames import ENCODER_RATE_HZ, RECORDING_RATE_HZ
-from extract.machine import cores
+from extract.machine import SHM, available_memory, cores
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +17,7 @@ MAX_WORKERS = 16  # one decodes about 1,000 times real time
 CPU_BATCH_SECONDS = 60.0  # larger ones are no faster: matrix products are at full speed
 MIN_BATCH_SECONDS, MAX_BATCH_SECONDS = 30.0, 1200.0
 DEVICE_MB_PER_SECOND = {2: 6.0, 4: 12.0}  # of a padded second, by bytes of a number; a safe guess
-SHM = Path("/dev/shm")
+DECODED_SHARE = 4  # a sweep keeps decoded recordings in a quarter of what memory is free
 # Of a second of audio, through shared memory.
 WAVEFORM_BYTES, TRAINING_AUDIO_BYTES = 4 * ENCODER_RATE_HZ, 2 * RECORDING_RATE_HZ
 
@@ -64,6 +63,24 @@ def choose(
 def share_of_threads(side_by_side: int) -> int:
     """Threads of the encoder for each of the runs on this machine; at most what torch has now."""
     return max(1, min(torch.get_num_threads(), cores() // side_by_side))
+
+
+def room_for_decoded(
+    wanted_mb: float | str, plan: LoaderPlan, side_by_side: int = 1
+) -> tuple[int, int]:
+    """Bytes of shared memory for a sweep's decoded recordings, and bytes that have to stay free.
+
+    What stays free is twice what the workers' batches take, so that the next job prefetches as
+    many. `auto` takes at most half of the rest, and at most a quarter of the memory that is free.
+    """
+    batch = plan.batch_seconds * (WAVEFORM_BYTES + TRAINING_AUDIO_BYTES)
+    spare = int(2 * plan.num_workers * plan.prefetch * batch)
+    free = max(0, shutil.disk_usage(SHM).free - spare)
+    if wanted_mb == "auto":
+        most = min(free // 2, available_memory() // DECODED_SHARE) // side_by_side
+    else:
+        most = min(free, int(float(wanted_mb) * 1e6))
+    return most, spare
 
 
 def _batch_seconds(device: torch.device, dtype: torch.dtype, side_by_side: int) -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -39,6 +39,8 @@ from extract.text import printable
 from extract.values import Failure, Gain
 
 AUTO = re.compile(r"auto(:\d+)?")
+
+_kept: dict[Any, tuple[Encoder, str]] = {}  # the last encoder, under what was asked for
 
 
 def read_manifest(config: Config, layout: Layout, clashes: list[Clash] | None = None) -> Manifest:
@@ -99,8 +101,19 @@ def require_layers(config: Config, layout: Layout) -> None:
         )
 
 
-@functools.lru_cache(maxsize=1)
-def _encoder(
+def _encoder(*asked: Any) -> tuple[Encoder, str]:
+    """What `_load_encoder` returns; kept for the next job, if that asks for the same.
+
+    If it asks for another one, this one is freed before that is loaded, unlike with
+    functools.lru_cache: the memory of two models is never needed at once.
+    """
+    if asked not in _kept:
+        _kept.clear()
+        _kept[asked] = _load_encoder(*asked)
+    return _kept[asked]
+
+
+def _load_encoder(
     path: str,
     revision: str | None,
     seed: int,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -13,21 +14,22 @@ from extract.config import Config, InputNorm
 from extract.data.batch import Batch
 from extract.data.dataset import AudioDataset
 from extract.data.loader import ResilientLoader, raise_open_file_limit
+from extract.data.plan import Indices
 from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
 from extract.machine import collect_garbage_again, keep_freed_memory
 from extract.options import check
 from extract.run.auto import LoaderPlan, share_of_threads
-from extract.run.build import (
-    load_batches,
-)
+from extract.run.build import load_batches
 from extract.run.clock import Clock
 from extract.run.observer import Observer, Silent
 from extract.run.opened import opened
 from extract.run.pipeline import run
 from extract.run.room import bytes_per_second, require_room
+from extract.run.sharing import choose_decoded, features_to_take, of_sweep, take
 from extract.run.signals import Stop
 from extract.run.summary import Summary, summarize
+from extract.run.sweep import Sweep
 from extract.run.tally import Tally
 from extract.run.timings import Sampler
 from extract.run.work import (
@@ -57,7 +59,11 @@ _UNWATCHED, _NEVER = Silent(), Stop()
 
 
 def run_shard(
-    config: Config, shard: Shard, watch: Observer = _UNWATCHED, stop: Stop = _NEVER
+    config: Config,
+    shard: Shard,
+    watch: Observer = _UNWATCHED,
+    stop: Stop = _NEVER,
+    sweep: Sweep | None = None,
 ) -> Summary:
     """Extracts one shard of a dataset, skipping what is finished; returns what became of it.
 
@@ -71,6 +77,9 @@ def run_shard(
         shard: the part to do; `config.shard` is not looked at.
         watch: told what happens; writer threads call its `recorded`.
         stop: once it returns True, the batches in flight are finished and the work ends.
+        sweep: what this job shares with those before and after it; None for a job alone. Features
+            that another gain does not change are taken from the stores in it. The caller adds the
+            store of each job that has ended: `sweep.ended([summary.directory])`.
 
     Raises:
         ValueError: the config cannot be carried out, or another process has the shard
@@ -78,6 +87,7 @@ def run_shard(
     """
     check(replace(config, shard=shard))
     job, weights = job_of(config, shard, watch, stop)
+    job = of_sweep(job, sweep)
     try:
         with opened(job, weights) as foreign_ids:
             _prepare_process(job.encoder, int(config.loader.side_by_side))
@@ -88,14 +98,14 @@ def run_shard(
                     job.store.directory, interrupted=stop.signal_name or "", left=None
                 )
             else:
-                return _extract(job, _work(job, loading, foreign_ids))
+                return _extract(job, _work(job, loading, weights, foreign_ids))
     except StoreUnusable as error:
         summary = Summary(job.store.directory, stopped=str(error))
     watch.ended(summary)
     return summary
 
 
-def _work(job: Job, loading: LoaderPlan, foreign_ids: frozenset[str]) -> Work:
+def _work(job: Job, loading: LoaderPlan, weights: str, foreign_ids: frozenset[str]) -> Work:
     """What is left to do, in batches.
 
     Raises:
@@ -103,11 +113,15 @@ def _work(job: Job, loading: LoaderPlan, foreign_ids: frozenset[str]) -> Work:
     """
     rest = find_rest(job)
     seconds = read_durations(job)
-    batches = plan_rest(job, loading.batch_seconds, rest, seconds)
     job.watch.said(f"{rest.todo.sum():,} of {count(len(job.manifest), 'recording')} to do")
-    require_room(job, rest.todo, seconds)
-    todo_s = float(seconds[rest.todo].sum())
-    return Work(loading, rest, batches, todo_s, failures_of_source(job.manifest), foreign_ids)
+    if rest.todo.any():
+        choose_decoded(job, loading)
+    reuse = features_to_take(job, weights, rest.todo)
+    taken = None if reuse is None else reuse.mask
+    batches, reusable = plan_rest(job, loading.batch_seconds, rest, seconds, taken)
+    require_room(job, rest.todo, seconds, None if reuse is None else reuse.linked)
+    todo_s, failures = float(seconds[rest.todo].sum()), failures_of_source(job.manifest)
+    return Work(loading, rest, batches, todo_s, failures, foreign_ids, reuse, reusable)
 
 
 def _prepare_process(encoder: Encoder, side_by_side: int) -> None:
@@ -163,34 +177,40 @@ def _save(job: Job, work: Work, tally: Tally, clock: Clock, sampler: Sampler) ->
 
     with explained(job.store.directory):
         ledger = Ledger(job.ledger_path, fsync=job.store.fsync)
-    dataset = AudioDataset(
-        job.manifest,
-        job.config.audio,
-        job.encoder.architecture.stack,
-        unit_variance=job.input_norm is InputNorm.unit_variance,
-        training_audio=job.store.keeps_audio,
-    )
-    loader = load_batches(
-        dataset, work.batches, job.config, work.loading, job.encoder.device, job.stop
-    )
     writers = Writers(job.store, ledger, done, job.config.store.num_writers, work.foreign)
     try:
         for record in (failure_record(one, job.added) for one in work.failures):
             with explained(job.store.directory):
                 ledger.append(record)
             done(record)
-        batches = _pinned(loader) if job.encoder.device.type == "cuda" else loader
-        encoder = _batch_encoder(job, work.loading.batch_seconds)
-        run(batches, encoder, writers, work.rest.todo, clock, job.internal)
+        _encode(job, work, [*take(job, work, writers, clock), *work.batches], writers, clock)
         writers.close()
         settling.finish(job.store)
     except BaseException:
         writers.close(abandon=True)
         raise
     finally:
-        loader.close()
         with explained(job.store.directory):
             ledger.close()
+
+
+def _encode(job: Job, work: Work, batches: list[Indices], writers: Writers, clock: Clock) -> None:
+    """Encodes batches of recordings and hands them to the writers."""
+    dataset = AudioDataset(
+        job.manifest,
+        job.config.audio,
+        job.encoder.architecture.stack,
+        unit_variance=job.input_norm is InputNorm.unit_variance,
+        training_audio=job.store.keeps_audio,
+        decoded=job.decoded,
+    )
+    device = job.encoder.device
+    with closing(
+        load_batches(dataset, batches, job.config, work.loading, device, job.stop)
+    ) as loader:
+        loaded = _pinned(loader) if device.type == "cuda" else loader
+        encoder = _batch_encoder(job, work.loading.batch_seconds)
+        run(loaded, encoder, writers, work.rest.todo, clock, job.internal)
 
 
 def _pinned(batches: ResilientLoader[Batch]) -> Iterator[Batch]:

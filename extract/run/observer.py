@@ -80,4 +80,5 @@ class Silent:
         """Does nothing."""
 
 
-Unit = Callable[[Config, Shard, Observer, Stop], Summary]  # `extract.run.job.run_shard`
+# `extract.run.job.run_shard`; in a sweep with what its jobs share
+Unit = Callable[[Config, Shard, Observer, Stop], Summary]

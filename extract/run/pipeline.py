@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extract.data.batch import Batch
-from extract.encoder.batches import BatchEncoder
 from extract.internal import INTERNAL_ERROR, InternalErrors
 from extract.run.clock import Clock
+from extract.store.reused import Reused
 from extract.store.writers import Writers
+from extract.values import Encoded, Failure
+
+Stage = Callable[[Iterable[Batch]], Iterator[Encoded | Reused | Failure]]
 
 
 def run(
     batches: Iterable[Batch],
-    encoding: BatchEncoder,
+    encoding: Stage,
     writers: Writers,
     todo: NDArray[np.bool_],
     clock: Clock,
@@ -27,7 +30,7 @@ def run(
 
     Args:
         batches: from `extract.data.loader`.
-        encoding: batch -> features, on the device.
+        encoding: batch -> features, on the device; or where another store has them.
         writers: where each utterance's outcome goes.
         todo: for every index of the manifest, whether its outcome is wanted; the others were saved
             earlier and are computed only because they share an interrupted batch.
@@ -37,7 +40,7 @@ def run(
     Raises:
         StoreUnusable: the store is full, read-only or gone.
     """
-    start = time.monotonic()
+    start = time.monotonic() - clock.total_s  # of a loop before
     for item in encoding(_until_given_up(_timed(batches, clock), internal or InternalErrors())):
         if todo[item.recording.index]:
             before = time.monotonic()

@@ -108,13 +108,14 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def require_room(job: Job, todo: Mask, seconds: Seconds) -> None:
+def require_room(job: Job, todo: Mask, seconds: Seconds, linked: Mask | None = None) -> None:
     """Says what a run will write and what is free; nothing where there is nothing to do.
 
     Args:
         job: the run.
         todo: for every recording of the manifest, whether it is to be saved.
         seconds: of each, by its header or list.
+        linked: for every recording, whether its features are another name of a file that is there.
 
     Raises:
         StoreUnusable: the disk is too small, whatever is guessed.
@@ -123,14 +124,24 @@ def require_room(job: Job, todo: Mask, seconds: Seconds) -> None:
     saved = todo & ~short & ~long
     if not todo.any():
         return
-    found, hours = room_for(job, seconds[saved]), seconds[saved].sum() / 3600
-    job.watch.said(f"{hours:.3f} h to save: {found}{_by_headers(todo, seconds, short, long)}")
+    hours = seconds[saved].sum() / 3600
+    by_headers = _by_headers(todo, seconds, short, long)
+    if linked is not None:  # no more than the training audio is written of them
+        seconds = np.where(linked, seconds * _share_of_audio(job), seconds)
+    found = room_for(job, seconds[saved])
+    job.watch.said(f"{hours:.3f} h to save: {found}{by_headers}")
     if found.free < found.at_least:
         found = room_for(job, seconds[saved], _certain(job, saved))
         if found.free < found.at_least:
             raise StoreUnusable(too_small(job, found))
     if found.free < found.at_most:
         log.warning("%s: there may not be room for all: %s", _where(job), found)
+
+
+def _share_of_audio(job: Job) -> float:
+    """The share of the training audio in the bytes of the job's store, 0 to 1."""
+    frame_rate = job.encoder.architecture.stack.frame_rate
+    return job.store.layout.bytes_per_second(0, 0, frame_rate) / bytes_per_second(job)
 
 
 def _by_headers(todo: Mask, seconds: Seconds, short: Mask, long: Mask) -> str:

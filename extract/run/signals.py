@@ -69,6 +69,28 @@ def end_on_signals(exit_code: Callable[[str], int]) -> None:
 
 
 @contextmanager
+def before_signals(clean: Callable[[], None]) -> Iterator[None]:
+    """Calls `clean` before the handlers that signals have now, while the block runs.
+
+    A handler of `end_on_signals` ends the process, and no `finally` runs.
+    """
+    found = {number: signal.getsignal(number) for number in _signals()}
+    before = {number: handler for number, handler in found.items() if callable(handler)}
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        clean()
+        before[signum](signum, frame)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def stop_on_signals(answer: str = FINISHING) -> Iterator[Stop]:
     """Yields a `Stop` that this process's signals set while the block runs."""
     stop = Stop(answer)

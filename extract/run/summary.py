@@ -37,6 +37,8 @@ class Summary:
     clipped: int = 0  # saved utterances with samples held at full scale
     earlier_clipped: int = 0
     retried_fp32: int = 0
+    shared: int = 0  # saved with features that an earlier job of the sweep had
+    earlier_shared: int = 0
     failures: tuple[Record, ...] = ()  # the first ones of this run
     shares: Mapping[str, float] = field(default_factory=dict)  # of the time: stage -> 0 to 1
     hint: str = ""  # what would make the run faster
@@ -80,6 +82,8 @@ def summarize(
         clipped=tally.clipped,
         earlier_clipped=rest.kept_clipped,
         retried_fp32=tally.retried_fp32,
+        shared=tally.shared,
+        earlier_shared=int(rest.shared.sum()),
         failures=tuple(tally.failures),
         shares=clock.shares,
         hint=hint(clock),

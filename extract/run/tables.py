@@ -66,6 +66,9 @@ def table(summary: Summary) -> Table:
     if summary.clipped or summary.earlier_clipped:
         clipped = f"{summary.clipped:,}", f"{summary.earlier_clipped:,}"
         rows.add_row("saved with samples held at full scale", *clipped)
+    if summary.shared or summary.earlier_shared:
+        shared = f"{summary.shared:,}", f"{summary.earlier_shared:,}"
+        rows.add_row("saved with features of an earlier job", *shared)
     if summary.retried_fp32:
         rows.add_row("encoded again in fp32", f"{summary.retried_fp32:,}", "")
     if summary.done:
@@ -146,11 +149,15 @@ def _differing(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _jobs_table(labels: Sequence[str], jobs: Sequence[Job], *, with_store: bool = False) -> Table:
-    numbers = (SAVED, REJECTED, FAILED, "clipped", "hours")
+    shared = [sum(one.shared + one.earlier_shared for one in job[1]) for job in jobs]
+    some = ("shared",) if any(shared) else ()
+    numbers = (SAVED, *some, REJECTED, FAILED, "clipped", "hours")
     rows = _table("", *numbers, left=("exit", "store") if with_store else ("exit",))
-    for label, (_overrides, summaries, state) in zip(labels, jobs, strict=True):
+    for label, (_overrides, summaries, state), num in zip(labels, jobs, shared, strict=True):
         store = [Text(_store(summaries))] if with_store else []
-        rows.add_row(Text(label), *_figures(summaries), state, *store)
+        saved, *figures = _figures(summaries)
+        also = [f"{num:,}"] if some else []
+        rows.add_row(Text(label), saved, *also, *figures, state, *store)
     return rows
 
 

@@ -22,7 +22,7 @@ class Tally:
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.failures: list[Record] = []  # the first MAX_NAMED
         self.saved_s = 0.0
-        self.clipped = self.retried_fp32 = 0
+        self.clipped = self.retried_fp32 = self.shared = 0
         self.start = time.monotonic()
         self._lock = threading.Lock()
 
@@ -34,6 +34,7 @@ class Tally:
                 self.saved_s += record.duration_s or 0.0
                 self.clipped += bool(record.clipped_samples)
                 self.retried_fp32 += bool(record.retried_fp32)
+                self.shared += bool(record.shared)
                 self.left_out.add(vars(record))
             elif record.status == FAILED and len(self.failures) < MAX_NAMED:
                 self.failures.append(record)

@@ -8,12 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from extract.config import Config, InputNorm
+from extract.data.decoded import DecodedCache
 from extract.data.durations import durations
 from extract.data.plan import Indices, padding_share, plan_batches, plan_fingerprint, unfinished
 from extract.encoder.encoder import Encoder
@@ -36,6 +38,7 @@ from extract.run.build import (
 )
 from extract.run.observer import Observer
 from extract.run.signals import Stop
+from extract.run.sweep import Sweep
 from extract.run.trainers import LeftOut
 from extract.run.units import ShardUnits
 from extract.shard import Shard
@@ -49,6 +52,9 @@ from extract.store.store import Store
 from extract.text import count, printable
 from extract.values import Failure
 from extract.write_errors import explained
+
+if TYPE_CHECKING:
+    from extract.run.reuse import Reuse
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +73,7 @@ class Job:
     internal: InternalErrors = field(default_factory=InternalErrors)
     left_out: LeftOut = field(default_factory=LeftOut)
     quantizer: Quantizer | None = None
+    sweep: Sweep | None = None  # that the job is of
 
     @property
     def units(self) -> ShardUnits | None:
@@ -74,6 +81,12 @@ class Job:
         if self.quantizer is None:
             return None
         return ShardUnits(self.store, self.shard, self.quantizer, self.encoder.device)
+
+    @property
+    def decoded(self) -> DecodedCache | None:
+        """Where decoded recordings are kept for the jobs of a sweep; None where none are."""
+        keeps = self.sweep is not None and self.config.loader.decoded_mb != 0
+        return self.sweep.decoded if self.sweep and keeps else None
 
     @property
     def input_norm(self) -> InputNorm:
@@ -110,6 +123,8 @@ class Work:
     seconds: float  # of audio to be saved
     failures: list[Failure]  # of the source, each id once
     foreign: frozenset[str]  # ids whose files in the store are another program's
+    reuse: Reuse | None = None  # features that other stores of a sweep have
+    reusable: list[Indices] = field(default_factory=list)  # batches of these
 
     @property
     def num_records(self) -> int:
@@ -210,10 +225,17 @@ def resume_policy(config: Config, *, units: bool = False) -> ResumePolicy:
 
 
 def read_durations(job: Job) -> NDArray[np.float64]:
-    """Seconds of each recording, (len(manifest),), from the headers or from an earlier run."""
+    """Seconds of each recording, (len(manifest),), from headers, an earlier run or the job before.
+
+    They are noted in this job's store for a later run, and for the next job of a sweep.
+    """
     scan = partial(scan_headers, job.config, job.stop)
-    cache = job.cache_path("durations")
-    return durations(job.manifest, cache, scan, headers_read(job), job.internal)
+    cache, sweep = job.cache_path("durations"), job.sweep
+    before = sweep.durations if sweep else None
+    seconds = durations(job.manifest, cache, scan, headers_read(job), job.internal, before)
+    if sweep:
+        sweep.durations = cache
+    return seconds
 
 
 def headers_read(job: Job) -> Callable[[int], None]:
@@ -230,9 +252,13 @@ def headers_read(job: Job) -> Callable[[int], None]:
 
 
 def plan_rest(
-    job: Job, batch_seconds: float, rest: Remaining, seconds: NDArray[np.float64]
-) -> list[Indices]:
-    """Batches of all that is to do, taken from the plan of the whole manifest.
+    job: Job,
+    batch_seconds: float,
+    rest: Remaining,
+    seconds: NDArray[np.float64],
+    reusable: NDArray[np.bool_] | None = None,
+) -> tuple[list[Indices], list[Indices]]:
+    """Batches to compute, and batches of `reusable`, taken from the plan of the whole manifest.
 
     A run that goes on after an interruption therefore computes the same batches again, with the
     utterances in them that are saved already. Its features are the same to the last bit.
@@ -240,11 +266,16 @@ def plan_rest(
     padded = padded_seconds(job, seconds)
     batches = plan_batches(padded, batch_seconds, job.encoder.architecture.quadratic_s)
     companions = rest.unseen if _is_same_plan(job, batches) else np.zeros_like(rest.unseen)
+    taken = np.zeros_like(rest.todo) if reusable is None else reusable
+    apart, nothing = rest.shared | taken, np.zeros_like(taken)
+    reused = unfinished(batches, taken, nothing)
+    if apart.any():
+        batches = [batch[~apart[batch]] for batch in batches]
     batches = unfinished(batches, rest.todo, companions)
     if batches:
         share = padding_share(padded, batches)
         log.info("%s, %.1f %% padding", count(len(batches), "batch"), 100 * share)
-    return batches
+    return batches, reused
 
 
 def padded_seconds(job: Job, seconds: NDArray[np.float64]) -> NDArray[np.float64]:

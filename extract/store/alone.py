@@ -12,6 +12,7 @@ from extract.store.layout import Kept, Layout
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from extract.store.reused import Reused
     from extract.values import Encoded
 
 BYTES_A_UNIT = 5  # `1023 `
@@ -38,6 +39,10 @@ class UnitsAlone(Layout):
 
     def put(self, item: Encoded) -> Iterable[Kept]:
         """Nothing to write."""
+        return [Kept(item.recording.id, ())]
+
+    def take(self, item: Reused) -> Iterable[Kept]:
+        """Nothing to write: its line has the other store's units."""
         return [Kept(item.recording.id, ())]
 
     def close(self, *, abandon: bool = False) -> Iterable[Kept]:

@@ -13,7 +13,7 @@ import re
 import secrets
 import socket
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from extract.files import (
 )
 from extract.manifest.folders import PRIVATE
 from extract.store.layout import KeptFile
+from extract.store.linked import Linked
+from extract.store.reused import SameFile
 from extract.systems import InUseError, real_path, slashed, unlink
 from extract.write_errors import StoreUnusable, cannot_be_made, explain
 
@@ -88,14 +90,19 @@ class StoreFiles:
         except OSError as error:
             raise StoreUnusable(cannot_be_made(self.directory, error)) from None
 
-    def write_all(self, id: str, contents: dict[str, list[Buffer]]) -> list[KeptFile]:  # noqa: A002
+    def write_all(
+        self,
+        id: str,  # noqa: A002 - the ledger's own word
+        contents: Mapping[str, list[Buffer] | SameFile],
+    ) -> list[KeptFile]:
         """Writes all files of one utterance; they appear in order once the last is on the disk.
 
         The last one's appearance is the commit.
 
         Args:
             id: the utterance.
-            contents: each file's bytes, in parts, by its name below the store.
+            contents: each file's bytes, in parts, by its name below the store; or a file of another
+                store, to be linked or copied.
 
         Returns:
             What the ledger keeps of each, in the same order.
@@ -103,32 +110,42 @@ class StoreFiles:
         Raises:
             WriteFailed: these files cannot be written.
             StoreUnusable: no file can.
+            NotReusable: a file of another store is gone or damaged.
         """
-        for name in reversed(contents):
+        for name in reversed(list(contents)):
             if not self._is_own_folder(self.path(name)):
                 where = f"its folder is a symbolic link out of the store: {self.path(name)}"
                 raise WriteFailed(f"{id}: {where}")
         try:
             with ExitStack() as stack:
-                files = [stack.enter_context(self.temporary(name)) for name in contents]
+                files = [stack.enter_context(self._begun(*one)) for one in contents.items()]
                 for file, parts in zip(files, contents.values(), strict=True):
-                    file.write(parts)
+                    file.write([] if isinstance(parts, SameFile) else parts)
                 for file in files:
                     file.publish()
         except OSError as error:
             if error.errno in _OF_ONE_FILE or isinstance(error, InUseError):
                 raise WriteFailed(f"{id}: {error.strerror}: {error.filename}") from None
-            needed = sum(map(num_bytes, contents.values()))
+            needed = sum(_size_and_crc(parts)[0] for parts in contents.values())
             raise StoreUnusable(self.explain(error, needed)) from None
-        return [(name, 0, num_bytes(parts), crc32(parts)) for name, parts in contents.items()]
+        return [(name, 0, *_size_and_crc(parts)) for name, parts in contents.items()]
+
+    def _begun(self, name: str, content: list[Buffer] | SameFile) -> Temporary:
+        if not isinstance(content, SameFile):
+            return self.temporary(name)
+        path, fsync = self.path(name), self.fsync
+        return Linked(content, path, self._unfinished_name(), root=self.directory, fsync=fsync)
 
     def temporary(self, name: str) -> Temporary:
         """A file that gets its name when it is published: for files that hold many utterances.
 
         Its methods raise OSError; `extract.write_errors.explained` makes `StoreUnusable` of that.
         """
-        unfinished = f"{TEMPORARY_PREFIX}{self.run_id}-{next(self._counter)}"
+        unfinished = self._unfinished_name()
         return Temporary(self.path(name), unfinished, root=self.directory, fsync=self.fsync)
+
+    def _unfinished_name(self) -> str:
+        return f"{TEMPORARY_PREFIX}{self.run_id}-{next(self._counter)}"
 
     def remove(self, name: str) -> None:
         """Removes a file if it exists; none that a symbolic link of a folder leads to.
@@ -253,6 +270,12 @@ def _is_apart(folder: str) -> bool:
 def num_bytes(parts: Sequence[Buffer]) -> int:
     """Length of a file given in parts."""
     return sum(map(len, parts))
+
+
+def _size_and_crc(content: list[Buffer] | SameFile) -> tuple[int, int]:
+    if isinstance(content, SameFile):
+        return content.size, content.crc32
+    return num_bytes(content), crc32(content)
 
 
 def crc32(parts: Sequence[Buffer]) -> int:

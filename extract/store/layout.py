@@ -22,6 +22,7 @@ from extract.fields import location, number
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from extract.store.reused import Reused
     from extract.values import Encoded
 
 # Name below the store, offset, bytes, crc32 of those bytes; no crc32 in some lines of 0.1.0.
@@ -104,11 +105,11 @@ class Layout(Protocol):
     """The files of a store.
 
     What it may rely on: `create` comes first. Then one thread asks `kept`, `intact`, `ids_of_files`
-    and `has_files`, and may call `discard` and `sweep`. Then `store.num_writers` threads call `put`
-    and `discard` at once: **these two must be safe to call from several threads**. No two calls at
-    once are about the same id. After the last of them, one thread calls `close`. `read` may be
-    called at any time, from any thread or process. Several processes may have the store open, each
-    with ids of its own.
+    and `has_files`, and may call `discard` and `sweep`. Then `store.num_writers` threads call
+    `put`, `take` and `discard` at once: **these must be safe to call from several threads**. No two
+    calls at once are about the same id. After the last of them, one thread calls `close`. `read`
+    may be called at any time, from any thread or process. Several processes may have the store
+    open, each with ids of its own.
 
     What it promises: a file has its final name only when it is whole, and is never changed under
     that name, only replaced: it may have a second name in another store, and readers. An utterance
@@ -146,6 +147,8 @@ class Layout(Protocol):
     holds_many: bool = False
     """Whether its files are archives of several utterances. Then `settle` and `finish` are called,
     and at the start of a run nothing is discarded singly."""
+    links: bool = False
+    """Whether `take` makes another name of a file where it can. Else it copies features."""
     adds: bool = False
     """Whether another list or folder adds to a store: it is then no part of the store's identity,
     and the second recording of one name fails alone, as `duplicate_name`. Else another list is
@@ -175,6 +178,18 @@ class Layout(Protocol):
             WriteFailed: this utterance cannot be written, and is not held either; others can.
             StoreUnusable: no utterance can be written; the next run does those held again.
         """
+
+    def take(self, item: Reused) -> Iterable[Kept]:
+        """Takes one utterance with the features that another store holds; returns what `put` does.
+
+        Called in a sweep, where a job's features are those of another one. The default copies them.
+        Files of an utterance's own can be linked instead.
+
+        Raises:
+            NotReusable: they are gone or damaged there; nothing was written.
+            WriteFailed, StoreUnusable: as `put`.
+        """
+        return self.put(item.copied())
 
     def close(self, *, abandon: bool = False) -> Iterable[Kept]:
         """Keeps what is held, and returns it. May be called again.

@@ -35,9 +35,9 @@ SYNC_EVERY_S = 5.0  # lines older than this survive a power cut
 MAX_LINE = 1 << 24
 
 _STATUS_OF: Mapping[str, Status] = dict[str, Status](STATUS_OF.items())  # takes any str
-_NUMBERS = ("peak", "duration_s")
+_NUMBERS = ("peak", "duration_s", "gain_sensitivity")
 _MOST = 1e100  # no run writes a larger one
-_LATER = ("source", "units", "units_crc32", "extra")
+_LATER = ("source", "units", "units_crc32", "gain_sensitivity", "shared", "extra")
 _COUNTS = ("num_frames", "source_size", "source_mtime_ns")
 _STRING = rb'[^"\\]*(?:\\.[^"\\]*)*'
 _HEAD = re.compile(rb'\{"id":"(%b)"(?:,"path":"%b","status":"([a-z]+)")?' % (_STRING, _STRING))
@@ -67,6 +67,10 @@ class Record:
     source: str | None = None
     units: str | None = None  # `12 7 7`, if a quantizer made any
     units_crc32: int | None = None
+    # In a sweep: how far its features may be from what no gain changes, at any gain for which they
+    # stand (`extract.encoder.first_layer.gain_sensitivity`)
+    gain_sensitivity: float | None = None
+    shared: str | None = None  # the folder's name of the store for which they were computed
     extra: str | None = None  # what its list says more: a JSON object's text
 
     def line(self) -> bytes:
@@ -124,7 +128,7 @@ def _is_possible(record: Mapping[str, Any]) -> bool:
         if type(record.get(key)) not in (int, type(None)):
             return False
     files, extra = record.get("files") or [], record.get("extra")
-    if not isinstance(extra, dict | None):
+    if not isinstance(extra, dict | None) or not isinstance(record.get("shared"), str | None):
         return False
     if not isinstance(files, list) or not all(map(is_kept_file, files)):
         return False

@@ -17,6 +17,7 @@ from extract.manifest.folders import METADATA, PRIVATE
 from extract.shard import LEDGER_NAME
 from extract.store.files import StoreFiles, WriteFailed
 from extract.store.layout import Kept, Layout, LayoutOptions, TrainingAudio
+from extract.store.reused import NotReusable, Reused, SameFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,8 @@ class PerUtterance(Layout):
         options: of the store.
         files: of the store.
     """
+
+    links = True
 
     def __init__(self, options: LayoutOptions, files: StoreFiles) -> None:
         self._files = files
@@ -55,12 +58,27 @@ class PerUtterance(Layout):
 
     def put(self, item: Encoded) -> Iterable[Kept]:
         """Writes the files: `Layout.put`. Without training audio removes what there was of it."""
+        return self._write(item, self.encode(item.features.values))
+
+    def take(self, item: Reused) -> Iterable[Kept]:
+        """Links the file of the features, or copies it: `Layout.take`."""
+        assert isinstance(item.donor, PerUtterance)
+        name, _offset, size, crc = item.kept.files[0]
+        try:
+            path = item.donor._files.existing(name)
+        except OSError as error:
+            raise NotReusable(f"{item.recording.id}: {error}") from None
+        if crc is None:  # in a line of version 0.1.0
+            raise NotReusable(f"{item.recording.id}: no checksum in its line")
+        return self._write(item, SameFile(path, size, crc))
+
+    def _write(self, item: Encoded | Reused, features: list[Buffer] | SameFile) -> Iterable[Kept]:
         from extract.store.formats import encode_wav
 
         id_ = item.recording.id
         self._refuse_own_names(id_)
         feature, *audio = self.names(id_)
-        contents = {feature: self.encode(item.features.values)}
+        contents: dict[str, list[Buffer] | SameFile] = {feature: features}
         if self._has_audio and len(item.wav32k):
             contents = {audio[0]: encode_wav(item.wav32k), **contents}
         kept = self._files.write_all(id_, contents)

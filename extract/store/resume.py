@@ -46,10 +46,16 @@ class Remaining:
     # In a store to which another list adds, names that an earlier one gave to other recordings:
     renamed: int = 0  # to be done again
     lent: int = 0  # not to be done, since the recording is missing: the earlier files stay
+    # For every entry: it stays as it is, with features that another store of a sweep had
+    shared: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shared = np.zeros_like(self.todo)
 
     def keep(self, index: int, record: Mapping[str, Any]) -> None:
         """Counts an entry as done, by its record."""
         self.todo[index] = False
+        self.shared[index] = bool(record.get("shared"))
         self.kept[record["status"], record.get("reason") or ""] += 1
         if record["status"] == SAVED:
             self.kept_s += record.get("duration_s") or 0.0

@@ -6,6 +6,7 @@ archives keeps many utterances at once. Until then its line waits here, without 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
@@ -17,8 +18,12 @@ from extract.store import units
 from extract.store.dtypes import converted
 from extract.store.layout import Kept
 from extract.store.ledger import Ledger, Record, dtype_name
+from extract.store.reused import NotReusable, Reused, rounded
 from extract.store.store import Store, StoreUnusable, WriteFailed
+from extract.text import printable
 from extract.values import SAVED, STATUS_OF, Encoded, Failure, Recording
+
+log = logging.getLogger(__name__)
 
 MAX_QUEUED_PER_WRITER = 16  # utterances: about 0.7 MB each at 5 s and fp16
 
@@ -44,13 +49,16 @@ class Writers:
         foreign: Set[str] = frozenset(),
     ) -> None:
         self.store, self.ledger, self.done = store, ledger, done
+        # Indices of utterances that were put as `Reused`, and whose features are not there any
+        # more: they have no line.
+        self.not_taken: list[int] = []
         self._foreign = foreign
         self._max_queued = num_threads * MAX_QUEUED_PER_WRITER
         self._num_queued = 0
         self._changed = threading.Condition()  # notified as _num_queued falls to half, and to 0
         self._error: BaseException | None = None
         self._abandoned = False
-        self._queue: SimpleQueue[Encoded | Failure | None] = SimpleQueue()
+        self._queue: SimpleQueue[Encoded | Reused | Failure | None] = SimpleQueue()
         # Lines of utterances that the layout holds. No lock: each access is one atomic operation.
         self._waiting: dict[str, partial[Record]] = {}
         self._threads = [
@@ -60,7 +68,7 @@ class Writers:
         for thread in self._threads:
             thread.start()
 
-    def put(self, item: Encoded | Failure) -> None:
+    def put(self, item: Encoded | Reused | Failure) -> None:
         """Queues one utterance; once the queue is full, waits until half of it is done.
 
         Call it from one thread only. It waits for half of the queue because waking a thread for
@@ -76,6 +84,17 @@ class Writers:
                 raise self._error
             self._num_queued += 1
         self._queue.put(item)
+
+    def drain(self) -> None:
+        """Waits until the queue is empty: then `not_taken` has all that it will have.
+
+        Raises:
+            StoreUnusable: as `put`.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._num_queued == 0)
+        if self._error is not None:
+            raise self._error
 
     def close(self, *, abandon: bool = False) -> None:
         """Waits until the queue is empty, then closes the layout, which keeps what it holds.
@@ -108,7 +127,7 @@ class Writers:
                 if self._num_queued in (self._max_queued // 2, 0):
                     self._changed.notify_all()
 
-    def _write(self, item: Encoded | Failure) -> None:
+    def _write(self, item: Encoded | Reused | Failure) -> None:
         with self._noting_errors():
             if self._error is None and not self._abandoned:
                 self._save(item)
@@ -130,12 +149,16 @@ class Writers:
         except BaseException as error:
             self._error = self._error or error
 
-    def _save(self, item: Encoded | Failure) -> None:
-        if isinstance(item, Encoded):
-            id_, item = item.recording.id, self._to_save(item)
-            self._waiting[id_] = _line_of(item)  # first: another thread's `put` may return it
+    def _save(self, item: Encoded | Reused | Failure) -> None:
+        if not isinstance(item, Failure):
+            id_ = item.recording.id
             try:
-                self._commit(self.store.layout.put(item))
+                self._commit(self._kept(item))
+                return
+            except NotReusable as error:
+                del self._waiting[id_]
+                log.debug("%s: %s", printable(id_), error)  # the run says how many there are
+                self.not_taken.append(item.recording.index)
                 return
             except WriteFailed as error:
                 del self._waiting[id_]
@@ -143,6 +166,16 @@ class Writers:
         if item.recording.id not in self._foreign:
             self.store.layout.discard(item.recording.id)  # files of an earlier run, no longer true
         self._record(failure_record(item))
+
+    def _kept(self, item: Encoded | Reused) -> Iterable[Kept]:
+        """Gives the layout an utterance; its line waits first: another thread may be given it."""
+        id_ = item.recording.id
+        if isinstance(item, Reused):
+            self._waiting[id_] = _line_of_reused(item)
+            return self.store.layout.take(item)
+        item = self._to_save(item)
+        self._waiting[id_] = _line_of(item)
+        return self.store.layout.put(item)
 
     def _to_save(self, item: Encoded) -> Encoded:
         """The utterance with its features in the store's dtype."""
@@ -161,7 +194,7 @@ class Writers:
 def _line_of(item: Encoded) -> partial[Record]:
     """Makes the ledger's line of a saved utterance, given its `files`; holds no tensor."""
     recording, features = item.recording, item.features
-    text = units.as_text(item.units)
+    text, sensitivity = units.as_text(item.units), features.gain_sensitivity
     return partial(
         Record,
         recording.id,
@@ -178,6 +211,31 @@ def _line_of(item: Encoded) -> partial[Record]:
         extra=recording.extra,
         units=text,
         units_crc32=units.checksum(text),
+        gain_sensitivity=None if sensitivity is None else rounded(sensitivity),
+    )
+
+
+def _line_of_reused(item: Reused) -> partial[Record]:
+    """As `_line_of`: what it says of the features is what the other store's line says."""
+    recording, donor = item.recording, item.record
+    return partial(
+        Record,
+        recording.id,
+        recording.path,
+        SAVED,
+        peak=recording.peak,
+        duration_s=recording.duration_s,
+        num_frames=donor["num_frames"],
+        dtype=donor["dtype"],
+        retried_fp32=donor["retried_fp32"],
+        clipped_samples=recording.clipped_samples,
+        source_size=recording.size,
+        source_mtime_ns=recording.mtime_ns,
+        extra=recording.extra,
+        units=donor.get("units"),
+        units_crc32=donor.get("units_crc32"),
+        gain_sensitivity=item.gain_sensitivity,
+        shared=item.shared,
     )
 
 

@@ -3,12 +3,13 @@
 import collections
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from extract.run import auto, build
-from extract.run.auto import choose
+from extract.run.auto import LoaderPlan, choose, room_for_decoded
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 Usage = collections.namedtuple("Usage", "total used free")
@@ -22,7 +23,7 @@ def plenty(monkeypatch):
         usage = Usage(0, 0, int(megabytes * 1e6))
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
 
-    monkeypatch.setattr(auto, "SHM", auto.Path("/"))
+    monkeypatch.setattr(auto, "SHM", Path("/"))
     free(10_000)
     return free
 
@@ -120,3 +121,28 @@ def test_auto_is_the_card_that_is_there(monkeypatch, asked, with_cuda, without):
     for there, device in ((True, with_cuda), (False, without)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         assert build._device(asked) == device
+
+
+IN_FLIGHT = 2 * 2 * 100 * 128_000  # bytes: two workers, two batches each, 100 s at 16 and 32 kHz
+
+
+@pytest.mark.parametrize(
+    ("wanted", "side_by_side", "shm_mb", "memory_mb", "most_mb"),
+    [
+        ("auto", 1, 10_000, 8_000, 2_000),  # a quarter of what memory is free
+        ("auto", 2, 10_000, 8_000, 1_000),
+        ("auto", 1, 1_000, 8_000, (1_000 - 2 * IN_FLIGHT / 1e6) / 2),
+        ("auto", 1, 64, 8_000, 0),  # the batches need it
+        ("auto", 1, 10_000, 0, 0),
+        (300, 2, 10_000, 0, 300),  # as it was asked for
+        (3_000, 1, 1_000, 8_000, 1_000 - 2 * IN_FLIGHT / 1e6),
+    ],
+)
+def test_room_for_decoded_recordings_is_what_batches_and_the_machine_leave(
+    plenty, monkeypatch, wanted, side_by_side, shm_mb, memory_mb, most_mb
+):
+    plenty(shm_mb)
+    monkeypatch.setattr(auto, "available_memory", lambda: int(memory_mb * 1e6))
+    plan = LoaderPlan(num_workers=2, batch_seconds=100, prefetch=2)
+    most, spare = room_for_decoded(wanted, plan, side_by_side)
+    assert (most, spare) == (int(most_mb * 1e6), 2 * IN_FLIGHT)

@@ -109,7 +109,7 @@ def test_a_sweep_loads_the_model_once(command, monkeypatch):
         return load_model(*args, **kwargs)
 
     load_model = build.load_model
-    build._encoder.cache_clear()
+    build._kept.clear()
     monkeypatch.setattr(build, "load_model", counted)
     assert command("dataset=demo", "-m", "audio.alpha=0.3,0.7", "loader.num_workers=1") == 0
     assert len(loads) == 1
@@ -154,7 +154,7 @@ def test_a_mistake_is_said_clearly_exits_with_2_and_leaves_nothing(
 
 
 def test_a_fault_of_ours_shows_its_traceback_and_exits_with_70(command, capfd, monkeypatch):
-    monkeypatch.setattr(job, "run_shard", lambda *_: 1 / 0)
+    monkeypatch.setattr(job, "run_shard", lambda *_, **__: 1 / 0)
     for flags in ([], ["-m"]):
         assert command("dataset=demo", *flags) == 70
         assert "ZeroDivisionError: division by zero" in capfd.readouterr().err
@@ -372,13 +372,13 @@ def test_a_sweep_ends_with_one_table(command, capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     assert command("-m", "dataset=demo", *TINY, "audio.alpha=0.3,0.7", "model.layer=9,1") == 2
     lines = said(capfd)
-    start = lines.index("saved rejected failed clipped hours exit")
+    start = lines.index("saved shared rejected failed clipped hours exit")
     folder = "outputs/demo/tiny_random-layer1-maxx0.95-alpha"
     assert lines[start + 1 :] == [
-        "audio.alpha=0.3 model.layer=9 0 0 0 0 0.000 2 not started",
-        "audio.alpha=0.3 model.layer=1 12 0 0 0 0.009 0 done",
-        "audio.alpha=0.7 model.layer=9 0 0 0 0 0.000 2 not started",
-        "audio.alpha=0.7 model.layer=1 12 0 0 0 0.009 0 done",
+        "audio.alpha=0.3 model.layer=9 0 0 0 0 0 0.000 2 not started",
+        "audio.alpha=0.3 model.layer=1 12 0 0 0 0 0.009 0 done",
+        "audio.alpha=0.7 model.layer=9 0 0 0 0 0 0.000 2 not started",
+        "audio.alpha=0.7 model.layer=1 12 12 0 0 0 0.009 0 done",
         f"audio.alpha=0.3 model.layer=1: {folder}0.3",
         f"audio.alpha=0.7 model.layer=1: {folder}0.7",
     ]

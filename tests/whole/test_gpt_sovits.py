@@ -195,7 +195,7 @@ def configs(monkeypatch):
     """What `run_shard` would be given; nothing is run."""
     given = []
 
-    def run_shard(config, shard, *_):
+    def run_shard(config, shard, *_, **_options):
         given.append((config, shard))
         raise ValueError("that is enough")
 

@@ -58,6 +58,14 @@ def test_half_precision_is_near_fp32(model, batch, precision, bound):
         assert relative(ours.values, theirs.values) < bound
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_gain_sensitivity_is_the_cpus(model, batch, precision):
+    here = Encoder(model, device="cpu").measuring_gain().encode(*batch)
+    there = Encoder(model, device="cuda", precision=precision).measuring_gain().encode(*batch)
+    found, expected = ([one.gain_sensitivity for one in part] for part in (there, here))
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize("norm", ["group", "layer"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_the_first_layers_kernel_works_here(norm, precision):

@@ -219,7 +219,7 @@ NOT_SAID = {
     *("loader.timeout_s", "loader.start_method", "store.dir", "store.num_writers", "store.fsync"),
     *("loader.side_by_side", "store.ark_mb", "store.shard_mb"),
     *("store.verify", "shard.index", "shard.count", "engine.kind", "device", "cpu_fallback"),
-    *("retry_failed", "overwrite", "preflight"),
+    *("share_features", "retry_failed", "overwrite", "preflight"),
     *("engine.address", "engine.num_gpus", "engine.num_cpus", "engine.max_retries"),
     *("report.page", "report.tensorboard"),
     *("quantizer.kind", "quantizer.path"),  # units join the features that are there

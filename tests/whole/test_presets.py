@@ -19,7 +19,7 @@ def given(command, monkeypatch):
     """Runs the command line up to `run_shard`; returns the config of each of its jobs."""
     configs: list[Config] = []
 
-    def run_shard(config, *_):
+    def run_shard(config, *_, **_options):
         configs.append(config)
         raise ValueError("that is enough")
 

@@ -44,7 +44,7 @@ def given_to_the_run(command, monkeypatch):
     """Runs the command line up to `run_shard`; returns the config of each of its jobs."""
     configs = []
 
-    def run_shard(config, *_):
+    def run_shard(config, *_, **_options):
         configs.append(config)
         raise ValueError("that is enough")
 
