@@ -15,6 +15,7 @@ import soundfile
 
 from extract.app import main
 from extract.data import dataset
+from extract.encoder.encoder import Encoder
 from extract.run import donors, job, proof, sharing
 from extract.run.reuse import Reuse
 from extract.store import writers
@@ -265,7 +266,16 @@ def test_a_sweep_that_is_killed_while_it_shares_goes_on(clips, command, stores, 
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert len(ledger(tmp_path / "0.5")) == 3
-    assert command(*argv) == 0
+    encoded, submit = [], Encoder.submit
+
+    def submitted(self, waveforms, lengths):
+        encoded.extend(lengths)
+        return submit(self, waveforms, lengths)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Encoder, "submit", submitted)
+        assert command(*argv) == 0
+    assert len(encoded) == len(APART)  # in the batches of an uninterrupted run: without the shared
     for alpha in ("0.0", "0.5"):
         audit(tmp_path / alpha, ids_of(clips))
         assert contents(tmp_path / alpha) == contents(stores / alpha)
