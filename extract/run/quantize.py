@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from extract import choices
-from extract.encoder.quantizer import Quantizer
+from extract.encoder.quantizer import Quantizer, QuantizerOptions
+from extract.encoder.unit_format import unit_files
 from extract.fields import MISSING
-from extract.manifest.sources.gpt_sovits import read_gpt_sovits_list
-from extract.run.units import ShardUnits
+from extract.files import replace_whole
+from extract.manifest.source import Output, listed_ids
+from extract.run.units import ShardUnits, as_bytes
 from extract.shard import Shard
 from extract.store import ledger, metadata, units
 from extract.store.existing import existing_store
+from extract.store.kind import require_kind
 from extract.store.lock import StoreBusy, locked
 from extract.store.store import Store
 from extract.text import printable
@@ -25,13 +29,29 @@ from extract.values import SAVED
 _PART = re.compile(r"ledger\.\d+-of-(\d+)\.jsonl")
 
 
+def quantizer_options(kind: str, **given: Any) -> QuantizerOptions:
+    """The options of a quantizer; those that are None have their defaults.
+
+    Raises:
+        ValueError: there is no such quantizer, it has no such option, or it needs its file.
+    """
+    module: Any = choices.find("quantizers", kind)
+    named = {name: value for name, value in given.items() if value is not None}
+    for name in named.keys() - {field.name for field in fields(module.Options)}:
+        raise ValueError(f"--{name}: the quantizer {kind} has no such option")
+    options: QuantizerOptions = module.Options(kind=kind, **named)
+    if MISSING in vars(options).values():
+        raise ValueError(f"--quantizer {kind}: needed --path FILE beside it")
+    return options
+
+
 def quantize(
     directory: Path,
-    kind: str,
-    path: str | None = None,
+    options: QuantizerOptions,
     *,
     device: str = "auto",
     order: str | None = None,
+    output: Path | None = None,
     overwrite: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> int:
@@ -39,37 +59,52 @@ def quantize(
 
     Args:
         directory: the store.
-        kind: the quantizer.
-        path: its file; None if it needs none.
+        options: of the quantizer.
         device: where it computes.
-        order: a GPT-SoVITS list, whose recordings the file of units has in its order; None for all
-            of the store's, in the order of a folder.
+        order: a list, whose recordings the file of units has in its order: fairseq's, `.tsv`, or
+            GPT-SoVITS's; None for all of the store's, in the order of a folder.
+        output: one file of the units of all shards, in the place of those in the store.
         overwrite: replace the units of another quantizer.
         stop: once it returns True, the work ends; the next call goes on there.
 
     Raises:
         ValueError: it is no store of features, the quantizer is not one for them, the store has
-            units of another one, or another process works there.
+            units of another one, another process works there, or a format's lines follow a list
+            and there is none.
         StoreUnusable: the disk takes no more.
+        OSError: `output` cannot be written.
     """
-    store = _store(directory)
-    quantizer = _quantizer(kind, path, _width(store))
+    store, files = _store(directory), unit_files(options)
+    if files.follows_list and order is None:
+        raise ValueError(
+            f"--format {files.format}: its lines have no ids; needed --list FILE, whose lines they "
+            "follow"
+        )
+    ids = None if order is None else _ids_of_list(order)
+    quantizer = _quantizer(options, store)
     there = "cuda" if torch.cuda.is_available() else "cpu"
     num_without = 0
     for shard in _shards(directory):
-        part = ShardUnits(
-            store, shard, quantizer, torch.device(there if device == "auto" else device)
-        )
+        on = torch.device(there if device == "auto" else device)
+        part = ShardUnits(store, shard, quantizer, files, on)
 
         def settle(alone: bool, part: ShardUnits = part) -> None:
-            _take_over(part, alone=alone, overwrite=overwrite)
+            _take_over(part, alone=alone, overwrite=overwrite, stays=output is not None)
 
         with locked(directory, shard.index, shard.count, settle):
             filled = part.fill(stop)
             if filled.stopped:
-                break
-            part.write(_ids(part, order))
+                return num_without
+            if output is None:
+                part.write(
+                    _ids_in_folders([shard], directory) if ids is None else shard.part_of_ids(ids)
+                )
         num_without += filled.unreadable
+    if output is not None:
+        shards = _shards(directory)
+        ids = _ids_in_folders(shards, directory) if ids is None else ids
+        text = files.text(units.joined_rows(ids, directory, shards))
+        replace_whole(output, as_bytes(text))
     return num_without
 
 
@@ -81,12 +116,13 @@ def _store(directory: Path) -> Store:
     return store
 
 
-def _quantizer(kind: str, path: str | None, width: int) -> Quantizer:
-    module: Any = choices.find("quantizers", kind)
-    options = module.Options(kind=kind, **({} if path is None else {"path": path}))
-    if MISSING in vars(options).values():
-        raise ValueError(f"--quantizer {kind}: needed --path FILE beside it")
-    found: Quantizer = module.load(options, width)
+def _quantizer(options: QuantizerOptions, store: Store) -> Quantizer:
+    """The quantizer of the options, if it is one for the store's features."""
+    module: Any = choices.find("quantizers", options.kind)
+    found: Quantizer = module.load(options, _width(store))
+    known = metadata.read(store.directory)
+    assert known is not None
+    require_kind(found.made_for, known["identity"], str(store.directory))
     return found
 
 
@@ -110,8 +146,14 @@ def _shards(directory: Path) -> list[Shard]:
     return Shard(0, max(counts, default=1)).all()
 
 
-def _take_over(part: ShardUnits, *, alone: bool, overwrite: bool) -> None:
+def _take_over(part: ShardUnits, *, alone: bool, overwrite: bool, stays: bool) -> None:
     """Makes the quantizer that of the store, before any unit of it is there.
+
+    Args:
+        part: of the store.
+        alone: whether no other process works there.
+        overwrite: replace another quantizer's units.
+        stays: leave the shard's file of units, if no units are added to those in it.
 
     Raises:
         ValueError: the store has another one's units.
@@ -132,14 +174,21 @@ def _take_over(part: ShardUnits, *, alone: bool, overwrite: bool) -> None:
         units.drop(directory)
     if before != name:
         metadata.change(directory, {metadata.QUANTIZER: name}, fsync=part.store.fsync)
-    part.begin(alone=alone)
+    if not stays or part.is_lacking:
+        part.begin(alone=alone)
 
 
-def _ids(part: ShardUnits, order: str | None) -> Sequence[str]:
-    """The shard's ids in the order of a list, or of a folder: its files, then its sub-folders."""
-    if order is not None:
-        return part.shard.part_of(read_gpt_sovits_list(order)).ids
-    saved = {id_ for id_, is_saved in ledger.heads(part.ledger) if is_saved}
+def _ids_of_list(path: str) -> Sequence[str | None]:
+    """The ids of a list's lines, in its order; None for a line that names no recording."""
+    kind = "tsv" if Path(path).suffix == ".tsv" else "gpt_sovits"
+    module: Any = choices.find("sources", kind)
+    return listed_ids(module.Options(kind=kind, path=path), Output())
+
+
+def _ids_in_folders(shards: Sequence[Shard], directory: Path) -> Sequence[str]:
+    """The saved ids of shards in the order of a folder: its files, then its sub-folders."""
+    paths = [directory / shard.ledger_name for shard in shards]
+    saved = {id_ for path in paths for id_, is_saved in ledger.heads(path) if is_saved}
     return sorted(saved, key=_as_in_a_folder)
 
 

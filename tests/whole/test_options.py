@@ -216,6 +216,7 @@ NOT_SAID = {
     *("retry_failed", "overwrite", "preflight"),
     *("retry_failed", "overwrite"),
     *("quantizer.kind", "quantizer.path"),  # units join the features that are there
+    *("quantizer.format", "quantizer.dedup"),
 }
 
 
