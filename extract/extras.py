@@ -18,6 +18,7 @@ EXTRAS: dict[str, str] = {  # the name that is imported: the extra that installs
     "fsspec": "remote",
     "s3fs": "remote",
     "pyarrow": "parquet",
+    "sklearn": "units",
 }
 
 

@@ -19,7 +19,9 @@ from extract.store.differences import WIDTH, shown_apart
 from extract.store.metadata import LATER_SETTINGS
 from extract.text import printable
 
-# Settings of the kind; what an identity says by leaving it out.
+WAYS_OUT = "Ways out: features of the same kind, or centres learned of these (extract kmeans)."
+
+# Settings of the kind, and what an identity says by leaving one out.
 KIND: Mapping[str, Any] = {
     "model.weights": None,
     "model.layer": None,
@@ -46,25 +48,33 @@ def kind_of(identity: Mapping[str, Any], layer: int | None = None) -> dict[str, 
     return kind
 
 
-def require_kind(made_for: Mapping[str, Any], identity: Mapping[str, Any], where: str) -> None:
-    """Refuses features of another kind than a quantizer was made for.
+def require_kind(
+    made_for: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    where: str,
+    layer: int | None = None,
+    *,
+    made: str = "the quantizer",
+) -> None:
+    """Refuses features of another kind than a quantizer was made for, or other features are of.
 
     Args:
         made_for: `Quantizer.made_for`; empty where the kind is not known.
         identity: of the features.
         where: names them in the message.
+        layer: one of the layers that they have; None takes what the identity says.
+        made: what is of the kind `made_for`.
 
     Raises:
         ValueError: a table of the settings that differ.
     """
-    kind = kind_of(identity)
+    kind = kind_of(identity, layer)
     keys = [key for key in made_for if kind.get(key) != made_for[key]]
     if not keys:
         return
-    rows = [("", "the quantizer", "these features")]
+    rows = [("", *shown_apart(made, "these features"))]
     rows += [(printable(key), *shown_apart(made_for[key], kind.get(key))) for key in keys]
     width = max(len(key) for key, _one, _other in rows)
     table = [f"  {key:<{width}}  {one:>{WIDTH}}  {two:>{WIDTH}}" for key, one, two in rows]
-    head = f"{printable(where)}: the quantizer was made for features of another kind"
-    ways = "Ways out: features as the quantizer's, or a quantizer made of features as these."
-    raise ValueError("\n".join([head, *table, ways]))
+    head = f"{printable(where)}: features of another kind than {printable(made)} is for"
+    raise ValueError("\n".join([head, *table, WAYS_OUT]))
