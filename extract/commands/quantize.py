@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     merge = argparse.BooleanOptionalAction
     parser.add_argument("--dedup", action=merge, help="merge repeats of a unit in the file")
+    parser.add_argument("--layer", type=int, help="which one, of a store of several layers")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument(
         "--list",
@@ -87,6 +88,7 @@ def _quantize(options: argparse.Namespace, stop: Callable[[], bool]) -> int:
         Path(options.store).expanduser(),
         quantizer_options(options.quantizer, path=path, format=options.format, dedup=options.dedup),
         device=options.device,
+        layer=options.layer,
         order=options.list,
         output=options.output and Path(options.output).expanduser(),
         overwrite=options.overwrite,

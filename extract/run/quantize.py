@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from extract.run.units import ShardUnits, as_bytes
 from extract.shard import Shard
 from extract.store import ledger, metadata, units
 from extract.store.existing import existing_store
-from extract.store.kind import require_kind
+from extract.store.kind import layer_of, require_kind
 from extract.store.lock import StoreBusy, locked
 from extract.store.store import Store
 from extract.text import printable
@@ -50,6 +50,7 @@ def quantize(
     options: QuantizerOptions,
     *,
     device: str = "auto",
+    layer: int | None = None,
     order: str | None = None,
     output: Path | None = None,
     overwrite: bool = False,
@@ -61,6 +62,7 @@ def quantize(
         directory: the store.
         options: of the quantizer.
         device: where it computes.
+        layer: whose units are made, of a store of several layers.
         order: a list, whose recordings the file of units has in its order: fairseq's, `.tsv`, or
             GPT-SoVITS's; None for all of the store's, in the order of a folder.
         output: one file of the units of all shards, in the place of those in the store.
@@ -81,12 +83,12 @@ def quantize(
             "follow"
         )
     ids = None if order is None else _ids_of_list(order)
-    quantizer = _quantizer(options, store)
+    quantizer, (place, num_layers) = _quantizer(options, store, layer)
     there = "cuda" if torch.cuda.is_available() else "cpu"
     num_without = 0
     for shard in _shards(directory):
         on = torch.device(there if device == "auto" else device)
-        part = ShardUnits(store, shard, quantizer, files, on)
+        part = ShardUnits(store, shard, quantizer, files, on, place, num_layers)
 
         def settle(alone: bool, part: ShardUnits = part) -> None:
             _take_over(part, alone=alone, overwrite=overwrite, stays=output is not None)
@@ -116,26 +118,38 @@ def _store(directory: Path) -> Store:
     return store
 
 
-def _quantizer(options: QuantizerOptions, store: Store) -> Quantizer:
-    """The quantizer of the options, if it is one for the store's features."""
+def _quantizer(
+    options: QuantizerOptions, store: Store, asked: int | None
+) -> tuple[Quantizer, tuple[int, int]]:
+    """The quantizer of the options, if it is one for the store's features.
+
+    Returns:
+        Also the place of the layer among the store's, and how many these are. The fingerprint of a
+        quantizer of one of several layers names the layer: units of two layers never mix.
+    """
     module: Any = choices.find("quantizers", options.kind)
-    found: Quantizer = module.load(options, _width(store))
+    num_layers, width = _shape(store)
+    found: Quantizer = module.load(options, width)
     known = metadata.read(store.directory)
     assert known is not None
-    require_kind(found.made_for, known["identity"], str(store.directory))
-    return found
+    identity, where = known["identity"], str(store.directory)
+    if num_layers > 1 and asked is None:
+        asked = found.made_for.get("model.layer")
+    layer, place = layer_of(identity, asked, where)
+    require_kind(found.made_for, identity, where, layer)
+    if num_layers > 1:
+        found = replace(found, fingerprint=f"{found.fingerprint}:layer{layer}")
+    return found, (place, num_layers)
 
 
-def _width(store: Store) -> int:
-    """Numbers of a frame, from the first features that can be read."""
+def _shape(store: Store) -> tuple[int, int]:
+    """Layers, and numbers of a frame, of the first features that can be read."""
     for record in ledger.read(store.directory):
         if record["status"] == SAVED and store.intact(record, checksum=True):
             kept = store.layout.kept(record)
             assert kept is not None
             values = store.layout.read(kept)
-            if len(values) != 1:
-                raise ValueError(f"{store.directory}: features of {len(values)} layers; needed one")
-            return values.shape[2]
+            return values.shape[0], values.shape[2]
     raise ValueError(f"{printable(str(store.directory))}: no features here that can be read")
 
 

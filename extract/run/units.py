@@ -53,6 +53,8 @@ class ShardUnits:
     quantizer: Quantizer
     files: UnitFiles
     device: torch.device
+    layer: int = 0  # place of the layer that units are made of, among the store's
+    num_layers: int = 1  # of the store
 
     @property
     def ledger(self) -> Path:
@@ -152,8 +154,8 @@ class ShardUnits:
         except (OSError, ValueError) as error:
             log.warning("%s: %s", printable(record["id"]), error)
             return None
-        needed = 1, record.get("num_frames"), self.quantizer.assign.width
-        return values[0] if values.shape == needed else None
+        needed = self.num_layers, record.get("num_frames"), self.quantizer.assign.width
+        return values[self.layer] if values.shape == needed else None
 
     def _made(self, block: Sequence[tuple[bytes, Tensor | None]]) -> Iterator[tuple[bytes, Any]]:
         """Each line with the text of its units, or None."""

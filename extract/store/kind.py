@@ -48,6 +48,26 @@ def kind_of(identity: Mapping[str, Any], layer: int | None = None) -> dict[str, 
     return kind
 
 
+def layer_of(identity: Mapping[str, Any], asked: int | None, where: str) -> tuple[Any, int]:
+    """A layer of a store's features, and its place among the store's layers.
+
+    Args:
+        identity: of the store.
+        asked: the layer; None: the only one.
+        where: names the store in the message.
+
+    Raises:
+        ValueError: the store has not that layer, or several and none is asked for.
+    """
+    there = identity.get("model.layer")
+    layers = there if isinstance(there, list) else [there]
+    layer = layers[0] if asked is None and len(layers) == 1 else asked
+    if layer not in layers:
+        found = f"{printable(where)}: has the layers {', '.join(map(str, layers))}"
+        raise ValueError(f"{found}; needed --layer with one of them")
+    return layer, layers.index(layer)
+
+
 def require_kind(
     made_for: Mapping[str, Any],
     identity: Mapping[str, Any],

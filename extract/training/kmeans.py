@@ -232,7 +232,7 @@ class _Fit:
     def resume(self, path: Path) -> None:
         """Goes on from a checkpoint, if there is one of the same fit."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 state = dict(file)
             same = str(state["key"]) == self._key
         except FileNotFoundError:

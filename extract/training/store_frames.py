@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from extract.files import open_regular
 from extract.store import ledger, metadata
 from extract.store.existing import existing_store
-from extract.store.kind import kind_of, require_kind
+from extract.store.kind import kind_of, layer_of, require_kind
 from extract.store.store import Store
 from extract.text import printable
 from extract.values import SAVED
@@ -55,7 +55,8 @@ class StoreFrames:
         self._stores = [_store_with_features(directory) for directory in directories]
         identities = [_identity(directory) for directory in directories]
         chosen = [
-            _layer(where, one, layer) for where, one in zip(directories, identities, strict=True)
+            layer_of(one, layer, str(where))
+            for where, one in zip(directories, identities, strict=True)
         ]
         self.kind = kind_of(identities[0], chosen[0][0])
         for directory, identity, (own, _place) in zip(directories, identities, chosen, strict=True):
@@ -142,17 +143,6 @@ def _identity(directory: Path) -> dict[str, Any]:
     assert known is not None  # `existing_store` has read it
     identity: dict[str, Any] = known["identity"]
     return identity
-
-
-def _layer(directory: Path, identity: dict[str, Any], asked: int | None) -> tuple[Any, int]:
-    """The layer to take, and its place among the store's."""
-    there = identity.get("model.layer")
-    layers = there if isinstance(there, list) else [there]
-    layer = layers[0] if asked is None and len(layers) == 1 else asked
-    if layer not in layers:
-        found = f"{printable(str(directory))}: layers {', '.join(map(str, layers))}"
-        raise ValueError(f"{found}; needed --layer with one of them")
-    return layer, layers.index(layer)
 
 
 def _features(store: Store, record: dict[str, Any]) -> NDArray[np.float32] | None:
