@@ -190,7 +190,12 @@ class _Fit:
         for rows in np.array_split(order, max(1, len(block) // settings.batch_size)):
             batch = block[rows]
             self._model.partial_fit(batch)
-        self._distances -= float(self._model.score(batch))
+        self._score(batch)
+
+    def _score(self, batch: Frames) -> None:
+        """Adds up squared distances; `score` of scikit-learn adds in the order of its threads."""
+        away = batch - self._model.cluster_centers_[self._model.predict(batch)]
+        self._distances += float(np.square(away).sum(dtype=np.float64))
         self._scored += len(batch)
 
     def end_epoch(self) -> None:

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.cluster import MiniBatchKMeans
+
+BLOCK = 8  # batches
 
 
 def apply_kmeans(centres: NDArray, frames: NDArray) -> list[int]:
@@ -57,3 +60,34 @@ def represented(units: list[int]) -> dict[str, list[int]]:
     """`audio_represent` of one utterance, `dedup` True."""
     runs = [(unit, len(list(run))) for unit, run in groupby(units)]
     return {"units": [unit for unit, _ in runs], "duration": [length for _, length in runs]}
+
+
+def by_scikit_learn(
+    epochs: list[list[NDArray]], clusters: int, batch_size: int, seed: int
+) -> MiniBatchKMeans:
+    """The fit as it is documented: blocks of eight batches, shuffled, a step for each batch.
+
+    `epochs` are the utterances (frames, dimensions) of each, in order.
+    """
+    model = MiniBatchKMeans(
+        clusters,
+        batch_size=batch_size,
+        random_state=seed,
+        n_init=1,
+        reassignment_ratio=0.0,
+        compute_labels=False,
+    )
+    most = BLOCK * batch_size
+    for epoch, items in enumerate(epochs):
+        start = 0
+        while start < len(items):
+            end = start + 1
+            while end < len(items) and sum(map(len, items[start : end + 1])) <= most:
+                end += 1
+            block = np.concatenate(items[start:end])
+            order = np.random.default_rng([seed, epoch, start]).permutation(len(block))
+            for rows in np.array_split(order, max(1, len(block) // batch_size)):
+                if len(rows):
+                    model.partial_fit(block[rows])
+            start = end
+    return model
