@@ -138,7 +138,9 @@ def fit_kmeans(
         OSError: the checkpoint cannot be written.
     """
     settings = Settings(clusters, epochs, batch_size, seed)
-    stream: Any = features if hasattr(features, "epoch") else _Repeated(features)
+    stream: Any = features
+    if not callable(getattr(features, "epoch", None)):
+        stream = _Repeated(stream)
     path = None if checkpoint is None else Path(checkpoint)
     fit = _Fit(settings, f"{settings} {made_of} {_versions()}")
     if path is not None:

@@ -45,6 +45,12 @@ def test_centres_are_scikit_learns_on_the_same_frames():
     assert not np.allclose(found.centres, other)
 
 
+def test_the_recipe_is_the_documented_one():
+    recipe = MiniBatchKMeans(init="k-means++", n_init=1, reassignment_ratio=0.0)
+    settings = {"n_clusters": 500, "batch_size": 10_000, "random_state": 0, "compute_labels": False}
+    assert kmeans._new_model(Settings()).get_params() == recipe.get_params() | settings
+
+
 def test_one_batch_of_all_frames_is_one_step_of_scikit_learn():
     """No shuffling, no blocks: with as many epochs as steps, centres are those of `partial_fit`."""
     [frames] = [np.concatenate(utterances())]

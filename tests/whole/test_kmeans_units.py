@@ -245,6 +245,10 @@ def test_a_layer_of_several_has_centres_and_units_of_its_own(folder, capsys):
     assert kmeans([store, *FIT, "--output", output]) == 2
     assert "has the layers 0, 2; needed --layer with one of them" in capsys.readouterr().err
     assert kmeans([store, *FIT, "--layer", "0", "--output", output]) == 0
+    saved = [record["id"] for record in ledger(folder / "layers") if record["status"] == "saved"]
+    items = [np.load(folder / "layers" / f"{id_}.npy")[0] for id_ in saved]
+    expected = by_scikit_learn(epochs_of(items, 4), 6, 30, 4).cluster_centers_
+    assert np.array_equal(np.load(output), expected)
     argv = [store, "--quantizer", "kmeans", "--path"]
     assert quantize([*argv, output, "--layer", "2"]) == 2
     assert "model.layer" in capsys.readouterr().err
@@ -272,6 +276,15 @@ def test_a_run_writes_the_published_formulas_units_in_the_lists_order(made, tmp_
         small.store.dir = str(tmp_path / kind)
         run_shard(small, Shard())
     assert read_gslm(tmp_path / "gslm" / "units.txt") == expected
+    left = [
+        ".tmp-units.txt-7-0123abcd",
+        ".tmp-units.0-of-2.km-7-0123abcd",
+        ".tmp-6-name2semantic-0.tsv-7",
+    ]
+    for name in left:
+        (tmp_path / "slamkit" / name).touch()
+    run_shard(small, Shard())
+    assert not [*(tmp_path / "slamkit").glob(".tmp*")]
     order = [name for name in NAMES if name in expected]
     assert [*read_gslm(tmp_path / "gslm" / "units.txt")] == order
     names = tsv_lines(made / "train.tsv")
