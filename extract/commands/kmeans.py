@@ -19,7 +19,7 @@ from extract.run.signals import stop_on_signals
 from extract.text import count, printable
 
 if TYPE_CHECKING:
-    from extract.training.kmeans import Fitted
+    from extract.training.kmeans import Fitted, Settings
     from extract.training.store_frames import StoreFrames
 
 SAY_EVERY_S = 5.0
@@ -79,35 +79,47 @@ def _parser() -> argparse.ArgumentParser:
 
 def _kmeans(options: argparse.Namespace, stop: Callable[[], bool]) -> bool:
     """Writes the centres; returns False if it was stopped before."""
-    from extract.training.kmeans import Settings, fit_kmeans  # torch
+    from extract.training.kmeans import Settings  # torch
     from extract.training.store_frames import StoreFrames
 
     settings = Settings(options.clusters, options.epochs, options.batch_size, options.seed)
     _check_amount(options)
     stores = [Path(store).expanduser() for store in options.stores]
     output = _output(options, stores[0])
-    frames = StoreFrames(
+    drawn = StoreFrames(
         stores,
         layer=options.layer,
         fraction=options.fraction,
         most=options.frames,
         seed=options.seed,
     )
+    with drawn as frames:
+        fitted = _fitted(frames, settings, output, stop)
+    if fitted.finished:
+        fitted.save(output, frames.kind, stores=[str(store) for store in stores])
+        _checkpoint(output).unlink(missing_ok=True)
+        print(_said(output, fitted))  # noqa: T201
+    return fitted.finished
+
+
+def _fitted(
+    frames: StoreFrames, settings: Settings, output: Path, stop: Callable[[], bool]
+) -> Fitted:
+    from extract.training.kmeans import fit_kmeans
+
     log.info("%s", _plan(frames))
-    checkpoint = output.with_name(f"{output.name}.checkpoint")
-    fitted = fit_kmeans(
+    return fit_kmeans(
         frames,
         **vars(settings),
-        checkpoint=checkpoint,
+        checkpoint=_checkpoint(output),
         made_of=frames.fingerprint,
         progress=_Progress(settings.epochs, frames.num_frames),
         stop=stop,
     )
-    if fitted.finished:
-        fitted.save(output, frames.kind, stores=[str(store) for store in stores])
-        checkpoint.unlink(missing_ok=True)
-        print(_said(output, fitted))  # noqa: T201
-    return fitted.finished
+
+
+def _checkpoint(output: Path) -> Path:
+    return output.with_name(f"{output.name}.checkpoint")
 
 
 def _check_amount(options: argparse.Namespace) -> None:

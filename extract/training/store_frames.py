@@ -6,9 +6,11 @@ import logging
 import math
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +32,8 @@ class StoreFrames:
     """The features of the utterances saved in stores, one utterance at a time.
 
     Utterances are drawn until they have the frames that are asked for; the draw is a function of
-    the seed and of the ledgers. Memory: three numbers an utterance.
+    the seed and of the ledgers. Memory: three numbers an utterance. A context manager: it holds the
+    ledgers open, so that lines stay where they are if another command replaces a ledger.
 
     Args:
         directories: of the stores, whose features are of one kind.
@@ -63,13 +66,21 @@ class StoreFrames:
             require_kind(self.kind, identity, str(directory), own, made=str(directories[0]))
         self._places = [place for _layer, place in chosen]  # of the layer among the store's
         self._seed = seed
-        self._ledgers: list[tuple[int, Path]] = []  # number of the store, and the ledger
-        self._lines = self._find_lines()
-        total = int(self._lines[:, 2].sum())
-        if not total:
-            where = ", ".join(printable(str(directory)) for directory in directories)
-            raise ValueError(f"{where}: no features here")
-        self._draw(math.ceil(total * fraction) if most is None else most)
+        with ExitStack() as files:
+            self._ledgers: list[tuple[int, BinaryIO]] = []  # number of the store, and the ledger
+            self._lines = self._find_lines(files)
+            total = int(self._lines[:, 2].sum())
+            if not total:
+                where = ", ".join(printable(str(directory)) for directory in directories)
+                raise ValueError(f"{where}: no features here")
+            self._draw(math.ceil(total * fraction) if most is None else most)
+            self._files = files.pop_all()
+
+    def __enter__(self) -> StoreFrames:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
 
     @property
     def num_frames(self) -> int:
@@ -96,18 +107,18 @@ class StoreFrames:
         for of_ledger, at, _num_frames in self._lines[order[start:]].tolist():
             yield self._read(of_ledger, at)
 
-    def _find_lines(self) -> NDArray[np.int64]:
+    def _find_lines(self, files: ExitStack) -> NDArray[np.int64]:
         """(utterances, 3): ledger, where the line begins in it, frames."""
         found = array("q")
         for number, store in enumerate(self._stores):
             for path in ledger.ledger_paths(store.directory):
-                at = 0
-                for line in ledger.lines(path):
+                file, at = files.enter_context(open_regular(path)), 0
+                for line in iter(partial(file.readline, ledger.MAX_LINE), b""):
                     record = ledger.parse(line)
                     if record is not None and record["status"] == SAVED:
                         found.extend((len(self._ledgers), at, record.get("num_frames") or 0))
                     at += len(line)
-                self._ledgers.append((number, path))
+                self._ledgers.append((number, file))
         return np.frombuffer(found, np.int64).reshape(-1, 3)
 
     def _draw(self, most: int) -> None:
@@ -117,14 +128,13 @@ class StoreFrames:
         self._lines = self._lines[np.sort(order[:enough])]
 
     def _read(self, of_ledger: int, at: int) -> Frames:
-        number, path = self._ledgers[of_ledger]
-        with open_regular(path) as file:
-            file.seek(at)
-            record = ledger.parse(file.readline(ledger.MAX_LINE))
-        values = None if record is None else _features(self._stores[number], record)
+        number, file = self._ledgers[of_ledger]
+        file.seek(at)
+        record = ledger.parse(file.readline(ledger.MAX_LINE))
+        assert record is not None  # it was read before, in the same file
+        values = _features(self._stores[number], record)
         if values is None:
-            name = str(path) if record is None else record["id"]
-            log.warning("%s: its features are damaged or gone; left out", printable(name))
+            log.warning("%s: its features are damaged or gone; left out", printable(record["id"]))
             return np.empty((0, 0), np.float32)
         frames: Frames = values[self._places[number]]
         return frames

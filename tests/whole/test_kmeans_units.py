@@ -200,6 +200,22 @@ def sums(lengths: list[int]) -> set[int]:
     return totals
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file is not replaced there")
+def test_a_ledger_that_is_replaced_meanwhile_changes_nothing(folder, monkeypatch):
+    before = store_frames.StoreFrames.epoch
+
+    def epoch(self, number, start):
+        if not number:  # units are added to every line
+            assert quantize([*argv, str(folder / "km.npy")]) == 0
+        yield from before(self, number, start)
+
+    argv = [str(folder / "out"), "--quantizer", "kmeans", "--path"]
+    monkeypatch.setattr(store_frames.StoreFrames, "epoch", epoch)
+    assert kmeans([str(folder / "out"), *FIT, "--output", str(folder / "again.npy")]) == 0
+    assert (folder / "out" / "units.txt").exists()
+    assert (folder / "again.npy").read_bytes() == (folder / "km.npy").read_bytes()
+
+
 def test_features_that_are_damaged_are_left_out(folder, capsys):
     path = folder / "out" / "d.wav.npy"
     path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
@@ -263,6 +279,12 @@ def test_a_layer_of_several_has_centres_and_units_of_its_own(folder, capsys):
     assert quantize([*argv, str(folder / "km.npy"), "--overwrite"]) == 0
     found = read_gslm(folder / "layers" / "units.txt")
     assert found == units(folder / "out", folder / "km.npy")
+    shutil.copy(output, folder / "bare.npy")  # which does not say of which layer it is
+    argv.append(str(folder / "bare.npy"))
+    assert quantize([*argv, "--layer", "2", "--overwrite"]) == 0
+    assert quantize([*argv, "--layer", "0"]) == 2
+    assert quantize(argv) == 2
+    assert "has the layers 0, 2; needed --layer with one" in capsys.readouterr().err
 
 
 # --- units ----------------------------------------------------------------------------------------
