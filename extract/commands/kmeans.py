@@ -19,7 +19,8 @@ from extract.run.signals import stop_on_signals
 from extract.text import count, printable
 
 if TYPE_CHECKING:
-    from extract.training.kmeans import Fitted, Settings
+    from extract.training.kmeans import Fitted
+    from extract.training.kmeans_fit import Settings
     from extract.training.store_frames import StoreFrames
 
 SAY_EVERY_S = 5.0
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _kmeans(options: argparse.Namespace, stop: Callable[[], bool]) -> bool:
     """Writes the centres; returns False if it was stopped before."""
-    from extract.training.kmeans import Settings  # torch
+    from extract.training.kmeans_fit import Settings  # NumPy
     from extract.training.store_frames import StoreFrames
 
     settings = Settings(options.clusters, options.epochs, options.batch_size, options.seed)

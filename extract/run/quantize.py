@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from extract import choices
 from extract.encoder.quantizer import Quantizer, QuantizerOptions
-from extract.encoder.unit_format import unit_files
+from extract.encoder.unit_format import UnitFiles, unit_files
 from extract.fields import MISSING
 from extract.files import replace_whole
 from extract.manifest.source import Output, listed_ids
@@ -77,37 +78,29 @@ def quantize(
         OSError: `output` cannot be written.
     """
     store, files = _store(directory), unit_files(options)
-    if files.follows_list and order is None:
-        raise ValueError(
-            f"--format {files.format}: its lines have no ids; needed --list FILE, whose lines they "
-            "follow"
-        )
-    ids = None if order is None else _ids_of_list(order)
+    listed = _ids_of_list(order, files)
     quantizer, (place, num_layers) = _quantizer(options, store, layer)
-    there = "cuda" if torch.cuda.is_available() else "cpu"
-    num_without = 0
-    for shard in _shards(directory):
-        on = torch.device(there if device == "auto" else device)
+    on, num_without = _device(device), 0
+    shards = _shards(directory)
+    for shard in shards:
         part = ShardUnits(store, shard, quantizer, files, on, place, num_layers)
-
-        def settle(alone: bool, part: ShardUnits = part) -> None:
-            _take_over(part, alone=alone, overwrite=overwrite, stays=output is not None)
-
+        settle = partial(_take_over, part, overwrite, output is not None)
         with locked(directory, shard.index, shard.count, settle):
             filled = part.fill(stop)
             if filled.stopped:
                 return num_without
             if output is None:
-                part.write(
-                    _ids_in_folders([shard], directory) if ids is None else shard.part_of_ids(ids)
-                )
+                part.write(_ids(listed, [shard], directory))
         num_without += filled.unreadable
     if output is not None:
-        shards = _shards(directory)
-        ids = _ids_in_folders(shards, directory) if ids is None else ids
-        text = files.text(units.joined_rows(ids, directory, shards))
-        replace_whole(output, as_bytes(text))
+        rows = units.joined_rows(_ids(listed, shards, directory), directory, shards)
+        replace_whole(output, as_bytes(files.text(rows)))
     return num_without
+
+
+def _device(name: str) -> torch.device:
+    there = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(there if name == "auto" else name)
 
 
 def _store(directory: Path) -> Store:
@@ -160,14 +153,14 @@ def _shards(directory: Path) -> list[Shard]:
     return Shard(0, max(counts, default=1)).all()
 
 
-def _take_over(part: ShardUnits, *, alone: bool, overwrite: bool, stays: bool) -> None:
+def _take_over(part: ShardUnits, overwrite: bool, stays: bool, alone: bool) -> None:
     """Makes the quantizer that of the store, before any unit of it is there.
 
     Args:
         part: of the store.
-        alone: whether no other process works there.
         overwrite: replace another quantizer's units.
         stays: leave the shard's file of units, if no units are added to those in it.
+        alone: whether no other process works there.
 
     Raises:
         ValueError: the store has another one's units.
@@ -192,11 +185,29 @@ def _take_over(part: ShardUnits, *, alone: bool, overwrite: bool, stays: bool) -
         part.begin(alone=alone)
 
 
-def _ids_of_list(path: str) -> Sequence[str | None]:
-    """The ids of a list's lines, in its order; None for a line that names no recording."""
+def _ids_of_list(path: str | None, files: UnitFiles) -> Sequence[str | None] | None:
+    """The ids of a list's lines, in its order; None for a line that names no recording.
+
+    Raises:
+        ValueError: there is no list, and the files' lines follow one.
+    """
+    if path is None and files.follows_list:
+        found = f"--format {files.format}: its lines have no ids"
+        raise ValueError(f"{found}; needed --list FILE, whose lines they follow")
+    if path is None:
+        return None
     kind = "tsv" if Path(path).suffix == ".tsv" else "gpt_sovits"
     module: Any = choices.find("sources", kind)
     return listed_ids(module.Options(kind=kind, path=path), Output())
+
+
+def _ids(
+    listed: Sequence[str | None] | None, shards: Sequence[Shard], directory: Path
+) -> Sequence[str | None]:
+    """The ids of one shard, or of all, in the list's order or else in that of a folder."""
+    if listed is None:
+        return _ids_in_folders(shards, directory)
+    return listed if len(shards) > 1 else shards[0].part_of_ids(listed)
 
 
 def _ids_in_folders(shards: Sequence[Shard], directory: Path) -> Sequence[str]:

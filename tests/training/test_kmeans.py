@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 import torch
 from sklearn.cluster import MiniBatchKMeans
 
-from extract.training import kmeans
-from extract.training.kmeans import BLOCK, Settings, fit_kmeans
+from extract.training import kmeans_fit
+from extract.training.kmeans import BLOCK, fit_kmeans
+from extract.training.kmeans_fit import Settings
 from extract.values import Failure
 from support.units import by_scikit_learn
 
@@ -48,7 +50,7 @@ def test_centres_are_scikit_learns_on_the_same_frames():
 def test_the_recipe_is_the_documented_one():
     recipe = MiniBatchKMeans(init="k-means++", n_init=1, reassignment_ratio=0.0)
     settings = {"n_clusters": 500, "batch_size": 10_000, "random_state": 0, "compute_labels": False}
-    assert kmeans._new_model(Settings()).get_params() == recipe.get_params() | settings
+    assert kmeans_fit._new_model(Settings()).get_params() == recipe.get_params() | settings
 
 
 def test_one_batch_of_all_frames_is_one_step_of_scikit_learn():
@@ -100,7 +102,7 @@ def test_a_fit_that_is_killed_at_any_block_gives_the_same_centres(tmp_path):
     """scikit-learn's reassignment, which draws at random in each step, is on: its state counts."""
     items, calls = utterances(), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kmeans, "_new_model", lambda settings: drawing(settings))
+        patch.setattr(kmeans_fit, "_new_model", lambda settings: drawing(settings))
         whole = fit_kmeans(items, **SMALL, progress=lambda *said: calls.append(said))
         assert len(calls) > 20
         for number in (0, 1, 7, len(calls) - 1):
@@ -157,10 +159,12 @@ def test_a_stopped_fit_goes_on(tmp_path):
     assert not stopped.finished
     again = fit_kmeans(items, **SMALL, checkpoint=path)
     assert np.array_equal(again.centres, fit_kmeans(items, **SMALL).centres)
+    nothing = fit_kmeans([items[57]] * 2, **SMALL, stop=lambda: True)  # it has no frames
+    assert (nothing.centres.shape, nothing.finished) == ((0, 0), False)
 
 
 def test_a_checkpoint_holds_arrays_alone_and_one_of_another_fit_is_not_used(tmp_path, caplog):
-    items, path = utterances(), tmp_path / "checkpoint"
+    items, path = utterances(25), tmp_path / "checkpoint"
     fit_kmeans(items, **SMALL, checkpoint=path, made_of="these")
     with np.load(path, allow_pickle=False) as file:
         assert all(isinstance(file[name], np.ndarray) for name in file)
@@ -229,6 +233,10 @@ def test_centres_are_saved_with_what_they_are_of(tmp_path):
 
 
 def test_without_scikit_learn_its_extra_is_named(monkeypatch):
+    def version(name):
+        raise PackageNotFoundError(name)
+
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    monkeypatch.setattr(kmeans_fit, "version", version)
     with pytest.raises(ValueError, match=r"k-means needs the package sklearn.*ssl\[units\]"):
         fit_kmeans(utterances(), **SMALL)
