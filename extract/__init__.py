@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from extract.run.job import run_shard
     from extract.run.summary import Summary
     from extract.shard import Shard
+    from extract.training.kmeans import fit_kmeans
     from extract.values import AudioSettings, Failure, Features, Utterance
 
 __version__ = "0.1.0"  # pyproject.toml reads it here
@@ -45,6 +46,7 @@ __all__ = [
     "Summary",
     "Utterance",
     "collate",
+    "fit_kmeans",
     "load_model",
     "make_loader",
     "num_frames",
@@ -78,6 +80,7 @@ _MODULES = {
     "run.job": "run_shard",
     "run.summary": "Summary",
     "shard": "Shard",
+    "training.kmeans": "fit_kmeans",
     "values": "AudioSettings Failure Features Utterance",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}

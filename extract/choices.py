@@ -17,12 +17,13 @@ from typing import Any, Literal
 
 from extract.extras import missing
 
-Group = Literal["sources", "families", "quantizers", "layouts", "engines"]
+Group = Literal["sources", "families", "quantizers", "unit_formats", "layouts", "engines"]
 
 FOLDERS: dict[Group, str] = {
     "sources": "extract.manifest.sources",
     "families": "extract.models.families",
     "quantizers": "extract.encoder.quantizers",
+    "unit_formats": "extract.encoder.unit_formats",
     "layouts": "extract.store.layouts",
     "engines": "extract.run.engines",
 }

@@ -20,6 +20,7 @@ EXTRAS: dict[str, str] = {  # the name that is imported: the extra that installs
     "pyarrow": "parquet",
     "ray": "ray",
     "tensorboard": "tensorboard",
+    "sklearn": "units",
 }
 
 

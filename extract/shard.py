@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,10 @@ class Shard:
         mine = [number for number, id_ in enumerate(manifest.ids) if self.owns(id_)]
         failures = tuple(some for some in manifest.failures if self.owns(some.recording.id))
         return replace(manifest.subset(mine), failures=failures)
+
+    def part_of_ids(self, ids: Sequence[str | None]) -> Sequence[str | None]:
+        """The ids of this part; of an undivided job all, with those that are None."""
+        return ids if self.count == 1 else [id_ for id_ in ids if id_ and self.owns(id_)]
 
     def all(self) -> list[Shard]:
         """All parts of the job that this is one of."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from extract import choices, exits
 from extract.run.signals import stop_on_signals
+from extract.text import printable
 from extract.write_errors import StoreUnusable
 
 
@@ -19,9 +20,9 @@ def main(argv: Sequence[str]) -> int:
     Units that are there already are kept. A call that was killed is taken up by the next one.
 
     Returns:
-        0: every saved utterance has units; 1: features of some are damaged or gone, or the disk
-        takes no more; 2: nothing was done: no store, no such quantizer, other units there, or a run
-        works there; 130, 143: after a signal.
+        0: every saved utterance has units; 1: features of some are damaged or gone, the disk takes
+        no more, or `--output` cannot be written; 2: nothing was done: no store, no such quantizer,
+        features of another kind, other units there, or a run works there; 130, 143: after a signal.
     """
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
@@ -31,6 +32,9 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return exits.USAGE.code
+    except OSError as error:
+        sys.stderr.write(f"{printable(str(error))}\n")
+        return exits.UNREADABLE.code
     except StoreUnusable as error:
         sys.stderr.write(f"stopped: {error}\nOnce that is mended, the same command goes on.\n")
         return exits.STORE_UNUSABLE.code
@@ -50,13 +54,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("store", metavar="STORE", help="the folder that holds ledger.jsonl")
     names = [name for name in choices.names("quantizers") if name != "none"]
     parser.add_argument("--quantizer", required=True, choices=names)
-    parser.add_argument("--path", metavar="FILE", help="the quantizer's, such as s2G.pth")
+    parser.add_argument("--path", metavar="FILE", help="the quantizer's: s2G.pth, centres.npy")
+    parser.add_argument(
+        "--format",
+        choices=choices.names("unit_formats"),
+        help="of the file of units; without it gpt_sovits for that quantizer, else gslm",
+    )
+    merge = argparse.BooleanOptionalAction
+    parser.add_argument("--dedup", action=merge, help="merge repeats of a unit in the file")
+    parser.add_argument("--layer", type=int, help="which one, of a store of several layers")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument(
         "--list",
         metavar="FILE",
-        help="a GPT-SoVITS list, whose order the file of units takes; without it recordings come "
-        "as in a folder: its files by name, then its sub-folders",
+        help="a list whose order the file of units takes: fairseq's (.tsv) or GPT-SoVITS's; "
+        "without it recordings come as in a folder: its files by name, then its sub-folders",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="write one file of all shards there, in the place of one a shard in the store",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace another quantizer's")
     return parser
@@ -64,15 +81,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _quantize(options: argparse.Namespace, stop: Callable[[], bool]) -> int:
     """Makes the units; returns how many saved utterances have none after that."""
-    from extract.run.quantize import quantize  # torch
+    from extract.run.quantize import quantize, quantizer_options  # torch
 
     path = options.path and str(Path(options.path).expanduser())
     return quantize(
         Path(options.store).expanduser(),
-        options.quantizer,
-        path,
+        quantizer_options(options.quantizer, path=path, format=options.format, dedup=options.dedup),
         device=options.device,
+        layer=options.layer,
         order=options.list,
+        output=options.output and Path(options.output).expanduser(),
         overwrite=options.overwrite,
         stop=stop,
     )

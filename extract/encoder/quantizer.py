@@ -11,17 +11,12 @@ No torch here: options are read without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from extract.shard import Shard
-
-# Id and units, `12 7 7`, of each recording in its list's order; None for one that has none.
-Rows = Iterable[tuple[str, str | None]]
 
 
 @dataclass
@@ -32,6 +27,11 @@ class QuantizerOptions:
     """
 
     kind: str = "none"  # the name of a quantizer
+    # Files of units: fairseq (.km), gslm (id|12 12 7), slamkit (.jsonl), gpt_sovits (.tsv), the
+    # default for its tokens; or what an installed package adds
+    format: str = "gslm"
+    # Merge repeats of a unit in these files; null = as their readers take them: merged in slamkit's
+    dedup: bool | None = None
 
 
 class Assignment(Protocol):
@@ -66,12 +66,10 @@ class Assignment(Protocol):
 
 @dataclass(frozen=True)
 class Quantizer:
-    """What a choice of the group `quantizer` gives: how units are found and how they are written.
-
-    Not thread-safe.
-    """
+    """What a choice of the group `quantizer` gives: how units are found. Not thread-safe."""
 
     fingerprint: str  # of kind and weights: a store holds units of one fingerprint
     assign: Assignment
-    file_name: Callable[[Shard], str]  # of a shard's units, in the store's folder
-    lines: Callable[[Rows], Iterator[str]]  # of that file, without their ends
+    # The kind of features that it is for: settings of a store's identity, by their names. Empty
+    # where that is not known
+    made_for: Mapping[str, Any] = field(default_factory=dict)

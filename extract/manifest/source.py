@@ -75,6 +75,24 @@ class Source(Protocol):
         ...
 
 
+def listed_ids(options: SourceOptions, output: Output) -> list[str | None]:
+    """The id of each item of a source in its order, for files whose lines follow a list.
+
+    A recording that is listed again has its id again. None stands for what is no recording of the
+    manifest: a bad line, or the later one of two recordings of one name.
+    """
+    module: Any = choices.find("sources", options.kind)
+    first: dict[str, tuple[str, float, float | None]] = {}
+
+    def id_of(entry: Entry | Failure) -> str | None:
+        if isinstance(entry, Failure):
+            return None
+        part = entry.path, entry.offset_s, entry.duration_s
+        return entry.id if first.setdefault(entry.id, part) == part else None
+
+    return [id_of(entry) for entry in module.read(options, output)]
+
+
 def read_source(
     options: SourceOptions, output: Output, clashes: list[Clash] | None = None
 ) -> Manifest:

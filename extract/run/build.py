@@ -21,6 +21,7 @@ from extract.data.probes import Probe, Probes
 from extract.data.workers import Options
 from extract.encoder.encoder import Encoder
 from extract.encoder.quantizer import Quantizer
+from extract.encoder.unit_format import unit_files
 from extract.launchers import local_place
 from extract.machine import best_start_method, cores
 from extract.manifest.clashes import Clash
@@ -56,10 +57,14 @@ def read_manifest(config: Config, layout: Layout, clashes: list[Clash] | None = 
         ValueError: no such folder or list, nothing in it, or two recordings with one name where
             the layout does not let the later one fail alone.
     """
+    return read_source(config.dataset, output_of(config, layout), clashes)
+
+
+def output_of(config: Config, layout: Layout) -> Output:
+    """The store that a run of the config will write, as far as sources know it."""
     folds = folds_case(config.store.dir)
     beside = endings_beside(layout) if layout.lies_beside else None
-    output = Output(config.store.dir, layout.folders, layout.suffixes, folds, beside, layout.adds)
-    return read_source(config.dataset, output, clashes)
+    return Output(config.store.dir, layout.folders, layout.suffixes, folds, beside, layout.adds)
 
 
 def open_store(config: Config, shard: Shard) -> Store:
@@ -172,8 +177,9 @@ def load_quantizer(config: Config, encoder: Encoder) -> Quantizer | None:
     """What makes units of the encoder's features; None if nothing is to.
 
     Raises:
-        ValueError: there is no such quantizer, or its file is not one.
+        ValueError: there is no such quantizer or format of units, or its file is not one.
     """
+    unit_files(config.quantizer)
     module = choices.find("quantizers", config.quantizer.kind)
     found: Quantizer | None = module.load(config.quantizer, encoder.hidden_size)
     return found

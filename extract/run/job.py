@@ -236,7 +236,7 @@ def _finished(job: Job, tally: Tally, summary: Summary) -> Summary:
         with explained(job.store.directory):
             foreign.end(job.store.directory, job.shard)
         if job.units is not None:
-            job.units.write(job.manifest.ids)
+            job.units.write(job.unit_ids())
             job.watch.said(f"units: {printable(str(job.units.file))}")
     if left and job.stop():
         return replace(summary, interrupted=job.stop.signal_name or "", left=left)

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from extract import __version__
 from extract.run.work import Job
 from extract.store import metadata
+from extract.store.kind import require_kind
 from extract.store.ledger import dtype_name
 from extract.store.lock import locked
 from extract.store.opening import Opening, open_store
@@ -42,7 +43,11 @@ def opened(job: Job, weights: str) -> Iterator[frozenset[str]]:
 
 
 def opening_of(job: Job, weights: str) -> Opening:
-    """The run as its store has to know it."""
+    """The run as its store has to know it.
+
+    Raises:
+        ValueError: the quantizer is for features of another kind.
+    """
     config, encoder = job.config, job.encoder
     identity = metadata.identity(
         config.audio,
@@ -58,6 +63,8 @@ def opening_of(job: Job, weights: str) -> Opening:
         quantizer=job.quantizer.fingerprint if job.quantizer else None,
         features=config.features,
     )
+    if job.quantizer is not None:
+        require_kind(job.quantizer.made_for, identity, "this run")
     packages = ("torch", "transformers", "soxr", "av")
     made_with = {"model": config.model.path, "extract": __version__}
     if job.added is not None:

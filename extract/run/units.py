@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from extract.encoder.quantizer import Quantizer
-from extract.files import replace_whole
+from extract.encoder.unit_format import UnitFiles
+from extract.files import read_whole, replace_whole
 from extract.shard import Shard
 from extract.store import ledger, units
 from extract.store.journal import Journal, Line
@@ -49,7 +51,10 @@ class ShardUnits:
     store: Store
     shard: Shard
     quantizer: Quantizer
+    files: UnitFiles
     device: torch.device
+    layer: int = 0  # place of the layer that units are made of, among the store's
+    num_layers: int = 1  # of the store
 
     @property
     def ledger(self) -> Path:
@@ -59,13 +64,14 @@ class ShardUnits:
     @property
     def file(self) -> Path:
         """The shard's file of units."""
-        return self.store.directory / self.quantizer.file_name(self.shard)
+        return self.store.directory / self.files.name(self.shard)
 
     def begin(self, *, alone: bool) -> None:
         """Removes the shard's file if a run wrote it: it is written again at the end.
 
         If no other process works in the store (`alone`), also removes the files of other shardings:
-        each id would be in two files.
+        each id would be in two files. A file of another format goes too: the units that it holds
+        may change.
         """
         with explained(self.store.directory):
             for note in sorted((self.store.directory / PRIVATE).iterdir()):
@@ -78,8 +84,20 @@ class ShardUnits:
     def _forget(self, note: Path, shard: Shard) -> None:
         """Removes a shard's note, and first the file of units that it stands for."""
         if note.name.startswith("units"):
-            (self.store.directory / self.quantizer.file_name(shard)).unlink(missing_ok=True)
+            name = self._format_in(note).name(shard)
+            (self.store.directory / name).unlink(missing_ok=True)
         unlink(note)
+
+    def _format_in(self, note: Path) -> UnitFiles:
+        """The format of the file that a note stands for, which an earlier command chose."""
+        with suppress(OSError, ValueError):
+            return UnitFiles(read_whole(note).decode())
+        return self.files
+
+    @property
+    def is_lacking(self) -> bool:
+        """Whether features are saved that have no units."""
+        return next(self._lacking(), None) is not None
 
     def fill(self, stop: Callable[[], bool] = lambda: False) -> Filled:
         """Makes units of the saved features of lines that have none.
@@ -100,12 +118,12 @@ class ShardUnits:
                     journal.remove()
                 return Filled(journal.num_made, journal.num_without, stopped)
 
-    def write(self, ids: Sequence[str]) -> None:
+    def write(self, ids: Sequence[str | None]) -> None:
         """Writes the shard's file, whole or not at all: what of `ids` is saved, in their order."""
-        lines = self.quantizer.lines(units.rows(ids, self.ledger))
+        text = self.files.text(units.rows(ids, self.ledger))
         with explained(self.store.directory):
-            replace_whole(self._private("units"), b"", fsync=False)
-            replace_whole(self.file, _joined(lines), fsync=self.store.fsync)
+            replace_whole(self._private("units"), self.files.format.encode(), fsync=False)
+            replace_whole(self.file, as_bytes(text), fsync=self.store.fsync)
 
     def _private(self, name: str) -> Path:
         return self.store.directory / PRIVATE / f"{name}-{self.shard}"
@@ -136,8 +154,8 @@ class ShardUnits:
         except (OSError, ValueError) as error:
             log.warning("%s: %s", printable(record["id"]), error)
             return None
-        needed = 1, record.get("num_frames"), self.quantizer.assign.width
-        return values[0] if values.shape == needed else None
+        needed = self.num_layers, record.get("num_frames"), self.quantizer.assign.width
+        return values[self.layer] if values.shape == needed else None
 
     def _made(self, block: Sequence[tuple[bytes, Tensor | None]]) -> Iterator[tuple[bytes, Any]]:
         """Each line with the text of its units, or None."""
@@ -177,7 +195,6 @@ def _blocks(
         yield block
 
 
-def _joined(lines: Iterable[str]) -> Iterator[bytes]:
-    r"""Lines with "\n" between them and none behind the last, as GPT-SoVITS's tools write them."""
-    for number, line in enumerate(lines):
-        yield (f"\n{line}" if number else line).encode("utf8", "surrogateescape")
+def as_bytes(text: Iterable[str]) -> Iterator[bytes]:
+    """The parts of a file of units as they are written; ids may hold bytes of no encoding."""
+    return (part.encode("utf8", "surrogateescape") for part in text)

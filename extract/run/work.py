@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,17 +20,20 @@ from extract.data.durations import durations
 from extract.data.plan import Indices, padding_share, plan_batches, plan_fingerprint, unfinished
 from extract.encoder.encoder import Encoder
 from extract.encoder.quantizer import Quantizer
+from extract.encoder.unit_format import unit_files
 from extract.files import read_whole, replace_cache
 from extract.frames import ENCODER_RATE_HZ
 from extract.internal import InternalErrors
 from extract.manifest.clashes import Clash
 from extract.manifest.manifest import Manifest
+from extract.manifest.source import listed_ids
 from extract.run.auto import LoaderPlan, choose
 from extract.run.build import (
     input_norm,
     load_encoder,
     load_quantizer,
     open_store,
+    output_of,
     read_manifest,
     require_layers,
     saved_dtype,
@@ -80,7 +83,15 @@ class Job:
         """The shard's units; None without a quantizer."""
         if self.quantizer is None:
             return None
-        return ShardUnits(self.store, self.shard, self.quantizer, self.encoder.device)
+        files = unit_files(self.config.quantizer)
+        return ShardUnits(self.store, self.shard, self.quantizer, files, self.encoder.device)
+
+    def unit_ids(self) -> Sequence[str | None]:
+        """The ids in the order of the shard's file of units: see `ShardUnits.write`."""
+        if not unit_files(self.config.quantizer).follows_list:
+            return self.manifest.ids
+        output = output_of(self.config, self.store.layout)
+        return self.shard.part_of_ids(listed_ids(self.config.dataset, output))
 
     @property
     def decoded(self) -> DecodedCache | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zlib_ng import zlib_ng
 
 from extract.files import open_regular
+from extract.shard import Shard, index_of
 from extract.store import ledger
 from extract.values import SAVED
 
@@ -41,26 +42,46 @@ def of_record(record: Mapping[str, Any]) -> str | None:
     return text if checksum(text) == record.get("units_crc32") else None
 
 
-def rows(ids: Sequence[str], path: Path) -> Iterator[tuple[str, str | None]]:
+def rows(ids: Sequence[str | None], path: Path) -> Iterator[tuple[str, str | None]]:
     """Each id with its units in the ledger at `path`, in the order of `ids`; None if it has none.
+
+    An id may come twice. None among the ids stands for what has no line in the ledger: its row has
+    the id "".
 
     Memory: the ids, and a number for each.
     """
-    index_of = {id_: index for index, id_ in enumerate(ids)}
-    places, at = array("q", [NONE]) * len(ids), 0
+    number_of = {id_: number for number, id_ in enumerate(dict.fromkeys(ids))}
+    places, at = array("q", [NONE]) * len(number_of), 0
     for line in ledger.lines(path):
         record = ledger.parse(line)
-        index = None if record is None else index_of.get(record["id"])
-        if index is not None and record is not None and of_record(record) is not None:
-            places[index] = at
+        number = None if record is None else number_of.get(record["id"])
+        if number is not None and record is not None and of_record(record) is not None:
+            places[number] = at
         at += len(line)
-    del index_of
     if not at:
-        yield from ((id_, None) for id_ in ids)
+        yield from ((id_ or "", None) for id_ in ids)
         return
     with open_regular(path) as file:
-        for id_, place in zip(ids, places, strict=True):
-            yield id_, None if place == NONE else _at(file, place)
+        for id_ in ids:
+            place = places[number_of[id_]]
+            yield id_ or "", None if place == NONE else _at(file, place)
+
+
+def joined_rows(
+    ids: Sequence[str | None], directory: Path, shards: Sequence[Shard]
+) -> Iterator[tuple[str, str | None]]:
+    """`rows` of all ledgers of a store together, in the order of `ids`.
+
+    Each ledger is open until the last row.
+    """
+    parts: list[list[str]] = [[] for _ in shards]
+    for named in filter(None, ids):
+        parts[index_of(named, len(shards))].append(named)
+    found = [
+        rows(part, directory / shard.ledger_name) for part, shard in zip(parts, shards, strict=True)
+    ]
+    for id_ in ids:
+        yield next(found[index_of(id_, len(shards))]) if id_ else ("", None)
 
 
 def _at(file: Any, place: int) -> str | None:

@@ -223,6 +223,7 @@ NOT_SAID = {
     *("engine.address", "engine.num_gpus", "engine.num_cpus", "engine.max_retries"),
     *("report.page", "report.tensorboard"),
     *("quantizer.kind", "quantizer.path"),  # units join the features that are there
+    *("quantizer.format", "quantizer.dedup"),
 }
 
 

@@ -10,19 +10,17 @@ torch is imported where it is needed: `--help` reads the options without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extract.encoder.quantizer import Quantizer, QuantizerOptions, Rows
+from extract.encoder.quantizer import Quantizer, QuantizerOptions
 from extract.fields import location
 from extract.text import printable, shortened
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from extract.shard import Shard
 
 STRIDE = 2  # frames of a token: 25 tokens a second
 WEIGHT, BIAS = "ssl_proj.weight", "ssl_proj.bias"
@@ -43,6 +41,7 @@ class Options(QuantizerOptions):
     """The semantic tokens that GPT-SoVITS trains on, in `6-name2semantic-<shard>.tsv`."""
 
     kind: str = "gpt_sovits"
+    format: str = "gpt_sovits"
     path: str = location()  # any s2G file, such as pretrained_models/s2G488k.pth
 
 
@@ -101,14 +100,4 @@ def semantic(weight: Tensor, bias: Tensor, codebook: Tensor) -> Quantizer:
     from extract.encoder.nearest import Nearest, fingerprint
 
     name = fingerprint("gpt_sovits", weight, bias, codebook)
-    return Quantizer(name, Nearest(codebook, (weight, bias)), file_name, lines)
-
-
-def file_name(shard: Shard) -> str:
-    """The file of a part: 3-get-semantic.py names it by `i_part`."""
-    return f"6-name2semantic-{shard.index}.tsv"
-
-
-def lines(rows: Rows) -> Iterator[str]:
-    """Name, tab, `12 7 ...`. An utterance without tokens has none: the trainer cannot read one."""
-    return (f"{id_}\t{units}" for id_, units in rows if units)
+    return Quantizer(name, Nearest(codebook, (weight, bias)))

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from extract.encoder.quantizers.gpt_sovits import Options, file_name, lines, load
+from extract.encoder.quantizers.gpt_sovits import Options, load
+from extract.encoder.unit_format import unit_files
 from extract.shard import Shard
 from support.checkpoints import foreign_class
 from support.models import Payload
@@ -36,7 +37,7 @@ def test_a_file_of_every_version_gives_its_tokens(tmp_path: Path, head: bytes, h
     ssl = torch.randn(1, WIDTH, 100)
     as_saved = {name: x.half() if half else x for name, x in weight.items()}
     assert found.assign(ssl[0], [100]).tolist() == tokens(as_saved, ssl)
-    assert found.file_name(Shard(1, 3)) == "6-name2semantic-1.tsv"
+    assert unit_files(Options()).name(Shard(1, 3)) == "6-name2semantic-1.tsv"
     [same] = {load(Options(path=str(tmp_path / "s2G.pth")), WIDTH).fingerprint}
     assert same == found.fingerprint
 
@@ -125,5 +126,6 @@ def test_each_wrong_file_has_its_own_sentence(tmp_path: Path) -> None:
 
 def test_lines_are_those_of_the_tool() -> None:
     rows = [("a.wav", "12 7"), ("short.wav", ""), ("failed.wav", None), ("b.wav", "7")]
-    assert [*lines(rows)] == ["a.wav\t12 7", "b.wav\t7"]
-    assert file_name(Shard()) == "6-name2semantic-0.tsv"
+    files = unit_files(Options())
+    assert "".join(files.text(rows)) == "a.wav\t12 7\nb.wav\t7"
+    assert files.name(Shard()) == "6-name2semantic-0.tsv"
