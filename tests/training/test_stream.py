@@ -169,6 +169,7 @@ def test_failures_of_every_stage_cost_only_themselves_and_are_counted(
         assert torch.equal(features, expected[name])
     [batch] = [batch for batch in batches if "3.wav" in ids([batch])]
     assert ids([batch]) == ["3.wav", "5.wav"]
+    assert [*map(num_frames, batch.lengths.tolist())] == batch.feature_lengths.tolist()
     assert batch.waveforms.shape == (2, int(batch.lengths.max()))
     assert batch.waveforms[1, batch.lengths[1] - 1] != 0
     assert len(list(stream)) == 4
