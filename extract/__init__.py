@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from extract.run.job import run_shard
     from extract.run.summary import Summary
     from extract.shard import Shard
+    from extract.training.batch import FeatureBatch
     from extract.training.crops import Crops, RandomCrops
     from extract.training.loader import Loader, make_loader
     from extract.training.sampler import LengthBatchSampler
-    from extract.training.stream import FeatureBatch, FeatureStream, stream_features
+    from extract.training.stream import FeatureStream, stream_features
     from extract.values import AudioSettings, Failure, Features, Utterance
 
 __version__ = "0.1.0"  # pyproject.toml reads it here
@@ -92,10 +93,11 @@ _MODULES = {
     "run.job": "run_shard",
     "run.summary": "Summary",
     "shard": "Shard",
+    "training.batch": "FeatureBatch",
     "training.crops": "Crops RandomCrops",
     "training.loader": "Loader make_loader",
     "training.sampler": "LengthBatchSampler",
-    "training.stream": "FeatureBatch FeatureStream stream_features",
+    "training.stream": "FeatureStream stream_features",
     "values": "AudioSettings Failure Features Utterance",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}

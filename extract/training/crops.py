@@ -18,7 +18,7 @@ from torch import Tensor
 
 from extract.data.augment import drawn
 from extract.frames import HUBERT_STACK, RECORDING_RATE_HZ, ConvStack
-from extract.training.stream import INT16_SCALE, FeatureBatch
+from extract.training.batch import INT16_SCALE, FeatureBatch
 from extract.values import Recording
 
 

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import socket
 from collections import Counter
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from extract.frames import num_frames
 from extract.internal import GIVE_UP_AFTER
 from extract.manifest.sources.folder import read_folder
 from extract.models.load import load_model
+from extract.training.batch import FeatureBatch
 from extract.training.loader import make_loader
-from extract.training.stream import FeatureBatch, stream_features
+from extract.training.stream import stream_features
 from extract.values import Recording, Utterance
 from support import posix
 from support.augments import broken, shorter
@@ -298,11 +300,25 @@ def test_features_that_stay_do_not_go_through_the_host(encoder, manifest):
     assert down == [[torch.bool], [torch.float32, torch.bool]]
 
 
-def test_an_utterance_in_float32_makes_its_batch_float32(manifest):
-    """What float16 cannot hold is computed again, and is kept in float32."""
+def test_an_utterance_in_float32_makes_its_batch_float32(manifest, monkeypatch):
+    """What half precision cannot hold was computed again, and is kept in float32."""
     encoder = Encoder(load_model("tiny_random"), precision="bf16")
     batches = list(stream_features(threes(manifest), encoder))
     assert {batch.features.dtype for batch in batches} == {torch.bfloat16}
+    submit = Encoder.submit
+
+    def with_one_in_float32(self, waveforms, lengths):
+        pending = submit(self, waveforms, lengths)
+        values = pending.result()[-1].values.float() + 1e-6
+        pending.result()[-1] = replace(pending.result()[-1], values=values)
+        return pending
+
+    monkeypatch.setattr(Encoder, "submit", with_one_in_float32)
+    for batch, plain in zip(stream_features(threes(manifest), encoder), batches, strict=True):
+        assert batch.features.dtype == torch.float32
+        assert torch.equal(batch.features[:-1], plain.features[:-1].float())
+        last = batch.features[-1, : batch.feature_lengths[-1]]
+        assert not torch.equal(last, last.bfloat16().float()), "not rounded"
 
 
 def test_a_function_that_always_fails_ends_the_stream(tmp_path, encoder, caplog):
