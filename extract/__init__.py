@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from extract.config import Config
-    from extract.data.batch import Batch, collate, make_loader
+    from extract.data.augment import TorchAugment
+    from extract.data.batch import Batch, collate
     from extract.data.dataset import AudioDataset
     from extract.data.plan import plan_batches
     from extract.encoder.encoder import Encoder
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
     from extract.run.job import run_shard
     from extract.run.summary import Summary
     from extract.shard import Shard
+    from extract.training.batch import FeatureBatch
+    from extract.training.crops import Crops, RandomCrops
     from extract.training.kmeans import fit_kmeans
+    from extract.training.loader import Loader, make_loader
+    from extract.training.sampler import LengthBatchSampler
+    from extract.training.stream import FeatureStream, stream_features
     from extract.values import AudioSettings, Failure, Features, Utterance
 
 __version__ = "0.1.0"  # pyproject.toml reads it here
@@ -38,12 +44,19 @@ __all__ = [
     "AudioSettings",
     "Batch",
     "Config",
+    "Crops",
     "Encoder",
     "Failure",
+    "FeatureBatch",
+    "FeatureStream",
     "Features",
+    "LengthBatchSampler",
+    "Loader",
     "Manifest",
+    "RandomCrops",
     "Shard",
     "Summary",
+    "TorchAugment",
     "Utterance",
     "collate",
     "fit_kmeans",
@@ -59,11 +72,13 @@ __all__ = [
     "read_kaldi",
     "read_tsv",
     "run_shard",
+    "stream_features",
 ]
 
 _MODULES = {
     "config": "Config",
-    "data.batch": "Batch collate make_loader",
+    "data.augment": "TorchAugment",
+    "data.batch": "Batch collate",
     "data.dataset": "AudioDataset",
     "encoder.encoder": "Encoder",
     "frames": "num_frames",
@@ -80,7 +95,12 @@ _MODULES = {
     "run.job": "run_shard",
     "run.summary": "Summary",
     "shard": "Shard",
+    "training.batch": "FeatureBatch",
+    "training.crops": "Crops RandomCrops",
     "training.kmeans": "fit_kmeans",
+    "training.loader": "Loader make_loader",
+    "training.sampler": "LengthBatchSampler",
+    "training.stream": "FeatureStream stream_features",
     "values": "AudioSettings Failure Features Utterance",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}

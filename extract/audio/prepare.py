@@ -37,6 +37,9 @@ SILENT_PEAK = 1e-30  # below this even 1 / peak leaves float32; 24-bit audio end
 NORM_EPS = 1e-7  # transformers', `Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm`
 BLOCK = 16_384  # samples that are scaled at a time: 64 kB stay in the nearest cache
 
+# Decoded samples (num_samples,) float32 and their rate in Hz -> samples at the same rate.
+Augment = Callable[[NDArray[np.float32], int], NDArray[np.float32]]
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -61,6 +64,7 @@ def prepare(
     training_audio: bool = True,
     keep: Callable[[Decoded], None] = lambda decoded: None,
     encoder_input: bool = True,
+    augment: Augment | None = None,
 ) -> Prepared:
     """Decode, gate, scale and resample one recording, or a span of it.
 
@@ -77,6 +81,8 @@ def prepare(
         training_audio: make the copy at 32 kHz, if the settings decode to that rate.
         keep: given what was decoded, for `prepare_decoded`; not called before an AudioError.
         encoder_input: make the waveform at 16 kHz; else it is empty.
+        augment: changes the decoded samples, of which it may return more or fewer. Gates, peak and
+            gain are those of what it returns.
 
     Raises:
         AudioError: `undecodable`, `empty`, `too_long`, `too_short`, `non_finite_audio`, `silent`
@@ -93,6 +99,7 @@ def prepare(
             unit_variance=unit_variance,
             training_audio=training_audio,
             encoder_input=encoder_input,
+            augment=augment,
         )
     except AudioError as error:
         if error.reason == "silent":
@@ -112,6 +119,7 @@ def prepare_decoded(
     unit_variance: bool = False,
     training_audio: bool = True,
     encoder_input: bool = True,
+    augment: Augment | None = None,
 ) -> Prepared:
     """`prepare` from samples that its `keep` was given: the same bits.
 
@@ -121,6 +129,9 @@ def prepare_decoded(
     Raises:
         AudioError: `too_short`, `non_finite_audio`, `silent` or `peak_above_gate`.
     """
+    if augment is not None:
+        where += " (augmented)"
+        decoded = _augmented(decoded, augment, where, settings.max_duration_s)
     rounding = 0 if span.is_open else 1
     _check_length(decoded, settings, stack.min_samples(), where, rounding)
     peak = _peak(decoded.samples, where)
@@ -145,6 +156,18 @@ def _decoded(file: BinaryIO, where: str, settings: AudioSettings, span: Span) ->
         return decoded
     samples = resample_to_44k(decoded.samples, decoded.rate_hz)
     return replace(decoded, samples=samples, rate_hz=SINGING_RATE_HZ)
+
+
+def _augmented(decoded: Decoded, augment: Augment, where: str, max_duration_s: float) -> Decoded:
+    """What `augment` makes of the samples; it may have lengthened them past the longest wanted."""
+    augmented = replace(decoded, samples=augment(decoded.samples, decoded.rate_hz))
+    if augmented.duration_s > max(max_duration_s, decoded.duration_s):
+        raise AudioError(
+            "too_long",
+            f"{where}: {augmented.duration_s:.1f} s; at most {max_duration_s:g} s "
+            "(max_duration_s) are wanted",
+        )
+    return augmented
 
 
 def _levelled(

@@ -11,6 +11,7 @@ import copy
 import zlib
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.utils.data import Dataset
@@ -19,6 +20,7 @@ from extract.audio.decode import Decoded
 from extract.audio.faults import AudioError, opened
 from extract.audio.prepare import Prepared, prepare, prepare_decoded
 from extract.audio.spans import WHOLE, Span
+from extract.data.augment import Augmentation, AugmentFunction
 from extract.data.decoded import DecodedCache, is_worth_keeping, name_of
 from extract.frames import HUBERT_STACK, ConvStack
 from extract.internal import INTERNAL_ERROR, last_line
@@ -39,6 +41,13 @@ class AudioDataset(Dataset[Utterance | Failure]):
     Without `training_audio` no 32 kHz copy is made, and `Utterance.wav32k` is empty. Without
     `encoder_input` no waveform at 16 kHz is made. Without both nothing is decoded. `decoded` is
     where decoded recordings are kept and found again; the items are the same with it.
+
+    `augment(samples, rate_hz, rng)` changes each recording as it was decoded: (num_samples,)
+    float32 with full scale 1, by default at 32 kHz. It returns as many samples, more or fewer. The
+    training audio and the encoder's waveform are both made of them, so that features belong to
+    their audio; gates, peak and duration are theirs. All it draws, from the generator `rng` or from
+    the global ones of Python, NumPy and torch, is a function of (`seed`, epoch, id) alone. What it
+    raises is an `internal_error`; NaN or infinity from it is `non_finite_audio`.
     """
 
     def __init__(
@@ -51,11 +60,23 @@ class AudioDataset(Dataset[Utterance | Failure]):
         training_audio: bool = True,
         encoder_input: bool = True,
         decoded: DecodedCache | None = None,
+        augment: AugmentFunction | None = None,
+        seed: int = 0,
     ) -> None:
         self.manifest, self.decoded = manifest, decoded
         self.settings, self.stack = settings or AudioSettings(), stack
         self.unit_variance, self.training_audio = unit_variance, training_audio
         self.encoder_input = encoder_input
+        self.augmentation = None if augment is None else Augmentation(augment, seed)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws the random numbers of another epoch, in workers that are running too.
+
+        Without `augment` there are none. To be called between epochs: what workers are reading at
+        the time may be of either.
+        """
+        if self.augmentation is not None:
+            self.augmentation.epoch = epoch
 
     def shared(self) -> AudioDataset:
         """The same with its manifest in shared memory, which workers that are not forked read."""
@@ -101,7 +122,7 @@ class AudioDataset(Dataset[Utterance | Failure]):
 
     def _name(self, entry: Entry, recording: Recording) -> str | None:
         """The name of an entry's samples among those that are kept; None if none are."""
-        if self.decoded is None:
+        if self.decoded is None or self.augmentation is not None:
             return None
         return name_of(self.manifest.source, entry, recording, self.settings)
 
@@ -130,6 +151,9 @@ class AudioDataset(Dataset[Utterance | Failure]):
             if self.decoded and name and is_worth_keeping(decoded, entry.path):
                 self.decoded.put(name, decoded)
 
+        augment = None
+        if self.augmentation is not None:
+            augment = partial(self.augmentation, id=entry.id, where=where)
         with opened(self.manifest.opener, entry.path, where) as file:
             return prepare(
                 file,
@@ -141,6 +165,7 @@ class AudioDataset(Dataset[Utterance | Failure]):
                 training_audio=self.training_audio,
                 encoder_input=self.encoder_input,
                 keep=keep,
+                augment=augment,
             )
 
 

@@ -1,1 +1,1 @@
-"""What trains on features: read from a store, or computed on the fly."""
+"""Training: batches of similar length, features on the fly and from stores, crops."""
