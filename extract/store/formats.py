@@ -12,9 +12,11 @@ import io
 import logging
 import struct
 import zipfile
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from zlib_ng import zlib_ng  # its CRC is 15 times as fast as zlib's
 
@@ -143,15 +145,19 @@ def encode_features(features: Tensor) -> list[Buffer]:
     return archive(transposed.data.cast("B"), features.dtype, transposed.shape)
 
 
-def load_features(path: str) -> Tensor:
+def load_features(path: str, *, mapped: bool = False) -> Tensor:
     """A feature file's features, (1, num_frames, hidden_size), in the dtype that was saved.
+
+    Args:
+        path: the file.
+        mapped: map it into memory, copy on write, instead of reading it.
 
     Raises:
         OSError: there is no such file.
         ValueError: it is damaged, or holds something else; names it.
     """
     try:
-        found = torch.load(path, weights_only=True)
+        found = torch.load(path, weights_only=True, mmap=mapped)
     except OSError:
         raise
     except Exception as error:  # a damaged archive raises whatever its damage leads to
@@ -174,16 +180,19 @@ def encode_npy(features: Tensor) -> list[Buffer]:
     return [header.getvalue(), array.data.cast("B")]
 
 
-def load_npy(path: str) -> Tensor:
+def load_npy(path: str, *, mapped: bool = False) -> Tensor:
     """A .npy file's features, (layers, num_frames, hidden_size), in the dtype that was saved.
+
+    Args:
+        path: the file.
+        mapped: map it into memory, copy on write, instead of reading it.
 
     Raises:
         OSError: there is no such file.
         ValueError: it is damaged, or holds something else; names it.
     """
     try:
-        with open(path, "rb") as file:  # not by `np.load`, which takes other formats too
-            found = np.lib.format.read_array(file, allow_pickle=False)
+        found = _mapped(path) if mapped else _array(path)
     except OSError:
         raise
     except Exception as error:  # a damaged header raises whatever its damage leads to
@@ -194,14 +203,42 @@ def load_npy(path: str) -> Tensor:
     return torch.from_numpy(found if found.ndim == 3 else found[None])
 
 
+def _array(path: str) -> NDArray[Any]:
+    with open(path, "rb") as file:  # not by `np.load`, which takes other formats too
+        found: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        return found
+
+
+def _mapped(path: str) -> NDArray[Any]:
+    return np.lib.format.open_memmap(path, "c")
+
+
+def load_wav(data: bytes) -> Tensor:
+    """The samples of what `encode_wav` wrote: (num_samples,) int16, mono at 32 kHz.
+
+    Raises:
+        ValueError: it is no such file, or was cut.
+    """
+    head, samples = data[:_WAV_HEADER], data[_WAV_HEADER:]
+    if len(samples) % 2 or head != _wav_header(len(samples)):
+        raise ValueError("no whole WAV file of int16, mono at 32 kHz")
+    return torch.from_numpy(np.frombuffer(samples, "<i2").astype(np.int16))
+
+
 def encode_wav(wav32k: Tensor) -> list[Buffer]:
     """A WAV file's bytes, in parts: RIFF header, then int16 mono samples at 32 kHz."""
     samples = wav32k.contiguous().numpy().astype("<i2", copy=False).data.cast("B")
+    return [_wav_header(len(samples)), samples]
+
+
+_WAV_HEADER = 44  # bytes
+
+
+def _wav_header(num_bytes: int) -> bytes:
     rate, width = RECORDING_RATE_HZ, 2
-    header = struct.pack(
+    return struct.pack(
         "<4sI4s4sIHHIIHH4sI",
-        *(b"RIFF", 36 + len(samples), b"WAVE"),
+        *(b"RIFF", 36 + num_bytes, b"WAVE"),
         *(b"fmt ", 16, 1, 1, rate, rate * width, width, 8 * width),
-        *(b"data", len(samples)),
+        *(b"data", num_bytes),
     )
-    return [header, samples]
