@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from extract.config import Config
-    from extract.data.batch import Batch, collate, make_loader
+    from extract.data.augment import TorchAugment
+    from extract.data.batch import Batch, collate
     from extract.data.dataset import AudioDataset
     from extract.data.plan import plan_batches
     from extract.encoder.encoder import Encoder
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from extract.run.job import run_shard
     from extract.run.summary import Summary
     from extract.shard import Shard
+    from extract.training.crops import Crops, RandomCrops
+    from extract.training.loader import Loader, make_loader
+    from extract.training.sampler import LengthBatchSampler
+    from extract.training.stream import FeatureBatch, FeatureStream, stream_features
     from extract.values import AudioSettings, Failure, Features, Utterance
 
 __version__ = "0.1.0"  # pyproject.toml reads it here
@@ -37,12 +42,19 @@ __all__ = [
     "AudioSettings",
     "Batch",
     "Config",
+    "Crops",
     "Encoder",
     "Failure",
+    "FeatureBatch",
+    "FeatureStream",
     "Features",
+    "LengthBatchSampler",
+    "Loader",
     "Manifest",
+    "RandomCrops",
     "Shard",
     "Summary",
+    "TorchAugment",
     "Utterance",
     "collate",
     "load_model",
@@ -57,11 +69,13 @@ __all__ = [
     "read_kaldi",
     "read_tsv",
     "run_shard",
+    "stream_features",
 ]
 
 _MODULES = {
     "config": "Config",
-    "data.batch": "Batch collate make_loader",
+    "data.augment": "TorchAugment",
+    "data.batch": "Batch collate",
     "data.dataset": "AudioDataset",
     "encoder.encoder": "Encoder",
     "frames": "num_frames",
@@ -78,6 +92,10 @@ _MODULES = {
     "run.job": "run_shard",
     "run.summary": "Summary",
     "shard": "Shard",
+    "training.crops": "Crops RandomCrops",
+    "training.loader": "Loader make_loader",
+    "training.sampler": "LengthBatchSampler",
+    "training.stream": "FeatureBatch FeatureStream stream_features",
     "values": "AudioSettings Failure Features Utterance",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}

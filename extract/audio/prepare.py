@@ -7,6 +7,7 @@ fast.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -35,6 +36,9 @@ SILENT_PEAK = 1e-30  # below this even 1 / peak leaves float32; 24-bit audio end
 NORM_EPS = 1e-7  # transformers', `Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm`
 BLOCK = 16_384  # samples that are scaled at a time: 64 kB stay in the nearest cache
 
+# Decoded samples (num_samples,) float32 and their rate in Hz -> samples at the same rate.
+Augment = Callable[[NDArray[np.float32], int], NDArray[np.float32]]
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -57,6 +61,7 @@ def prepare(
     *,
     unit_variance: bool = False,
     training_audio: bool = True,
+    augment: Augment | None = None,
 ) -> Prepared:
     """Decode, gate, scale and resample one recording, or a span of it.
 
@@ -71,12 +76,17 @@ def prepare(
         unit_variance: bring the encoder's input to zero mean and unit variance, before zeros are
             put around it.
         training_audio: make the copy at 32 kHz, if the settings decode to that rate.
+        augment: changes the decoded samples, of which it may return more or fewer. Gates, peak and
+            gain are those of what it returns.
 
     Raises:
         AudioError: `undecodable`, `empty`, `too_long`, `too_short`, `non_finite_audio`, `silent`
             or `peak_above_gate`.
     """
     decoded = _decoded(file, where, settings, span)
+    if augment is not None:
+        where += " (augmented)"
+        decoded = _augmented(decoded, augment, where, settings.max_duration_s)
     rounding = 0 if span.is_open else 1
     _check_length(decoded, settings, stack.min_samples(), where, rounding)
     peak = _peak(decoded.samples, where)
@@ -99,6 +109,18 @@ def _decoded(file: BinaryIO, where: str, settings: AudioSettings, span: Span) ->
         return decoded
     samples = resample_to_44k(decoded.samples, decoded.rate_hz)
     return replace(decoded, samples=samples, rate_hz=SINGING_RATE_HZ)
+
+
+def _augmented(decoded: Decoded, augment: Augment, where: str, max_duration_s: float) -> Decoded:
+    """What `augment` makes of the samples; it may have lengthened them past the longest wanted."""
+    augmented = replace(decoded, samples=augment(decoded.samples, decoded.rate_hz))
+    if augmented.duration_s > max(max_duration_s, decoded.duration_s):
+        raise AudioError(
+            "too_long",
+            f"{where}: {augmented.duration_s:.1f} s; at most {max_duration_s:g} s "
+            "(max_duration_s) are wanted",
+        )
+    return augmented
 
 
 def _levelled(

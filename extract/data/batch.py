@@ -1,19 +1,14 @@
-"""`Batch`, padded utterances with their lengths and failures; `collate` and `make_loader`."""
+"""`Batch`, padded utterances with their lengths and failures; `collate`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from extract.data.dataset import AudioDataset
-from extract.data.durations import Headers, Scanned, durations
-from extract.data.plan import QUADRATIC_S, Indices, cost_s, plan_batches
+from extract.data.plan import QUADRATIC_S, cost_s
 from extract.data.transport import empty
 from extract.frames import ENCODER_RATE_HZ
 from extract.values import Failure, Recording, Utterance
@@ -54,6 +49,12 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The batch with its waveforms in page-locked memory; called by a DataLoader."""
         return replace(self, waveforms=self.waveforms.pin_memory())
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch with all its tensors on `device`; Lightning and Accelerate call it."""
+        names = ("waveforms", "lengths", "wav32k", "wav_lengths")
+        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
+        return replace(self, **moved)
 
     def rows(self, start: int, stop: int) -> Batch:
         """Utterances `start` to `stop`, cut to the longest of them, without failures."""
@@ -101,52 +102,4 @@ def collate(items: Sequence[Utterance | Failure]) -> Batch:
         wav32k=wav32k,
         wav_lengths=torch.tensor(wav_lengths, dtype=torch.int64),
         failures=tuple(item for item in items if isinstance(item, Failure)),
-    )
-
-
-def make_loader(
-    dataset: AudioDataset,
-    batch_seconds: float = 60.0,
-    num_workers: int = 4,
-    *,
-    batches: Sequence[Iterable[int]] | None = None,
-    prefetch: int = 2,
-    pin_memory: bool = False,
-) -> DataLoader[Utterance | Failure]:
-    """A DataLoader that yields `Batch`es, each of recordings of similar length.
-
-    For training on the fly. A worker that dies ends it with torch's error; the extractor loads
-    through `extract.data.loader`, which replaces dead workers.
-
-    Args:
-        dataset: the recordings. Their headers are read during this call, a few tenths of a
-            millisecond each.
-        batch_seconds: most padded seconds in a batch of short recordings; see `plan_batches`.
-        num_workers: processes that read headers and decode; 0 does both in this process.
-        batches: indices of each batch, if you plan them yourself; then no header is read.
-        prefetch: batches that each worker decodes ahead.
-        pin_memory: whether batches are copied to page-locked memory.
-    """
-    if batches is None:
-        seconds = durations(dataset.manifest, None, partial(_scan, num_workers), lambda _num: None)
-        batches = plan_batches(seconds, batch_seconds)
-    return DataLoader(
-        dataset,
-        batch_sampler=[list(map(int, batch)) for batch in batches],
-        collate_fn=collate,
-        num_workers=num_workers,
-        prefetch_factor=prefetch if num_workers else None,
-        pin_memory=pin_memory,
-    )
-
-
-def _scan(num_workers: int, items: Headers, chunks: list[Indices]) -> Iterator[Scanned]:
-    """Reads headers in DataLoader workers, or in this process if there is only one chunk."""
-    return iter(
-        DataLoader(
-            cast("Dataset[tuple[int, float | str]]", items),
-            batch_sampler=[chunk.tolist() for chunk in chunks],
-            collate_fn=list,
-            num_workers=min(num_workers, len(chunks)) if len(chunks) > 1 else 0,
-        )
     )

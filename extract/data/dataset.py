@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import zlib
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.utils.data import Dataset
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset
 from extract.audio.faults import AudioError, opened
 from extract.audio.prepare import prepare
 from extract.audio.spans import WHOLE, Span
+from extract.data.augment import Augmentation, AugmentFunction
 from extract.frames import HUBERT_STACK, ConvStack
 from extract.internal import INTERNAL_ERROR, last_line
 from extract.manifest.manifest import Manifest
@@ -34,6 +36,13 @@ class AudioDataset(Dataset[Utterance | Failure]):
     `stack`, the encoder's convolutions, is a `Failure`. With `unit_variance` each waveform is
     brought to zero mean and unit variance, as `Checkpoint.wants_unit_variance` says of a model.
     Without `training_audio` no 32 kHz copy is made, and `Utterance.wav32k` is empty.
+
+    `augment(samples, rate_hz, rng)` changes each recording as it was decoded: (num_samples,)
+    float32 with full scale 1, by default at 32 kHz. It returns as many samples, more or fewer. The
+    training audio and the encoder's waveform are both made of them, so that features belong to
+    their audio; gates, peak and duration are theirs. All it draws, from the generator `rng` or from
+    the global ones of Python, NumPy and torch, is a function of (`seed`, epoch, id) alone. What it
+    raises is an `internal_error`; NaN or infinity from it is `non_finite_audio`.
     """
 
     def __init__(
@@ -44,10 +53,22 @@ class AudioDataset(Dataset[Utterance | Failure]):
         *,
         unit_variance: bool = False,
         training_audio: bool = True,
+        augment: AugmentFunction | None = None,
+        seed: int = 0,
     ) -> None:
         self.manifest = manifest
         self.settings, self.stack = settings or AudioSettings(), stack
         self.unit_variance, self.training_audio = unit_variance, training_audio
+        self.augmentation = None if augment is None else Augmentation(augment, seed)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws the random numbers of another epoch, in workers that are running too.
+
+        Without `augment` there are none. To be called between epochs: what workers are reading at
+        the time may be of either.
+        """
+        if self.augmentation is not None:
+            self.augmentation.epoch = epoch
 
     def shared(self) -> AudioDataset:
         """The same with its manifest in shared memory, which workers that are not forked read."""
@@ -77,6 +98,9 @@ class AudioDataset(Dataset[Utterance | Failure]):
         where, span = printable(recording.path), Span.of(entry.offset_s, entry.duration_s)
         if span != WHOLE:
             where += f" {span}"
+        augment = None
+        if self.augmentation is not None:
+            augment = partial(self.augmentation, id=recording.id, where=where)
         with opened(self.manifest.opener, entry.path, where) as file:
             prepared = prepare(
                 file,
@@ -86,6 +110,7 @@ class AudioDataset(Dataset[Utterance | Failure]):
                 self.stack,
                 unit_variance=self.unit_variance,
                 training_audio=self.training_audio,
+                augment=augment,
             )
         known = replace(
             recording,

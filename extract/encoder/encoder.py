@@ -81,6 +81,7 @@ class Encoder:
         self.copies = Copies(self.device) if self.device.type == "cuda" else None
         self.assign: Assignment | None = None
         self.saved_as = self.dtype  # what `assign` is given features in
+        self.stays = False  # whether features are left on the device
 
     def quantized(self, assign: Assignment, dtype: torch.dtype | None = None) -> "Encoder":
         """The same encoder, with the same weights in memory, whose features come with units.
@@ -98,6 +99,15 @@ class Encoder:
             raise ValueError(f"model.layer={layers}: a quantizer takes one layer; needed one")
         twin = copy.copy(self)
         twin.assign, twin.saved_as = assign, dtype or self.dtype
+        return twin
+
+    def staying(self) -> "Encoder":
+        """The same encoder, with the same weights in memory, whose features stay on its device.
+
+        They come without units.
+        """
+        twin = copy.copy(self)
+        twin.stays, twin.assign = True, None
         return twin
 
     @torch.inference_mode()
@@ -118,7 +128,9 @@ class Encoder:
         if self.copies is None:
             return Pending(self, waveforms, list(lengths), self._compute(waveforms, lengths))
         computed = self._compute(self.copies.upload(waveforms), lengths)
-        return Pending(self, waveforms, list(lengths), *self.copies.download(*computed))
+        stay = computed[:1] if self.stays else []
+        come, done = self.copies.download(*computed[len(stay) :])
+        return Pending(self, waveforms, list(lengths), [*stay, *come], done)
 
     def _compute(self, waveforms: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         """Packed (L, D, N) features and whether each frame is finite (N,), on the device.

@@ -22,7 +22,9 @@ class Pending:
     encoder: Encoder
     waveforms: Tensor
     lengths: list[int]
-    computed: Sequence[Tensor]  # packed features (L, D, N); whether frames are finite (N,); units
+    # Packed features (L, D, N), on the device if they stay there; whether frames are finite (N,),
+    # and units, on the CPU
+    computed: Sequence[Tensor]
     done: torch.cuda.Event | None = None  # occurs when the download is done; None on a CPU
     features: list[Features] = field(default_factory=list)
 
@@ -40,6 +42,8 @@ class Pending:
         stack = self.encoder.architecture.stack
         sizes = [stack.num_frames(length) for length in self.lengths]
         packed, all_finite, *proposed = self.computed
+        if packed.is_cuda:  # made on a stream of its own perhaps, which must not reuse it yet
+            packed.record_stream(torch.cuda.current_stream(packed.device))
         finite = [bool(rows.all()) for rows in torch.split(all_finite, sizes)]
         values = [_copied(columns) for columns in torch.split(packed, sizes, dim=2)]
         retried = [not ok and self.encoder.dtype != torch.float32 for ok in finite]
@@ -48,7 +52,8 @@ class Pending:
         for index, exact in zip(again, self.encoder.redo(alone) if alone else [], strict=True):
             finite[index] = bool(exact.isfinite().all())
             rounded = exact.to(self.encoder.dtype)
-            values[index] = _copied(rounded if rounded.isfinite().all() else exact)
+            fits = rounded if rounded.isfinite().all() else exact
+            values[index] = _copied(fits.to(packed.device))
         units = self._units(sizes, packed, proposed, values, again)
         return [Features(*parts) for parts in zip(values, finite, retried, units, strict=True)]
 

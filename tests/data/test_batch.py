@@ -11,11 +11,12 @@ from torch import Tensor
 
 from extract.data import durations as durations_module
 from extract.data import transport
-from extract.data.batch import Batch, collate, make_loader
+from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset
 from extract.data.plan import QUADRATIC_S, plan_batches
 from extract.manifest.sources.folder import read_folder
 from extract.opener import LocalFiles
+from extract.training.loader import make_loader
 from extract.values import Entry, Failure, Recording, Utterance
 from support.openers import Entries
 from support.recordings import write_wav
