@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     from extract.run.job import run_shard
     from extract.run.summary import Summary
     from extract.shard import Shard
+    from extract.training.collating import collate_features
     from extract.training.crops import Crops, RandomCrops
+    from extract.training.features import FeatureDataset
     from extract.training.loader import Loader, make_loader
+    from extract.training.reading import StoredUtterance
     from extract.training.sampler import LengthBatchSampler
     from extract.training.stream import FeatureBatch, FeatureStream, stream_features
-    from extract.values import AudioSettings, Failure, Features, Utterance
+    from extract.training.writing import FeatureStore
+    from extract.values import AudioSettings, Encoded, Failure, Features, Utterance
 
 __version__ = "0.1.0"  # pyproject.toml reads it here
 
@@ -43,9 +47,12 @@ __all__ = [
     "Batch",
     "Config",
     "Crops",
+    "Encoded",
     "Encoder",
     "Failure",
     "FeatureBatch",
+    "FeatureDataset",
+    "FeatureStore",
     "FeatureStream",
     "Features",
     "LengthBatchSampler",
@@ -53,10 +60,12 @@ __all__ = [
     "Manifest",
     "RandomCrops",
     "Shard",
+    "StoredUtterance",
     "Summary",
     "TorchAugment",
     "Utterance",
     "collate",
+    "collate_features",
     "load_model",
     "make_loader",
     "num_frames",
@@ -92,11 +101,15 @@ _MODULES = {
     "run.job": "run_shard",
     "run.summary": "Summary",
     "shard": "Shard",
+    "training.collating": "collate_features",
     "training.crops": "Crops RandomCrops",
+    "training.features": "FeatureDataset",
     "training.loader": "Loader make_loader",
     "training.sampler": "LengthBatchSampler",
+    "training.reading": "StoredUtterance",
     "training.stream": "FeatureBatch FeatureStream stream_features",
-    "values": "AudioSettings Failure Features Utterance",
+    "training.writing": "FeatureStore",
+    "values": "AudioSettings Encoded Failure Features Utterance",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 

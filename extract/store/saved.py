@@ -45,13 +45,13 @@ ID: Final = "\0"  # stands for the utterance's id in the name of a file; no id h
 
 
 class Table:
-    """A structured array that a worker started by spawn or forkserver maps instead of copying.
+    """An array that a worker started by spawn or forkserver maps instead of copying.
 
     Args:
-        rows: (num_rows,), of a structured dtype.
+        rows: (num_rows,), of any dtype.
     """
 
-    def __init__(self, rows: npt.NDArray[np.void]) -> None:
+    def __init__(self, rows: npt.NDArray[Any]) -> None:
         self.rows = rows
         self._shared: Any = None
 
@@ -73,7 +73,7 @@ class Table:
         self.rows = rows if self._shared is None else _rows_in(self._shared, rows, length)
 
 
-def _rows_in(memory: Any, dtype: np.dtype[Any], length: int) -> npt.NDArray[np.void]:
+def _rows_in(memory: Any, dtype: np.dtype[Any], length: int) -> npt.NDArray[Any]:
     """The array over a buffer of at least that length; no copy."""
     return np.frombuffer(memory, np.uint8)[: length * dtype.itemsize].view(dtype)
 

@@ -1,4 +1,4 @@
-"""Computes features of single recordings in the process that asks, and writes them through."""
+"""Computes features of single recordings, as a store would give them back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from extract.encoder.encoder import Encoder
 from extract.store.dtypes import converted
 from extract.store.ledger import dtype_name
 from extract.store.store import Store
-from extract.training.writing import FeatureStore
 from extract.values import Encoded, Failure
 
 SLACK = 1.1  # a header's duration may be off by a little; a batch is not split for that
@@ -30,29 +29,25 @@ def batch_encoder(encoder: Encoder, batch_seconds: float = math.inf) -> BatchEnc
 
 
 class Computed:
-    """Features of recordings, computed one at a time, as the store would give them back.
+    """Features of recordings, computed one at a time.
 
     Args:
         encoder: computes them.
         recordings: prepares the waveforms.
-        store: in whose dtype and frames they are returned.
-        out: where they are written through; None writes nothing.
+        store: in whose dtype and frames `as_read` has them.
     """
 
-    def __init__(
-        self, encoder: Encoder, recordings: AudioDataset, store: Store, out: FeatureStore | None
-    ) -> None:
-        self.encoder, self.recordings, self.store, self.out = encoder, recordings, store, out
+    def __init__(self, encoder: Encoder, recordings: AudioDataset, store: Store) -> None:
+        self.recordings, self.store = recordings, store
         self._encode = batch_encoder(encoder)
 
     def __call__(self, index: int) -> Encoded | Failure:
         """The features of one recording, (layers, num_frames, hidden_size), or why it has none."""
         [item] = self._encode([collate([self.recordings[index]])])
-        if self.out is not None:
-            self.out.put(item)
-        return item if isinstance(item, Failure) else self._as_read(item)
+        return item
 
-    def _as_read(self, item: Encoded) -> Encoded:
+    def as_read(self, item: Encoded) -> Encoded:
+        """The features as the store would give them back."""
         dtype = self.store.dtype_of(dtype_name(item.features.values.dtype))
         item = replace(item, features=converted(item.features, dtype))
         features = replace(item.features, values=self.store.layout.as_read(item))

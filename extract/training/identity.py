@@ -50,7 +50,7 @@ def store_for(
     Raises:
         ValueError: what there is to save does not fit the layout, or is of augmented audio.
     """
-    if getattr(recordings, "augmentation", None) is not None:
+    if recordings.augmentation is not None:
         found = "recordings with augment=...: their features are other ones in each epoch"
         raise ValueError(f"{found}; a store takes those of recordings as they are")
     if encoder.assign is not None:

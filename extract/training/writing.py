@@ -28,7 +28,7 @@ from extract.store.resume import ResumePolicy
 from extract.store.writers import Writers, failure_record
 from extract.text import printable
 from extract.training.identity import identity_for, padded_seconds, said_before, store_for
-from extract.training.scanning import scan_headers
+from extract.training.loader import scan_headers
 from extract.values import Encoded, Failure, Features
 from extract.write_errors import explained
 
