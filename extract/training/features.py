@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
-from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,8 +39,8 @@ class FeatureDataset(Dataset[StoredUtterance | Failure]):
     """The features of a store, as a map-style dataset for torch's DataLoader.
 
     Items come in the order of the ledgers, or of `recordings`. Any number of processes may read at
-    once. A worker that is not forked maps the index, of some 100 bytes an utterance, instead of
-    copying it. No file stays open.
+    once. The index takes some 150 bytes an utterance; `shared()` is for workers that are not
+    forked, each of which copies it otherwise. No file stays open.
 
     With `fallback` there is an item for each of `recordings`. What the store lacks, as a run of the
     command would find, is computed when it is asked for, one by one, and written through with
@@ -172,6 +172,15 @@ class FeatureDataset(Dataset[StoredUtterance | Failure]):
             self._seconds = seconds
         return self._seconds
 
+    def shared(self) -> FeatureDataset:
+        """The same with its index in shared memory, which workers that are not forked map.
+
+        It reads alone: what this one computes and writes later is not seen there.
+        """
+        twin = copy.copy(self)
+        vars(twin).update(self.__getstate__(), _index=self._index.share())
+        return twin
+
     def __len__(self) -> int:
         return len(self._index)
 
@@ -266,7 +275,7 @@ class FeatureDataset(Dataset[StoredUtterance | Failure]):
             self._index = index_of_store(store, _ids(self._recordings))
         for id_ in known:
             self._written.pop(id_, None)
-        self._seconds, self._is_shared = np.empty(0), False
+        self._seconds = np.empty(0)
 
     def close(self) -> None:
         """Keeps what was written, and gives the store free. Items are read and computed still."""
@@ -286,9 +295,7 @@ class FeatureDataset(Dataset[StoredUtterance | Failure]):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of another process's: without what computes. The index is shared with those spawned."""
-        if get_spawning_popen() is not None and not self._is_shared:
-            self._index, self._is_shared = self._index.share(), True
+        """Without what computes, which stays in the process that made it."""
         mine = ("_fallback", "_recordings", "_computed", "_out")
         return {**vars(self), **dict.fromkeys(mine), "_seconds": np.empty(0)}
 
