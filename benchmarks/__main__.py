@@ -12,6 +12,7 @@ from benchmarks import (
     families,
     memory,
     padding,
+    reading,
     rival,
     run,
     startup,
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "counted": counted.measure,
     "startup": startup.measure,
     "writer": writer.measure,
+    "reading": reading.measure,
     "memory": memory.measure,
     "run": run.measure,
 }

@@ -29,11 +29,11 @@ NONE: Final = -1  # of a whole number that a line does not give
 _MOST: Final = (1 << 31) - 1  # of a count
 
 _ROW_AS, _ROW = (
-    struct.Struct("<qqddiiq"),
+    struct.Struct("<qqddiq"),
     np.dtype(
         [
             *(("size", "<i8"), ("mtime_ns", "<i8"), ("peak", "<f8"), ("duration_s", "<f8")),
-            *(("clipped_samples", "<i4"), ("num_frames", "<i4"), ("first_file", "<i8")),
+            *(("clipped_samples", "<i4"), ("first_file", "<i8")),
         ]
     ),
 )
@@ -93,11 +93,6 @@ class Saved:
         return len(self.ids)
 
     @property
-    def num_frames(self) -> npt.NDArray[np.int64]:
-        """Frames of each utterance as the encoder gave them, (num_rows,)."""
-        return self.table.rows["num_frames"].astype(np.int64)
-
-    @property
     def durations_s(self) -> npt.NDArray[np.float64]:
         """Seconds of each utterance, (num_rows,); NaN where its line has none."""
         return self.table.rows["duration_s"].copy()
@@ -111,7 +106,7 @@ class Saved:
 
     def recording(self, row: int, index: int = NO_INDEX) -> Recording:
         """What the line of an utterance says of its recording."""
-        size, mtime_ns, peak, duration_s, clipped, _frames, _first = self.table.rows[row].item()
+        size, mtime_ns, peak, duration_s, clipped, _first = self.table.rows[row].item()
         return Recording(
             index,
             self.ids[row],
@@ -215,13 +210,12 @@ class SavedCollector:
         )
 
 
-def _numbers(record: Mapping[str, Any]) -> tuple[int, int, float, float, int, int]:
+def _numbers(record: Mapping[str, Any]) -> tuple[int, int, float, float, int]:
     """The numbers of `_ROW` but the last, as the line of a saved utterance has them."""
     size, mtime_ns = (_whole(record.get(f"source_{key}")) for key in ("size", "mtime_ns"))
     peak, duration_s = (_real(record.get(key)) for key in ("peak", "duration_s"))
-    counts = (_whole(record.get(key)) for key in ("clipped_samples", "num_frames"))
-    clipped, num_frames = (max(NONE, min(one, _MOST)) for one in counts)
-    return size, mtime_ns, peak, duration_s, clipped, num_frames
+    clipped = max(NONE, min(_whole(record.get("clipped_samples")), _MOST))
+    return size, mtime_ns, peak, duration_s, clipped
 
 
 def _whole(value: Any) -> int:

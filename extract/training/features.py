@@ -122,7 +122,11 @@ class FeatureDataset(Dataset[StoredUtterance | Failure]):
             self._out = self._writing(num_writers=0)
             if not self._out.todo.any():
                 self.close()
-        self.refresh()
+        try:
+            self.refresh()
+        except BaseException:
+            self.close()
+            raise
         if self._fallback is not None:
             assert isinstance(self._recordings, AudioDataset)
             store = self._read.opened()
@@ -158,18 +162,16 @@ class FeatureDataset(Dataset[StoredUtterance | Failure]):
     def durations_s(self) -> NDArray[np.float64]:
         """Seconds of each item, (len(self),), for a `LengthBatchSampler`.
 
-        Those of recordings that the store lacks are read from their headers, a few tenths of a
-        millisecond each; 0 where that cannot be done.
+        With a fallback they are those of the recordings' headers, a few tenths of a millisecond
+        each at the first call, and 0 where there is none to be read: the same on every rank,
+        whatever the store has by then. Else they are the ledgers'.
         """
         if len(self._seconds) != len(self):
-            rows = self._index.rows.rows
-            seconds = np.zeros(len(rows))
-            seconds[rows >= 0] = self._index.saved.durations_s[rows[rows >= 0]]
-            if isinstance(self._recordings, AudioDataset) and (rows < 0).any():
-                lacking = self._recordings.manifest.subset(np.flatnonzero(rows < 0))
-                scan = partial(scan_headers, 0)
-                seconds[rows < 0] = durations(lacking, None, scan, lambda _num: None)
-            self._seconds = seconds
+            if self._fallback is not None and isinstance(self._recordings, AudioDataset):
+                scan, manifest = partial(scan_headers, 0), self._recordings.manifest
+                self._seconds = durations(manifest, None, scan, lambda _num: None)
+            else:
+                self._seconds = self._index.saved.durations_s[self._index.rows.rows]
         return self._seconds
 
     def shared(self) -> FeatureDataset:

@@ -93,7 +93,7 @@ class FeatureStore:
             rest = find_rest(self.store, self._manifest, self.shard, ResumePolicy(retry_failed))
             self.todo[self._mine] = rest.todo
             self._ledger = self._opened_ledger(stack)
-            self._stack = stack.pop_all()
+            self._stack, self.is_open = stack.pop_all(), True
 
     def _opening(self, model: str, overwrite: bool) -> Opening:
         identity = identity_for(self.store, self.encoder, self.recordings)
@@ -135,9 +135,11 @@ class FeatureStore:
             Whether it is written.
 
         Raises:
-            ValueError: it is of no recording here.
+            ValueError: it is of no recording here, or the store is closed.
             StoreUnusable: the disk takes no more.
         """
+        if not self.is_open:
+            raise ValueError(f"{printable(str(self.store.directory))}: closed; needed a new one")
         index, ids = item.recording.index, self.recordings.manifest.ids
         if not 0 <= index < len(ids) or ids[index] != item.recording.id:
             needed = f"needed one of the {len(ids):,} that this store was opened for"
@@ -188,20 +190,22 @@ class FeatureStore:
         Raises:
             StoreUnusable: the disk takes no more.
         """
-        with self._stack, explained(self.store.directory):
-            writers, self._writers = self._writers, None
-            if writers is not None:
-                self._finish(writers, abandon)
+        if self.is_open:
+            self.is_open = False
+            with self._stack, explained(self.store.directory):
+                self._finish(abandon)
 
-    def _finish(self, writers: Writers, abandon: bool) -> None:
-        try:
-            writers.close(abandon=abandon)
-        except BaseException:
-            writers.close(abandon=True)
-            raise
-        settling.finish(self.store)
-        if not abandon and not self.todo.any():
-            foreign.end(self.store.directory, self.shard)
+    def _finish(self, abandon: bool) -> None:
+        if self._writers is not None:
+            try:
+                self._writers.close(abandon=abandon)
+            except BaseException:
+                self._writers.close(abandon=True)
+                raise
+        if not abandon:
+            settling.finish(self.store)
+            if not self.todo.any():
+                foreign.end(self.store.directory, self.shard)
 
     def _started(self) -> Writers:
         """The writers, started by the first utterance: workers can be forked before, not after."""

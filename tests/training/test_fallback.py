@@ -149,13 +149,14 @@ def test_a_recording_that_changed_is_computed_anew(encoder, tmp_path):
     assert len(items[1].features) > len(items[0].features)
 
 
-def test_durations_of_what_is_lacking_come_from_headers(by_command, encoder, recordings, tmp_path):
+def test_durations_are_those_of_headers_on_every_rank(by_command, encoder, recordings, tmp_path):
     store = without(by_command, tmp_path, {"2.wav", "5.wav"})
     dataset = FeatureDataset(store, encoder, recordings=recordings)
-    wanted = [
-        0.0 if id_ == "broken.wav" else 0.2 + 0.07 * int(id_[0]) for id_ in recordings.manifest.ids
-    ]
-    assert np.allclose(dataset.durations_s, wanted, atol=1e-3)
+    *seconds, broken = dataset.durations_s.tolist()
+    assert np.allclose(seconds, 0.2 + 0.07 * np.arange(NUM), atol=1e-3)
+    assert broken == 0
+    nowhere = FeatureDataset(tmp_path / "none", encoder, recordings=recordings)
+    assert nowhere.durations_s.tolist() == [*seconds, broken]
     assert recordings.decoded == []
 
 
