@@ -12,17 +12,14 @@ import io
 import logging
 import struct
 import zipfile
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from zlib_ng import zlib_ng  # its CRC is 15 times as fast as zlib's
 
 from extract.files import Buffer
 from extract.frames import RECORDING_RATE_HZ
-from extract.text import printable, shortened
 
 log = logging.getLogger(__name__)
 
@@ -145,28 +142,6 @@ def encode_features(features: Tensor) -> list[Buffer]:
     return archive(transposed.data.cast("B"), features.dtype, transposed.shape)
 
 
-def load_features(path: str, *, mapped: bool = False) -> Tensor:
-    """A feature file's features, (1, num_frames, hidden_size), in the dtype that was saved.
-
-    Args:
-        path: the file.
-        mapped: map it into memory, copy on write, instead of reading it.
-
-    Raises:
-        OSError: there is no such file.
-        ValueError: it is damaged, or holds something else; names it.
-    """
-    try:
-        found = torch.load(path, weights_only=True, mmap=mapped)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged archive raises whatever its damage leads to
-        raise ValueError(f"{printable(path)}: cannot be read: {shortened(str(error))}") from error
-    if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[0] != 1:
-        raise ValueError(f"{printable(path)}: needed a tensor (1, dimensions, frames)")
-    return found.mT
-
-
 def encode_npy(features: Tensor) -> list[Buffer]:
     """A .npy file's bytes, in parts: of (layers, num_frames, hidden_size), frame by frame.
 
@@ -180,61 +155,17 @@ def encode_npy(features: Tensor) -> list[Buffer]:
     return [header.getvalue(), array.data.cast("B")]
 
 
-def load_npy(path: str, *, mapped: bool = False) -> Tensor:
-    """A .npy file's features, (layers, num_frames, hidden_size), in the dtype that was saved.
-
-    Args:
-        path: the file.
-        mapped: map it into memory, copy on write, instead of reading it.
-
-    Raises:
-        OSError: there is no such file.
-        ValueError: it is damaged, or holds something else; names it.
-    """
-    try:
-        found = _mapped(path) if mapped else _array(path)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged header raises whatever its damage leads to
-        raise ValueError(f"{printable(path)}: cannot be read: {shortened(str(error))}") from error
-    if found.dtype.kind != "f" or found.ndim not in (2, 3):
-        needed = "an array ([layers,] frames, dimensions) of floats"
-        raise ValueError(f"{printable(path)}: needed {needed}")
-    return torch.from_numpy(found if found.ndim == 3 else found[None])
-
-
-def _array(path: str) -> NDArray[Any]:
-    with open(path, "rb") as file:  # not by `np.load`, which takes other formats too
-        found: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        return found
-
-
-def _mapped(path: str) -> NDArray[Any]:
-    return np.lib.format.open_memmap(path, "c")
-
-
-def load_wav(data: bytes) -> Tensor:
-    """The samples of what `encode_wav` wrote: (num_samples,) int16, mono at 32 kHz.
-
-    Raises:
-        ValueError: it is no such file, or was cut.
-    """
-    head, samples = data[:_WAV_HEADER], data[_WAV_HEADER:]
-    if len(samples) % 2 or head != _wav_header(len(samples)):
-        raise ValueError("no whole WAV file of int16, mono at 32 kHz")
-    return torch.from_numpy(np.frombuffer(samples, "<i2").astype(np.int16))
-
-
 def encode_wav(wav32k: Tensor) -> list[Buffer]:
     """A WAV file's bytes, in parts: RIFF header, then int16 mono samples at 32 kHz."""
     samples = wav32k.contiguous().numpy().astype("<i2", copy=False).data.cast("B")
-    return [_wav_header(len(samples)), samples]
+    return [wav_header(len(samples)), samples]
 
 
-_WAV_HEADER = 44  # bytes
+WAV_HEADER = 44  # bytes
 
 
-def _wav_header(num_bytes: int) -> bytes:
+def wav_header(num_bytes: int) -> bytes:
+    """What a WAV file of so many bytes of int16 mono samples at 32 kHz begins with."""
     rate, width = RECORDING_RATE_HZ, 2
     return struct.pack(
         "<4sI4s4sIHHIIHH4sI",

@@ -152,7 +152,7 @@ class Layout(Protocol):
     refused, and so is a list with two recordings of one name."""
 
     maps_frames: bool = False
-    """Whether `map` pays where all is used: frame after frame lies in a file, as in memory."""
+    """Whether frame after frame lies in a file: then `map` reads only those that are used."""
 
     replaces_foreign: bool = False
     """Whether another program's files give way to recordings of the run that have their names. Else

@@ -107,7 +107,7 @@ class PerUtterance(Layout):
 
     def read_audio(self, kept: Kept) -> Tensor | None:
         """The training audio: `Layout.read_audio`."""
-        from extract.store.formats import load_wav
+        from extract.store.loading import load_wav
 
         if len(kept.files) == 1:
             return None
@@ -148,7 +148,7 @@ class TorchFiles(PerUtterance):
 
     def load(self, path: str, *, mapped: bool = False) -> Tensor:
         """The features, (1, num_frames, hidden_size): `Layout.read`."""
-        from extract.store.formats import load_features
+        from extract.store.loading import load_features
 
         return load_features(path, mapped=mapped)
 
@@ -167,6 +167,6 @@ class NumpyFiles(PerUtterance):
 
     def load(self, path: str, *, mapped: bool = False) -> Tensor:
         """The features, (layers, num_frames, hidden_size): `Layout.read`."""
-        from extract.store.formats import load_npy
+        from extract.store.loading import load_npy
 
         return load_npy(path, mapped=mapped)

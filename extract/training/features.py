@@ -60,9 +60,9 @@ class FeatureDataset(Dataset[StoredUtterance | Failure]):
             None: all that the store has features of.
         audio: whether items have the training audio.
         mmap: whether files are mapped into memory, copied on write, and not read at once. "auto"
-            maps NumPy's files: frame follows frame there, so that a crop reads its own frames
-            alone. torch's files lie channel by channel. A mapped file stays open as long as its
-            features are in use.
+            maps NumPy's files of a megabyte and more: frame follows frame there, so that a crop
+            reads its own frames alone. torch's files lie channel by channel. A mapped file stays
+            open as long as its features are in use.
         checksum: whether the files of each item are first read to compare their checksums.
         layout: of a store that is not there yet: see `FeatureStore`.
         shard: the part of the recordings that this process writes: `Shard(rank, world_size)`.

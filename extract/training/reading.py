@@ -17,6 +17,8 @@ from extract.store.store import Store
 from extract.text import printable
 from extract.values import Recording
 
+MAPPED_FROM = 1 << 20  # bytes of a file
+
 Mapped = bool | Literal["auto"]
 
 
@@ -80,7 +82,7 @@ class Reader:
         try:
             if self.checksum and not layout.intact(kept, checksum=True):
                 raise ValueError(f"{self._path(kept)}: other bytes than its line's checksum is of")
-            mapped = layout.maps_frames if self.mapped == "auto" else self.mapped
+            mapped = self._maps(kept) if self.mapped == "auto" else self.mapped
             values = layout.map(kept) if mapped else layout.read(kept)
             audio = layout.read_audio(kept) if self.audio else None
         except ValueError as error:
@@ -88,6 +90,11 @@ class Reader:
         if self.audio and audio is None:
             raise ValueError(f"{self._path(kept)}: no training audio beside it")
         return StoredUtterance(recording, values[0] if len(values) == 1 else values, audio)
+
+    def _maps(self, kept: Kept) -> bool:
+        """Whether mapping pays: in a short file page faults take longer than copying."""
+        _name, _offset, size, _crc = kept.files[0]
+        return size >= MAPPED_FROM and self.opened().layout.maps_frames
 
     def opened(self) -> Store:
         """The store, opened anew in another process."""

@@ -192,7 +192,7 @@ class WebDataset(Archives):
 
     def read_audio(self, kept: Kept) -> Tensor | None:
         """The training audio: `Layout.read_audio`."""
-        from extract.store.formats import load_wav
+        from extract.store.loading import load_wav
 
         block = self.block_of(kept)
         try:
