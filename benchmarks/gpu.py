@@ -43,9 +43,10 @@ from benchmarks.common import (
 from benchmarks.encoder import flops, noise, relative_error
 from benchmarks.padding import clip_durations_s
 from benchmarks.run import count_saved, in_process, ours, reference
+from benchmarks.stream import as_batch, streamed
 from benchmarks.writer import through_writers
 from extract.audio.prepare import Prepared, prepare
-from extract.data.batch import Batch, collate
+from extract.data.batch import collate
 from extract.data.dataset import AudioDataset
 from extract.data.plan import plan_batches
 from extract.encoder.batches import BatchEncoder
@@ -59,7 +60,7 @@ from extract.run.pipeline import run
 from extract.store.ledger import Ledger
 from extract.store.store import Store
 from extract.store.writers import Writers
-from extract.values import AudioSettings, Features, Recording, Utterance
+from extract.values import AudioSettings, Features
 
 RATE_HZ = 16_000
 CLIP_S = 5.0
@@ -340,7 +341,7 @@ def faults(bench: Bench) -> list[Row]:
     assert sound.finite
     del ruined, sound
     after_nan = bench.allocated_mb()
-    list(BatchEncoder(_Fails(encoder, 1.5), 1e9)([_as_batch(waveforms, lengths)]))
+    list(BatchEncoder(_Fails(encoder, 1.5), 1e9)([as_batch(waveforms, lengths)]))
     after_oom = bench.allocated_mb()
     kept = max(after_nan, after_oom) - base
     what = "device memory kept after a NaN and after running out of memory"
@@ -358,14 +359,6 @@ class _Fails:
         if waveforms.numel() > self.most_s * RATE_HZ:
             raise torch.OutOfMemoryError("made up")
         return pending
-
-
-def _as_batch(waveforms: Tensor, lengths: list[int]) -> Batch:
-    items = [
-        Utterance(Recording(i, f"{i}.wav", ""), row[:n].clone(), torch.zeros(2 * n).short())
-        for i, (row, n) in enumerate(zip(waveforms, lengths, strict=True))
-    ]
-    return collate(items)
 
 
 def out_of_memory(bench: Bench) -> list[Row]:
@@ -511,6 +504,7 @@ PARTS = {
     "memory": memory,
     "faults": faults,
     "out_of_memory": out_of_memory,
+    "streamed": streamed,
     "whole": whole_run,
 }
 

@@ -14,7 +14,7 @@ from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset
 from extract.data.durations import Headers, Scanned, durations
 from extract.data.plan import Indices
-from extract.training.sampler import LengthBatchSampler
+from extract.training.sampler import EpochSampler, GivenBatches, LengthBatchSampler
 from extract.values import Failure, Utterance
 
 
@@ -24,31 +24,29 @@ class Loader(DataLoader[Utterance | Failure]):
     `state_dict` counts the batches that were given, not those that workers have read ahead.
     """
 
-    _given = (-1, 0)  # the epoch of the last pass, and its first batch that was not given
+    batch_sampler: EpochSampler
+    _given = (-1, 0)  # the epoch of the last pass, and how many of its batches were given
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         sampler = self.batch_sampler
-        if not isinstance(sampler, LengthBatchSampler):
-            yield from super().__iter__()
-            return
         first = sampler.begins_at
         self._given = sampler.epoch, first
         for number, batch in enumerate(super().__iter__(), first + 1):
             self._given = sampler.epoch, number
-            yield batch
+            yield cast(Batch, batch)
 
     @property
     def epoch(self) -> int:
         """The epoch of the current or next pass."""
-        return self._sampler().epoch
+        return self.batch_sampler.epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """`LengthBatchSampler.set_epoch`, which also tells the dataset; between two passes."""
-        self._sampler().set_epoch(epoch)
+        """The sampler's `set_epoch`, which also tells the dataset; between two passes."""
+        self.batch_sampler.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the sampler when the last batch was given."""
-        state = self._sampler().state_dict()
+        """The state of the sampler when the last batch was given; values of JSON."""
+        state = self.batch_sampler.state_dict()
         epoch, given = self._given
         return state | {"next": given} if epoch == state["epoch"] else state
 
@@ -56,16 +54,10 @@ class Loader(DataLoader[Utterance | Failure]):
         """Makes the next pass begin with the batch after the last one that was given.
 
         Raises:
-            ValueError: as `LengthBatchSampler.load_state_dict`.
+            ValueError: the state is of other recordings, options or ranks.
         """
-        self._sampler().load_state_dict(state)
+        self.batch_sampler.load_state_dict(state)
         self._given = -1, 0
-
-    def _sampler(self) -> LengthBatchSampler:
-        if not isinstance(self.batch_sampler, LengthBatchSampler):
-            kind = type(self.batch_sampler).__name__
-            raise TypeError(f"batches of a {kind} have no epochs; needed a LengthBatchSampler")
-        return self.batch_sampler
 
 
 def make_loader(
@@ -75,7 +67,7 @@ def make_loader(
     *,
     shuffle: bool = False,
     seed: int = 0,
-    sampler: Iterable[list[int]] | None = None,
+    sampler: EpochSampler | None = None,
     batches: Sequence[Iterable[int]] | None = None,
     prefetch: int = 2,
     pin_memory: bool = False,
@@ -96,8 +88,8 @@ def make_loader(
         shuffle: whether each epoch has an order of its own (`set_epoch`); else the longest
             recordings come first.
         seed: of that order; the same on every rank.
-        sampler: gives the indices of each batch, in place of a `LengthBatchSampler` that is made
-            here; then no header is read.
+        sampler: a `LengthBatchSampler` in place of the one that is made here; then no header is
+            read. For a sampler of another kind there is torch's DataLoader, with `collate`.
         batches: indices of each batch, if you plan them yourself; then no header is read.
         prefetch: batches that each worker decodes ahead.
         pin_memory: whether batches are copied to page-locked memory.
@@ -105,7 +97,7 @@ def make_loader(
         start_method: fork, spawn or forkserver; None is Python's default.
     """
     if batches is not None:
-        sampler = [list(map(int, batch)) for batch in batches]
+        sampler = GivenBatches(batches, dataset)
     if sampler is None:
         seconds = _seconds(dataset, num_workers)
         sampler = LengthBatchSampler(

@@ -139,10 +139,9 @@ class FeatureStream:
 
     def _pull(self, pulled: deque[tuple[Batch, Any]]) -> Iterator[Batch]:
         """The loader's batches, noted in `pulled`; their failures are given with them later."""
-        state_dict = getattr(self.loader, "state_dict", None)
         on_cuda = self.encoder.device.type == "cuda"
         for batch in self.loader:
-            pulled.append((batch, state_dict() if state_dict else None))
+            pulled.append((batch, _state_of(self.loader)))
             if on_cuda and not (batch.waveforms.is_cuda or batch.waveforms.is_pinned()):
                 batch = batch.pin_memory()
             yield replace(batch, failures=())
@@ -214,6 +213,15 @@ def _batch_encoder(encoder: Encoder) -> BatchEncoder:
         return BatchEncoder(plain, math.inf, depth=1, quadratic_s=quadratic_s)
     fallback = functools.cache(encoder.staying().on_cpu)
     return BatchEncoder(_OnStream(encoder), math.inf, fallback, quadratic_s=quadratic_s)
+
+
+def _state_of(loader: Any) -> Mapping[str, Any] | None:
+    """The loader's state; None of one that keeps none, as Accelerate's with its `state_dict`."""
+    try:
+        state: Mapping[str, Any] = loader.state_dict()
+    except AttributeError:
+        return None
+    return state
 
 
 def _is_distributed() -> bool:

@@ -6,10 +6,13 @@ import pytest
 import torch
 from transformers import HubertConfig
 
+from extract.data.batch import collate
 from extract.encoder.encoder import Encoder
 from extract.models.families import hubert
 from extract.models.load import load_model
 from extract.models.weights import random_checkpoint
+from extract.training.stream import stream_features
+from extract.values import Recording, Utterance
 
 pytestmark = [
     pytest.mark.gpu,
@@ -124,3 +127,56 @@ def test_non_finite_features_leave_nothing_allocated(batch):
     features = encoder.encode(broken, lengths)
     assert [some.finite for some in features] == [True, False, True, True, True]
     assert torch.cuda.memory_allocated() == base
+
+
+def test_streamed_features_are_those_of_the_cpu_while_the_card_is_busy_training(model, batch):
+    """Memory that the trainer's stream reads is not reused by the encoder's."""
+    waveforms, lengths = batch
+    items = [
+        Utterance(Recording(n, f"{n}", ""), row[:length].clone(), torch.zeros(2 * length).short())
+        for n, (row, length) in enumerate(zip(waveforms, lengths, strict=True))
+    ]
+    batches = [collate(items[n:] + items[:n]) for n in range(len(items))] * 6
+    exact = Encoder(model, device="cpu").encode(waveforms, lengths)
+    stream = stream_features(batches, Encoder(model, device="cuda", precision="fp32"))
+    weight = torch.randn(4096, 4096, device="cuda")
+    for given in stream:
+        assert given.features.is_cuda
+        for _ in range(4):  # queued: the features are read after this
+            weight = torch.tanh(weight @ weight)
+        later = given.features * 1.0
+        for recording, row, length in zip(
+            given.recordings, later, given.feature_lengths.tolist(), strict=True
+        ):
+            assert relative(row[:length].cpu(), exact[recording.index].values[0]) < 1e-4
+    del given, later, row
+    gc.collect()
+    base = torch.cuda.memory_allocated()
+    for _ in range(3):
+        for _given in stream:
+            pass
+    del _given
+    gc.collect()
+    assert torch.cuda.memory_allocated() == base
+
+
+def test_a_streamed_batch_that_does_not_fit_the_card_is_halved(model, monkeypatch):
+    encoder = Encoder(model, device="cuda")
+    waveform = 300 * torch.randn(5 * RATE, generator=torch.Generator().manual_seed(0))
+    silence = torch.zeros(10 * RATE).short()
+    items = [Utterance(Recording(n, f"{n}", ""), waveform, silence) for n in range(8)]
+    [whole] = stream_features([collate(items)], encoder)
+    submit = Encoder.submit
+
+    def small(self, waveforms, lengths):
+        pending = submit(self, waveforms, lengths)
+        if len(lengths) > 3:
+            raise torch.OutOfMemoryError("made up")
+        return pending
+
+    monkeypatch.setattr(Encoder, "submit", small)
+    stream = stream_features([collate(items)] * 3, encoder)
+    for given in stream:
+        assert len(given) == 8
+        assert relative(given.features, whole.features.float()) < 2e-3
+    assert not stream.failed

@@ -18,6 +18,11 @@ MODULES = sorted(
     for path in PACKAGE.rglob("*.py")
     if path.stem != "__main__"
 )
+NEED_TORCH = {
+    *("AudioDataset", "Batch", "Crops", "Encoder", "FeatureBatch", "FeatureStream"),
+    *("LengthBatchSampler", "Loader", "RandomCrops", "TorchAugment"),
+    *("collate", "load_model", "make_loader", "run_shard", "stream_features"),
+}
 HEAVY = ("torch", "transformers", "hydra", "librosa", "av")
 
 
@@ -42,6 +47,19 @@ def test_every_module_imports_alone():
 def test_the_package_itself_imports_nothing_heavy():
     loaded = python("import sys, extract; print(*sys.modules)").split()
     assert not set(HEAVY) & set(loaded)
+
+
+def test_no_name_brings_hydra_or_transformers_and_torch_comes_only_where_it_is_needed():
+    """One process for all names, those that need no torch first."""
+    without_torch = [name for name in extract.__all__ if name not in NEED_TORCH]
+    python(
+        "import sys, extract\n"
+        f"for names, needs in (({without_torch}, False), ({sorted(NEED_TORCH)}, True)):\n"
+        "    for name in names:\n"
+        "        getattr(extract, name)\n"
+        "        for heavy in ('hydra', 'transformers', *(() if needs else ('torch',))):\n"
+        "            assert heavy not in sys.modules, (name, heavy)\n"
+    )
 
 
 def test_all_is_what_is_exported():
