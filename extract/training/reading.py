@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from extract.store import metadata
 from extract.store.existing import existing_store, store_of
@@ -16,6 +14,9 @@ from extract.store.layout import Kept
 from extract.store.store import Store
 from extract.text import printable
 from extract.values import Recording
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAPPED_FROM = 1 << 20  # bytes of a file
 
