@@ -107,7 +107,8 @@ def test_few_heads_are_remembered(tmp_path, monkeypatch):
 @pytest.mark.parametrize("shape", [(5, 8), (2, 5, 8)])
 def test_arrays_are_numpys(tmp_path, mapped, dtype, shape):
     path = tmp_path / "a.npy"
-    for values in (np.random.default_rng(0).random(shape), np.ones(shape[::-1]).T):
+    rng = np.random.default_rng(0)
+    for values in (rng.random(shape), rng.random(shape[::-1]).T):
         np.save(path, values.astype(dtype))
         found = load_npy(str(path), mapped=mapped).numpy()
         assert np.array_equal(found.reshape(shape), np.load(path))

@@ -305,6 +305,16 @@ def test_workers_read_the_same_however_they_start(store, method, num_workers):
     assert all(torch.equal(features, found[id_][0]) for id_, features in read.items())
 
 
+@pytest.mark.each_layout
+def test_a_dataset_is_picklable(clips, encoder, layout, tmp_path):
+    options = applio.Options(embedder_model="custom") if layout == "applio" else layout
+    put_all(tmp_path, clips, encoder, options)
+    dataset = FeatureDataset(tmp_path)
+    dataset[0]
+    copied = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(copied[1].features, dataset[1].features)
+
+
 def test_durations_are_those_of_the_ledger(store):
     dataset = FeatureDataset(store)
     lines = {line["id"]: line for line in ledger(store)}
