@@ -1,6 +1,7 @@
 """`FeatureStore`: a store written by a loop of one's own."""
 
 import json
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,8 @@ from extract import (
 )
 from extract.data.dataset import identify
 from extract.encoder.nearest import Nearest
-from extract.store.layout import DType
-from extract.store.layouts import npy, rvc
+from extract.store.layout import DType, TrainingAudio
+from extract.store.layouts import npy, rvc, webdataset
 from extract.store.lock import StoreBusy
 from extract.store.store import StoreUnusable
 from extract.values import Entry
@@ -159,6 +160,15 @@ def test_a_store_keeps_its_options(recordings, encoder, tmp_path):
     with FeatureStore(tmp_path / "npy", encoder, recordings, layout="npy") as store:
         store.put(encoded(recordings, encoder, 1))
     assert {one.dtype for one in readers.npy(tmp_path / "npy").values()} == {torch.float16}
+
+
+def test_audio_that_is_not_wanted_is_in_no_archive(recordings, encoder, tmp_path):
+    options = webdataset.Options(audio=TrainingAudio.none)
+    with FeatureStore(tmp_path, encoder, recordings, layout=options) as store:
+        store.put(encoded(recordings, encoder, 0))
+    [tar] = tmp_path.glob("shards/*.tar")
+    with tarfile.open(tar) as members:
+        assert sorted(Path(name).suffix for name in members.getnames()) == [".json", ".npy"]
 
 
 def test_a_layout_that_does_not_fit_is_refused(recordings, encoder, tmp_path):
