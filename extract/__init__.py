@@ -30,12 +30,16 @@ if TYPE_CHECKING:
     from extract.run.summary import Summary
     from extract.shard import Shard
     from extract.training.batch import FeatureBatch
+    from extract.training.collating import collate_features
     from extract.training.crops import Crops, RandomCrops
+    from extract.training.features import FeatureDataset
     from extract.training.kmeans import fit_kmeans
     from extract.training.loader import Loader, make_loader
+    from extract.training.reading import StoredUtterance
     from extract.training.sampler import LengthBatchSampler
     from extract.training.stream import FeatureStream, stream_features
-    from extract.values import AudioSettings, Failure, Features, Utterance
+    from extract.training.writing import FeatureStore
+    from extract.values import AudioSettings, Encoded, Failure, Features, Utterance
 
 __version__ = "0.1.0"  # pyproject.toml reads it here
 
@@ -45,9 +49,12 @@ __all__ = [
     "Batch",
     "Config",
     "Crops",
+    "Encoded",
     "Encoder",
     "Failure",
     "FeatureBatch",
+    "FeatureDataset",
+    "FeatureStore",
     "FeatureStream",
     "Features",
     "LengthBatchSampler",
@@ -55,10 +62,12 @@ __all__ = [
     "Manifest",
     "RandomCrops",
     "Shard",
+    "StoredUtterance",
     "Summary",
     "TorchAugment",
     "Utterance",
     "collate",
+    "collate_features",
     "fit_kmeans",
     "load_model",
     "make_loader",
@@ -96,12 +105,16 @@ _MODULES = {
     "run.summary": "Summary",
     "shard": "Shard",
     "training.batch": "FeatureBatch",
+    "training.collating": "collate_features",
     "training.crops": "Crops RandomCrops",
+    "training.features": "FeatureDataset",
     "training.kmeans": "fit_kmeans",
     "training.loader": "Loader make_loader",
+    "training.reading": "StoredUtterance",
     "training.sampler": "LengthBatchSampler",
     "training.stream": "FeatureStream stream_features",
-    "values": "AudioSettings Failure Features Utterance",
+    "training.writing": "FeatureStore",
+    "values": "AudioSettings Encoded Failure Features Utterance",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 

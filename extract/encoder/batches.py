@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from extract.data.batch import Batch
 from extract.data.plan import QUADRATIC_S
-from extract.values import Encoded, Failure, Features
+from extract.values import Encoded, Failure, Features, Recording
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class BatchEncoder:
         if features is None:
             yield from self._in_halves(batch)
         else:
-            yield from _encoded(batch, features)
+            yield from encoded(batch, features)
 
     def _submit(self, batch: Batch) -> FeaturesFuture | None:
         return _unless_out_of_memory(
@@ -114,7 +114,7 @@ class BatchEncoder:
             if features is None:
                 yield from self._in_halves(half)
             else:
-                yield from _encoded(half, features)
+                yield from encoded(half, features)
 
     def _learn(self, budget_s: float) -> None:
         if budget_s < self.batch_seconds:
@@ -141,16 +141,22 @@ class BatchEncoder:
             )
             yield Failure(recording, "out_of_memory", detail)
         else:
-            yield from _encoded(batch, features)
+            yield from encoded(batch, features)
 
 
-def _encoded(batch: Batch, features: list[Features]) -> Iterator[Encoded | Failure]:
+def encoded(batch: Batch, features: Sequence[Features]) -> Iterator[Encoded | Failure]:
+    """A batch's utterances with their features; a failure for features that are not finite."""
     for recording, values, wav in zip(batch.recordings, features, batch.wavs(), strict=True):
         if values.finite:
             yield Encoded(recording, values, wav)
         else:
-            detail = f"{recording.path}: the encoder gave NaN or Inf, in fp32 too"
-            yield Failure(recording, "non_finite_features", detail)
+            yield not_finite(recording)
+
+
+def not_finite(recording: Recording) -> Failure:
+    """The failure of a recording whose features hold NaN or infinity."""
+    detail = f"{recording.path}: the encoder gave NaN or Inf, in fp32 too"
+    return Failure(recording, "non_finite_features", detail)
 
 
 def _unless_out_of_memory(action: Callable[[], T]) -> T | None:

@@ -16,6 +16,7 @@ from extract.encoder.pending import Pending
 from extract.encoder.quantizer import Assignment
 from extract.frames import ConvStack
 from extract.models.family import Model, as_checkpoint
+from extract.models.fingerprint import fingerprint
 from extract.models.wanted import Layer, wanted_of
 from extract.text import count
 from extract.values import Features
@@ -65,6 +66,7 @@ class Encoder:
         has_projection = checkpoint.projection is not None
         asked = self._asked = layer, projection, final_norm
         self.wanted = wanted_of(self.architecture, *asked, has_projection=has_projection)
+        self.fingerprint = fingerprint(checkpoint, projected=self.wanted.projected)
         self.device = _usable_device(device)
         self.dtype = _dtype(precision, self.device)
         # Of its model's training. Waveforms are taken as they come: the dataset normalises them.

@@ -27,7 +27,6 @@ from extract.machine import best_start_method, cores
 from extract.manifest.clashes import Clash
 from extract.manifest.manifest import Manifest
 from extract.manifest.source import Output, read_source
-from extract.models.fingerprint import fingerprint
 from extract.models.load import load_model
 from extract.models.wanted import Layer, is_several, plain_layer
 from extract.run.auto import LoaderPlan
@@ -137,7 +136,7 @@ def _load_encoder(
         projection=projection,
         final_norm=final_norm,
     )
-    return encoder, fingerprint(model, projected=encoder.wanted.projected)
+    return encoder, encoder.fingerprint
 
 
 def load_encoder(config: Config) -> tuple[Encoder, str]:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 
-from extract import __version__
 from extract.run.work import Job
-from extract.store import metadata
+from extract.store import opened as of_store
 from extract.store.kind import require_kind
-from extract.store.ledger import dtype_name
-from extract.store.lock import locked
-from extract.store.opening import Opening, open_store
+from extract.store.opening import Opening
 
 
 @contextmanager
@@ -30,16 +26,13 @@ def opened(job: Job, weights: str) -> Iterator[frozenset[str]]:
         ValueError: the store holds features of another identity, or another process works there.
         StoreUnusable: it cannot be made or written to.
     """
-    opening, foreign = opening_of(job, weights), list[frozenset[str]]()
 
     def settle(alone: bool) -> None:
-        foreign.append(open_store(job.store, opening, alone))
         if job.units is not None:
             job.units.begin(alone=alone)
 
-    job.store.create()
-    with locked(job.store.directory, job.shard.index, job.shard.count, settle):
-        yield foreign[0]
+    with of_store.opened(job.store, opening_of(job, weights), settle) as foreign:
+        yield foreign
 
 
 def opening_of(job: Job, weights: str) -> Opening:
@@ -49,30 +42,23 @@ def opening_of(job: Job, weights: str) -> Opening:
         ValueError: the quantizer is for features of another kind.
     """
     config, encoder = job.config, job.encoder
-    identity = metadata.identity(
+    identity = of_store.identity_of(
+        job.store,
+        encoder,
+        job.manifest,
         config.audio,
-        weights=weights,
-        model=encoder.wanted,
-        precision=dtype_name(encoder.dtype),
-        source=None if job.store.layout.adds else job.manifest.source,
-        layout=job.store.layout_name,
         input_norm=job.input_norm.name,
-        dtype=job.store.dtype_of(dtype_name(encoder.dtype)),
-        training_audio=job.store.keeps_audio,
-        settings=job.store.layout.settings,
+        weights=weights,
         quantizer=job.quantizer.fingerprint if job.quantizer else None,
-        features=config.features,
     )
     if job.quantizer is not None:
         require_kind(job.quantizer.made_for, identity, "this run")
-    packages = ("torch", "transformers", "soxr", "av")
-    made_with = {"model": config.model.path, "extract": __version__}
+    said = {"model": config.model.path}
     if job.added is not None:
-        made_with["dataset"] = job.added
-    made_with |= {name: version(name) for name in packages}
+        said["dataset"] = job.added
     return Opening(
         identity,
-        made_with,
+        of_store.made_with(**said),
         encoder.architecture.stack,
         config.audio,
         job.manifest.ids,

@@ -45,12 +45,12 @@ from extract.run.sweep import Sweep
 from extract.run.trainers import LeftOut
 from extract.run.units import ShardUnits
 from extract.shard import Shard
+from extract.store import opened
 from extract.store.events import require_tensorboard
 from extract.store.layout import Verify
 from extract.store.ledger import dtype_name
 from extract.store.lock import PRIVATE
-from extract.store.resume import Remaining, ResumePolicy, remaining
-from extract.store.settling import settle_again
+from extract.store.resume import Remaining, ResumePolicy
 from extract.store.store import Store
 from extract.text import count, printable
 from extract.values import Failure
@@ -210,23 +210,14 @@ def say_input(job: Job) -> None:
 
 def find_rest(job: Job) -> Remaining:
     """Which recordings the store lacks; drops lines of the ledger that no longer hold."""
-    with explained(job.store.directory):
-        before = _inode(job.ledger_path)
-        policy = resume_policy(job.config, units=job.quantizer is not None)
-        rest = remaining(job.manifest, job.store, job.ledger_path, policy, job.left_out.add)
-        if _inode(job.ledger_path) != before:
-            settle_again(job.store, job.shard)
+    policy = resume_policy(job.config, units=job.quantizer is not None)
+    rest = opened.find_rest(job.store, job.manifest, job.shard, policy, job.left_out.add)
     given = "that an earlier list or folder gave to others"
     if rest.renamed:
         job.watch.said(f"recordings with names {given}: {rest.renamed:,}, done again")
     if rest.lent:
         job.watch.said(f"missing recordings with names {given}: {rest.lent:,}; those files stay")
     return rest
-
-
-def _inode(path: Path) -> int | None:
-    """Tells whether a file was replaced; None where there is none."""
-    return path.stat().st_ino if path.exists() else None
 
 
 def resume_policy(config: Config, *, units: bool = False) -> ResumePolicy:

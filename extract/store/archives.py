@@ -29,6 +29,7 @@ from extract.store.files import StoreFiles, crc32, num_bytes
 from extract.store.layout import Kept, Layout, Moved, Records
 from extract.store.progress import OpenArchive
 from extract.store.seen import Seen
+from extract.text import printable
 from extract.write_errors import StoreUnusable, explained
 
 if TYPE_CHECKING:
@@ -154,13 +155,27 @@ class Archives(Layout):
 
     def read(self, kept: Kept) -> Tensor:
         """The features: `Layout.read`."""
-        block, where = self._files.read(kept.files[0]), f"{kept.files[0][0]}: {kept.id}"
-        if not block.startswith(self._format.start(kept.id)):
-            raise ValueError(f"{where} is not where its line says")
+        block = self.block_of(kept)
         try:
             return self._format.features(block)
         except ValueError as error:
-            raise ValueError(f"{where} is damaged: {error}") from error
+            raise ValueError(f"{self.where(kept)} is damaged: {error}") from error
+
+    def block_of(self, kept: Kept) -> bytes:
+        """An utterance's block, read by its offset.
+
+        Raises:
+            OSError: its archive is not there.
+            ValueError: another utterance's block begins there, or none.
+        """
+        block = self._files.read(kept.files[0])
+        if not block.startswith(self._format.start(kept.id)):
+            raise ValueError(f"{self.where(kept)} is not where its line says")
+        return block
+
+    def where(self, kept: Kept) -> str:
+        """The archive and the id, for a message."""
+        return printable(f"{self._files.path(kept.files[0][0])}: {kept.id}")
 
     def ids_of_files(self) -> Iterator[str]:
         """The ids in all archives but those that `settle` found to be just what lines name."""

@@ -29,7 +29,15 @@ def existing_store(directory: Path) -> Store:
         raise ValueError(
             f"{printable(str(directory))}: no metadata.json or no ledger here; {needed}"
         )
-    identity = known["identity"]
+    return store_of(directory, known["identity"])
+
+
+def store_of(directory: Path, identity: Mapping[str, Any]) -> Store:
+    """A store at `directory`, with the layout and the options of an identity.
+
+    Raises:
+        ValueError: its layout cannot be had here.
+    """
     layout = str(identity.get("layout", LayoutOptions.layout))
     module: Any = find("layouts", layout)
     options = module.Options(dir=str(directory), layout=layout)

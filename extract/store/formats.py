@@ -20,7 +20,6 @@ from zlib_ng import zlib_ng  # its CRC is 15 times as fast as zlib's
 
 from extract.files import Buffer
 from extract.frames import RECORDING_RATE_HZ
-from extract.text import printable, shortened
 
 log = logging.getLogger(__name__)
 
@@ -143,24 +142,6 @@ def encode_features(features: Tensor) -> list[Buffer]:
     return archive(transposed.data.cast("B"), features.dtype, transposed.shape)
 
 
-def load_features(path: str) -> Tensor:
-    """A feature file's features, (1, num_frames, hidden_size), in the dtype that was saved.
-
-    Raises:
-        OSError: there is no such file.
-        ValueError: it is damaged, or holds something else; names it.
-    """
-    try:
-        found = torch.load(path, weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged archive raises whatever its damage leads to
-        raise ValueError(f"{printable(path)}: cannot be read: {shortened(str(error))}") from error
-    if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[0] != 1:
-        raise ValueError(f"{printable(path)}: needed a tensor (1, dimensions, frames)")
-    return found.mT
-
-
 def encode_npy(features: Tensor) -> list[Buffer]:
     """A .npy file's bytes, in parts: of (layers, num_frames, hidden_size), frame by frame.
 
@@ -174,34 +155,21 @@ def encode_npy(features: Tensor) -> list[Buffer]:
     return [header.getvalue(), array.data.cast("B")]
 
 
-def load_npy(path: str) -> Tensor:
-    """A .npy file's features, (layers, num_frames, hidden_size), in the dtype that was saved.
-
-    Raises:
-        OSError: there is no such file.
-        ValueError: it is damaged, or holds something else; names it.
-    """
-    try:
-        with open(path, "rb") as file:  # not by `np.load`, which takes other formats too
-            found = np.lib.format.read_array(file, allow_pickle=False)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged header raises whatever its damage leads to
-        raise ValueError(f"{printable(path)}: cannot be read: {shortened(str(error))}") from error
-    if found.dtype.kind != "f" or found.ndim not in (2, 3):
-        needed = "an array ([layers,] frames, dimensions) of floats"
-        raise ValueError(f"{printable(path)}: needed {needed}")
-    return torch.from_numpy(found if found.ndim == 3 else found[None])
-
-
 def encode_wav(wav32k: Tensor) -> list[Buffer]:
     """A WAV file's bytes, in parts: RIFF header, then int16 mono samples at 32 kHz."""
     samples = wav32k.contiguous().numpy().astype("<i2", copy=False).data.cast("B")
+    return [wav_header(len(samples)), samples]
+
+
+WAV_HEADER = 44  # bytes
+
+
+def wav_header(num_bytes: int) -> bytes:
+    """What a WAV file of so many bytes of int16 mono samples at 32 kHz begins with."""
     rate, width = RECORDING_RATE_HZ, 2
-    header = struct.pack(
+    return struct.pack(
         "<4sI4s4sIHHIIHH4sI",
-        *(b"RIFF", 36 + len(samples), b"WAVE"),
+        *(b"RIFF", 36 + num_bytes, b"WAVE"),
         *(b"fmt ", 16, 1, 1, rate, rate * width, width, 8 * width),
-        *(b"data", len(samples)),
+        *(b"data", num_bytes),
     )
-    return [header, samples]

@@ -154,6 +154,9 @@ class Layout(Protocol):
     and the second recording of one name fails alone, as `duplicate_name`. Else another list is
     refused, and so is a list with two recordings of one name."""
 
+    maps_frames: bool = False
+    """Whether frame after frame lies in a file: then `map` reads only those that are used."""
+
     replaces_foreign: bool = False
     """Whether another program's files give way to recordings of the run that have their names. Else
     a run that would replace one is refused without `overwrite=true`."""
@@ -279,6 +282,26 @@ class Layout(Protocol):
             OSError: the file is not there.
             ValueError: it is damaged; names it.
         """
+
+    def map(self, kept: Kept) -> Tensor:
+        """What `read` returns, memory-mapped and copied on write, where the files allow that.
+
+        Raises:
+            OSError, ValueError: as `read`.
+        """
+        return self.read(kept)
+
+    def read_audio(self, kept: Kept) -> Tensor | None:
+        """The training audio, (num_samples,) int16 at 32 kHz; None where none was kept.
+
+        Raises:
+            OSError, ValueError: as `read`.
+        """
+        return None
+
+    def as_read(self, item: Encoded) -> Tensor:
+        """What `read` will return of what `put` is given, whose features have the dtype to save."""
+        return item.features.values
 
     def ids_of_files(self) -> Iterator[str]:
         """The ids of all files in its folders, of any program; an id may come twice."""

@@ -18,6 +18,7 @@ from extract.shard import LEDGER_NAME
 from extract.store.files import StoreFiles, WriteFailed
 from extract.store.layout import Kept, Layout, LayoutOptions, TrainingAudio
 from extract.store.reused import NotReusable, Reused, SameFile
+from extract.text import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,8 +44,8 @@ class PerUtterance(Layout):
         """The bytes of a feature file, in parts: of (layers, num_frames, hidden_size)."""
         raise NotImplementedError
 
-    def load(self, path: str) -> Tensor:
-        """The features in a file: `Layout.read`."""
+    def load(self, path: str, *, mapped: bool = False) -> Tensor:
+        """The features in a file: `Layout.read`, or `Layout.map`."""
         raise NotImplementedError
 
     def names(self, id: str) -> tuple[str, ...]:  # noqa: A002 - the ledger's own word
@@ -118,6 +119,22 @@ class PerUtterance(Layout):
         """The features: `Layout.read`."""
         return self.load(self._files.existing(kept.files[0][0]))
 
+    def map(self, kept: Kept) -> Tensor:
+        """The features, memory-mapped: `Layout.map`."""
+        return self.load(self._files.existing(kept.files[0][0]), mapped=True)
+
+    def read_audio(self, kept: Kept) -> Tensor | None:
+        """The training audio: `Layout.read_audio`."""
+        from extract.store.loading import load_wav
+
+        if len(kept.files) == 1:
+            return None
+        try:
+            return load_wav(self._files.read(kept.files[1]))
+        except ValueError as error:
+            path = printable(self._files.path(kept.files[1][0]))
+            raise ValueError(f"{path}: cannot be read: {error}") from None
+
     def ids_of_files(self) -> Iterator[str]:
         """The ids that have a file in one of the folders."""
         for folder, suffix in zip(self.folders, self.suffixes, strict=True):
@@ -147,17 +164,18 @@ class TorchFiles(PerUtterance):
 
         return encode_features(features)
 
-    def load(self, path: str) -> Tensor:
+    def load(self, path: str, *, mapped: bool = False) -> Tensor:
         """The features, (1, num_frames, hidden_size): `Layout.read`."""
-        from extract.store.formats import load_features
+        from extract.store.loading import load_features
 
-        return load_features(path)
+        return load_features(path, mapped=mapped)
 
 
 class NumpyFiles(PerUtterance):
     """Features as `np.save` writes (num_frames, hidden_size); several layers stand before that."""
 
     dtypes: tuple[str, ...] = ("float32", "float16")  # NumPy has no bfloat16
+    maps_frames = True
 
     def encode(self, features: Tensor) -> list[Buffer]:
         """The bytes of the features, in parts: `extract.store.formats.encode_npy`."""
@@ -165,8 +183,8 @@ class NumpyFiles(PerUtterance):
 
         return encode_npy(features)
 
-    def load(self, path: str) -> Tensor:
+    def load(self, path: str, *, mapped: bool = False) -> Tensor:
         """The features, (layers, num_frames, hidden_size): `Layout.read`."""
-        from extract.store.formats import load_npy
+        from extract.store.loading import load_npy
 
-        return load_npy(path)
+        return load_npy(path, mapped=mapped)

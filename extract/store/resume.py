@@ -112,7 +112,11 @@ def _is_as_it_should_be(path: Path, num_bytes: int) -> bool:
 
 
 def would_remain(
-    manifest: Manifest, store: Store, policy: ResumePolicy, gates: AudioSettings | None = None
+    manifest: Manifest,
+    store: Store,
+    policy: ResumePolicy,
+    gates: AudioSettings | None = None,
+    kept_one: Callable[[Mapping[str, Any]], None] = lambda record: None,
 ) -> Remaining:
     """What a run would have to do, by all ledgers of the store; changes nothing.
 
@@ -121,8 +125,9 @@ def would_remain(
         store: where the files are; it need not exist.
         policy: which lines are accepted.
         gates: new ones, if only these differ from the store's: see `judge_again`.
+        kept_one: called with each record that holds of a recording in the manifest.
     """
-    lines = _Lines(manifest, store, policy)
+    lines = _Lines(manifest, store, policy, kept_one)
     for path in ledger.ledger_paths(store.directory):
         for _line, record in store.read_lines(path):
             if gates is None or (record["status"] != REJECTED and _passes(record, gates)):

@@ -35,7 +35,7 @@ class Writers:
         store: where the files go.
         ledger: where the lines go.
         done: called by a writer thread with each record once it is in the ledger.
-        num_threads: writer threads.
+        num_threads: writer threads; with 0, `put` writes, and `done` is called by its thread.
         foreign: ids whose files here are another program's. Features replace them; a recording
             that gives none leaves them.
     """
@@ -77,6 +77,11 @@ class Writers:
         Raises:
             StoreUnusable: an earlier utterance found the store full, read-only or gone.
         """
+        if not self._threads:
+            self._write(item)
+            if self._error is not None:
+                raise self._error
+            return
         with self._changed:
             if self._num_queued >= self._max_queued:
                 self._changed.wait_for(lambda: self._num_queued <= self._max_queued // 2)

@@ -118,10 +118,10 @@ def make_loader(
 
 def _seconds(dataset: AudioDataset, num_workers: int) -> NDArray[np.float64]:
     """Seconds of each recording, from its list or header; 0 where the header cannot be read."""
-    return durations(dataset.manifest, None, partial(_scan, num_workers), lambda _num: None)
+    return durations(dataset.manifest, None, partial(scan_headers, num_workers), lambda _num: None)
 
 
-def _scan(num_workers: int, items: Headers, chunks: list[Indices]) -> Iterator[Scanned]:
+def scan_headers(num_workers: int, items: Headers, chunks: list[Indices]) -> Iterator[Scanned]:
     """Reads headers in DataLoader workers, or in this process if there is only one chunk."""
     return iter(
         DataLoader(

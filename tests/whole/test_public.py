@@ -20,6 +20,7 @@ MODULES = sorted(
 )
 NEED_TORCH = {
     *("AudioDataset", "Batch", "Crops", "Encoder", "FeatureBatch", "FeatureStream"),
+    *("FeatureDataset", "FeatureStore", "collate_features"),
     *("LengthBatchSampler", "Loader", "RandomCrops", "TorchAugment"),
     *("collate", "load_model", "make_loader", "run_shard", "stream_features"),
 }

@@ -22,6 +22,8 @@ from extract.store.layout import Kept, Layout, LayoutOptions, TrainingAudio
 from extract.store.per_utterance import NumpyFiles
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from extract.values import Encoded
 
 HOP = 512  # samples at 44.1 kHz, `data.block_size` of its configs
@@ -67,10 +69,14 @@ class DdspSvc(NumpyFiles):
 
     def put(self, item: Encoded) -> Iterable[Kept]:
         """Writes the frames nearest to the hops: `Layout.put`."""
+        features = replace(item.features, values=self.as_read(item))
+        return super().put(replace(item, features=features))
+
+    def as_read(self, item: Encoded) -> Tensor:
+        """The frames nearest to the hops: `Layout.as_read`."""
         import torch
 
         duration_s, values = item.recording.duration_s, item.features.values
         assert duration_s is not None  # it was decoded
         index = nearest(values.shape[1], round(duration_s * SINGING_RATE_HZ))
-        aligned = torch.from_numpy(values.numpy()[:, index])  # torch's would start threads
-        return super().put(replace(item, features=replace(item.features, values=aligned)))
+        return torch.from_numpy(values.numpy()[:, index])  # torch's would start threads

@@ -28,7 +28,7 @@ from extract.store.archives import Archives
 from extract.store.blocks import Block
 from extract.store.files import StoreFiles, num_bytes
 from extract.store.keys import escaping, id_of, key_of
-from extract.store.layout import Layout, LayoutOptions, TrainingAudio
+from extract.store.layout import Kept, Layout, LayoutOptions, TrainingAudio
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,10 +86,8 @@ class Tar:
         import torch
 
         try:
-            with tarfile.open(fileobj=io.BytesIO(block), mode="r:") as tar:
-                [member] = [one for one in tar if one.name.endswith(".npy")]
-                data = tar.extractfile(member)
-                values = np.load(io.BytesIO(data.read() if data else b""))
+            [data] = contents(block, ".npy")
+            values = np.load(io.BytesIO(data))
         except (tarfile.TarError, EOFError) as error:
             raise ValueError(f"no array: {error}") from error
         return torch.from_numpy(values if values.ndim == 3 else values[None])
@@ -114,6 +112,17 @@ class Tar:
     def blank(self, size: int) -> bytes:
         """The header of a file that `webdataset` does not read: `Format.blank`."""
         return _header(REMOVED, max(0, size - UNIT))
+
+
+def contents(block: bytes, suffix: str) -> list[bytes]:
+    """The files in an utterance's block whose names end with `suffix`.
+
+    Raises:
+        TarError: the block is damaged.
+    """
+    with tarfile.open(fileobj=io.BytesIO(block), mode="r:") as tar:
+        found = [tar.extractfile(one) for one in tar if one.name.endswith(suffix)]
+        return [file.read() for file in found if file]
 
 
 def key(id: str) -> str:  # noqa: A002
@@ -180,6 +189,17 @@ class WebDataset(Archives):
     def __init__(self, options: Options, files: StoreFiles) -> None:
         super().__init__(Tar(), files, options.shard_mb)
         self._has_audio = options.audio is not TrainingAudio.none
+
+    def read_audio(self, kept: Kept) -> Tensor | None:
+        """The training audio: `Layout.read_audio`."""
+        from extract.store.loading import load_wav
+
+        block = self.block_of(kept)
+        try:
+            found = contents(block, ".wav")
+            return load_wav(found[0]) if found else None
+        except (tarfile.TarError, ValueError) as error:
+            raise ValueError(f"{self.where(kept)} is damaged: {error}") from error
 
     def bytes_per_second(self, width: int, itemsize: int, frame_rate: float) -> float:
         """Bytes of features and audio: `Layout.bytes_per_second`."""
