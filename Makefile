@@ -6,7 +6,7 @@ NEWEST ?= 3.13
 TESTS ?=
 PARALLEL ?=
 
-.PHONY: help venv demo test test-all test-oldest test-newest test-pre test-windows pytest lint types docs bench bench-gpu clean
+.PHONY: help venv demo test test-all test-oldest test-newest test-pre test-windows pytest lint types docs vendor bench bench-gpu clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -59,6 +59,9 @@ types: venv  ## mypy, strict; for Windows and macOS too: no call there that only
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
+
+vendor: venv  ## fetch the JavaScript that pages hold again, from npm: extract/report/vendor/
+	$(BIN)/python tests/support/vendored.py
 
 docs: venv  ## the pages of docs/ as a site in site/; a warning is an error
 	$(BIN)/zensical build --strict

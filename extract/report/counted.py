@@ -36,6 +36,7 @@ _KEPT = (
     "source_size",
     "source_mtime_ns",
     "files",
+    "shared",
 )
 
 
@@ -46,10 +47,12 @@ class Histogram:
     Args:
         edges: between bins, ascending: one less than bins.
         labels: of the bins.
+        is_named: whether the labels are names: `none`, not `below 1`.
     """
 
     edges: Sequence[float]
     labels: Sequence[str]
+    is_named: bool = False
     counts: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,6 +74,7 @@ LEVELS_DB = range(-48, 13, 3)  # of full scale
 GAINS_DB = range(-12, 49, 3)
 LOUDNESS_LUFS = range(-48, 1, 3)
 CLIPPED = (1, 10, 100, 1_000, 10_000)
+CLIPPED_LABELS = ("none", "1 to 9", "10 to 99", "100 to 999", "1,000 to 9,999", "more")
 
 
 class Drawn:
@@ -100,8 +104,9 @@ class Counted:
         self._gain, self._chance = gain, random.Random(SEED)
         self.outcomes: Counter[tuple[str, str]] = Counter()  # (status, reason) -> utterances
         self.saved_s, self.num_frames, self.num_clipped = 0.0, 0, 0
-        self.durations, self.clipped = histogram(DURATIONS_S), histogram(CLIPPED)
-        self.clipped.labels = ("none", "1 to 9", "10 to 99", "100 to 999", "1,000 to 9,999", "more")
+        self.num_shared = 0  # saved by a sweep with the features of another store
+        self.durations = histogram(DURATIONS_S)
+        self.clipped = Histogram(CLIPPED, CLIPPED_LABELS, is_named=True)
         self.peaks, self.levels = histogram(LEVELS_DB), histogram(LEVELS_DB)
         self.gains = histogram(GAINS_DB)
         self.named: dict[str, Drawn] = {}  # of each reason
@@ -141,6 +146,7 @@ class Counted:
         duration_s, peak = record.get("duration_s"), record.get("peak")
         clipped = record.get("clipped_samples")
         self.num_frames += record.get("num_frames") or 0
+        self.num_shared += bool(record.get("shared"))
         if isinstance(clipped, int):
             self.num_clipped += clipped > 0
             self.clipped.add(clipped)

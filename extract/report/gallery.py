@@ -1,23 +1,22 @@
-"""A dozen utterances to look at and to listen to: which ones, and their pictures."""
+"""A dozen utterances to look at and to listen to: which ones, their pictures and their sounds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.report import charts, pictures, sounds
+from extract.report import pictures, sounds
 from extract.report.counted import Counted
-from extract.report.markup import Markup, data_uri, joined, name_of, tag
-from extract.report.sounds import SHOWN_S, Samples
+from extract.report.pages import data_uri, name_of
+from extract.report.sounds import SHOWN_S
 from extract.store.store import Store
 from extract.values import SAVED
 
 NUM_SHOWN = 12
-MEL_HOP = 160  # samples between its columns, at least
 NUM_TRIED = 5  # recordings of a reason, until one can be drawn
 
 Record = Mapping[str, Any]
@@ -58,8 +57,60 @@ def _rejected(counted: Counted) -> Iterator[Record]:
                 break
 
 
-def gallery(store: Store | None, counted: Counted, frame_s: float) -> Iterator[Markup]:
-    """The articles of the utterances that are shown, one made at a time.
+@dataclass(frozen=True)
+class Picture:
+    """A picture beside a waveform, over a part of its time axis.
+
+    Args:
+        kind: `features` or `strip`.
+        address: the picture itself, as a `data:` address.
+        alt: what a screen reader says of it.
+        label: what it is.
+        share: of the time axis, 0 to 1, that it covers from the left.
+    """
+
+    kind: str
+    address: str
+    alt: str
+    label: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Played:
+    """What the page plays, and draws as a waveform and a spectrogram.
+
+    Args:
+        address: the sound itself, as a `data:` address.
+        kind: `training audio` or `recording`.
+        part: which part of that: `the first 12 s of the recording`.
+        seconds: how long it is.
+        cut: says that samples above full scale were cut off, where any were.
+    """
+
+    address: str
+    kind: str
+    part: str
+    seconds: float
+    cut: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An utterance as `macros.html` draws it; all texts are printable."""
+
+    anchor: str
+    name: str
+    why: Sequence[str]
+    numbers: str
+    notes: Sequence[str]  # what could not be shown, and why
+    sound: Played | None
+    pictures: Sequence[Picture]
+    axis_s: float  # seconds of the time axis that sound and pictures share
+
+
+def gallery(store: Store | None, counted: Counted, frame_s: float) -> Iterator[Shown]:
+    """The utterances that are shown, one made at a time.
 
     Args:
         store: whose features and training audio are read; None where neither can be.
@@ -67,36 +118,28 @@ def gallery(store: Store | None, counted: Counted, frame_s: float) -> Iterator[M
         frame_s: seconds from one frame to the next.
     """
     for number, one in enumerate(chosen(counted)):
-        yield _article(store, one, frame_s, f"u{number}")
+        yield utterance(store, one, frame_s, f"u{number}")
 
 
-def _article(store: Store | None, one: Chosen, frame_s: float, id_: str) -> Markup:
+def utterance(store: Store | None, one: Chosen, frame_s: float, anchor: str) -> Shown:
+    """One utterance of a store with its sound, its features and its numbers."""
     record, name = one.record, name_of(one.record["id"])
-    audio = sounds.Sound(None)
-    if store is not None and record["status"] == SAVED:
-        audio = sounds.training_audio(store, record)
-    kind = "training audio"
-    if audio.samples is None:
-        audio, kind = sounds.recording(record, whole=False), "recording"
+    sound, missing = _played(store, record)
     features, problem = _features(store, record)
     length_s = 0.0 if features is None else len(features) * frame_s
-    axis_s = min(SHOWN_S, _seconds(audio) or length_s)
-    parts = [
-        _numbers(record),
-        *_pictures(audio, kind, name),
-        *_map(features, problem, name, frame_s, axis_s),
-        *_axis(axis_s),
-        *_player(audio, kind, name),
-    ]
-    heading = tag("h3", name, " ", (tag("span", why, class_="why") for why in one.why), id=id_)
-    return tag("article", heading, parts, aria_labelledby=id_)
+    axis_s = min(SHOWN_S, length_s) if sound is None else sound.seconds
+    drawn: list[Picture] = []
+    if features is not None and not np.isfinite(features[: _frames(frame_s)]).all():
+        problem = "they hold NaN or infinity"
+    elif features is not None:
+        drawn = list(_pictures(features, name, frame_s, axis_s))
+    notes = [f"No sound: {missing}."] * bool(missing)
+    notes += [f"No features: {problem}."] * bool(problem)
+    why = [name_of(text) for text in one.why]
+    return Shown(anchor, name, why, _numbers(record), notes, sound, drawn, axis_s)
 
 
-def _seconds(audio: sounds.Sound) -> float:
-    return 0.0 if audio.samples is None else len(audio.samples) / sounds.RATE_HZ
-
-
-def _numbers(record: Record) -> Markup:
+def _numbers(record: Record) -> str:
     """The line's numbers, and why there are no features."""
     numbers = (
         _number("{:.2f} s", record.get("duration_s")),
@@ -105,55 +148,32 @@ def _numbers(record: Record) -> Markup:
         _number("{:,} clipped samples", record.get("clipped_samples")),
     )
     said = ", ".join(filter(None, numbers))
-    detail = name_of(record["detail"]) if record.get("detail") else ""
-    return tag("p", said, "; " if said and detail else "", detail)
+    shared = record.get("shared")
+    also = [f"features shared with {name_of(shared)}"] * bool(shared)
+    also += [name_of(record["detail"])] * bool(record.get("detail"))
+    return "; ".join(filter(None, (said, *also)))
 
 
 def _number(form: str, value: Any) -> str:
     return form.format(value) if isinstance(value, int | float) else ""
 
 
-def _shown(audio: sounds.Sound) -> Samples:
-    assert audio.samples is not None
-    return audio.samples[: round(SHOWN_S * sounds.RATE_HZ)]
-
-
-def _pictures(audio: sounds.Sound, kind: str, name: str) -> Iterator[Markup]:
-    """The waveform and the mel spectrogram of the seconds that are shown."""
-    if not _seconds(audio):
-        yield tag("p", f"No sound: {audio.why or 'no samples'}.", class_="none")
-        return
-    samples = _shown(audio)
-    seconds = f"{len(samples) / sounds.RATE_HZ:.2f} s"
-    label = f"Waveform of {name}, {seconds} of its {kind}"
-    cut = ", cut off at full scale" if np.abs(samples).max() > 1 else ""
-    yield _panel(charts.waveform(samples, label + cut), f"waveform of the {kind}{cut}")
-    columns = min(pictures.MAX_COLUMNS, max(1, len(samples) // MEL_HOP))
-    mel = pictures.heat_map(sounds.mel_db(samples, columns))
-    alt = f"Mel spectrogram of {name}: 0 to 8 kHz upwards, {seconds} to the right"
-    yield _panel(_picture(mel, alt, "mel"), "mel spectrogram, to 8 kHz")
-
-
-def _axis(seconds: float) -> Iterator[Markup]:
-    """The ends and the middle of the time axis that the pictures share."""
-    if seconds:
-        places = (f"{share * seconds:.2g} s" for share in (0, 0.5))
-        ticks = [*(tag("span", text) for text in places), tag("span", f"{seconds:.3g} s")]
-        yield tag("small", ticks, class_="axis", aria_hidden="true")
-
-
-def _player(audio: sounds.Sound, kind: str, name: str) -> Iterator[Markup]:
-    """What plays the seconds that are shown."""
-    if not _seconds(audio):
-        return
-    samples = _shown(audio)
-    media_type, data = sounds.encoded(samples)
-    is_whole = len(samples) < round(SHOWN_S * sounds.RATE_HZ)
+def _played(store: Store | None, record: Record) -> tuple[Played | None, str]:
+    """The seconds of an utterance that are played, or why there are none."""
+    audio, kind = sounds.Sound(None), "training audio"
+    if store is not None and record["status"] == SAVED:
+        audio = sounds.training_audio(store, record)
+    if audio.samples is None:
+        audio, kind = sounds.recording(record, whole=False), "recording"
+    if audio.samples is None or not len(audio.samples):
+        return None, audio.why or "no samples"
+    most = round(SHOWN_S * sounds.RATE_HZ)
+    samples = audio.samples[:most]
+    is_whole = len(samples) < most
     part = kind if is_whole else f"the first {SHOWN_S:g} s of the {kind}"
-    address = data_uri(media_type, data)
-    label = f"Play {name}: {part}"
-    player = tag("audio", controls=True, preload="none", src=address, aria_label=label)
-    yield tag("p", player, tag("small", f"plays: {part}"), class_="player")
+    cut = ", cut off at full scale" if np.abs(samples).max() > 1 else ""
+    address = data_uri(*sounds.encoded(samples))
+    return Played(address, kind, part, len(samples) / sounds.RATE_HZ, cut), ""
 
 
 def _features(store: Store | None, record: Record) -> tuple[NDArray[np.float32] | None, str]:
@@ -172,31 +192,21 @@ def _features(store: Store | None, record: Record) -> tuple[NDArray[np.float32] 
     return (values, "") if values.size else (None, "no frames")
 
 
-def _map(
-    features: NDArray[np.float32] | None, problem: str, name: str, frame_s: float, axis_s: float
-) -> Iterator[Markup]:
+def _frames(frame_s: float) -> int:
+    """Frames of the seconds that are shown."""
+    return max(1, round(SHOWN_S / frame_s))
+
+
+def _pictures(
+    features: NDArray[np.float32], name: str, frame_s: float, axis_s: float
+) -> Iterator[Picture]:
     """The feature map and the strip of the frames' colours, on the time axis of the waveform."""
-    if features is None:
-        if problem:
-            yield tag("p", f"No features: {problem}.", class_="none")
-        return
     num_frames, width = features.shape
-    shown = features[: max(1, round(SHOWN_S / frame_s))]
-    if not np.isfinite(shown).all():
-        yield tag("p", "These features hold NaN or infinity.", class_="bad")
-        return
+    shown = features[: _frames(frame_s)]
     share = min(1.0, len(shown) * frame_s / axis_s)
+    address = data_uri("image/png", pictures.feature_map(shown))
     alt = f"Features of {name}: {num_frames:,} frames to the right, {width:,} channels upwards"
-    yield _panel(_picture(pictures.feature_map(shown), alt, "features"), "features", share)
+    yield Picture("features", address, alt, "features", share)
+    address = data_uri("image/png", pictures.similarity_strip(shown))
     alt = f"Strip of {name}: frames that are alike have like colours"
-    strip = _picture(pictures.similarity_strip(shown), alt, "strip")
-    yield _panel(strip, "principal components of the frames", share)
-
-
-def _panel(picture: Markup, label: str, share: float = 1.0) -> Markup:
-    """A picture over the part of the time axis that it covers, and what it is."""
-    return joined([tag("div", picture, style=f"width:{100 * share:.1f}%"), tag("small", label)])
-
-
-def _picture(data: bytes, alt: str, kind: str) -> Markup:
-    return tag("img", src=data_uri("image/png", data), alt=alt, class_=kind)
+    yield Picture("strip", address, alt, "principal components of the frames", share)

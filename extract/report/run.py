@@ -8,28 +8,28 @@ from __future__ import annotations
 
 import functools
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from extract import __version__, choices
 from extract.audio.loudness import loudness_lufs
-from extract.files import replace_whole
 from extract.manifest.folders import REPORT
-from extract.report import charts, sounds
-from extract.report.counted import LOUDNESS_LUFS, NUM_NAMES, Counted, histogram
+from extract.report import charts, pages, sounds, speed
+from extract.report.charts import Chart
+from extract.report.counted import LOUDNESS_LUFS, NUM_NAMES, Counted, Drawn, Histogram, histogram
 from extract.report.gallery import gallery
-from extract.report.markup import Content, Markup, name_of, table, tag
-from extract.report.page import page, section
-from extract.report.speed import commands, speed
+from extract.report.pages import Table, name_of, table_of
 from extract.store import ledger, metadata
 from extract.store.layout import LayoutOptions
 from extract.store.store import Store
+from extract.text import shown
 from extract.values import FAILED, REJECTED, SAVED, AudioSettings, Gain
 
-NUM_OPEN = 3  # utterances of a reason that are shown without a click
+TITLE = "Extraction report: "
 MAX_SETTINGS = 60  # rows; a store's metadata may hold anything
+MAX_COMMAND = 4000  # characters of it
 
 SECTIONS = (
     ("outcome", "Outcome"),
@@ -69,7 +69,7 @@ def write(directory: Path, target: Path | None = None) -> Path:
             "line names"
         )
     target = target or directory / REPORT
-    replace_whole(target, parts(found(directory)), fsync=False)
+    pages.write("report.html", target, values(found(directory)))
     return target
 
 
@@ -108,11 +108,21 @@ def _frame_s(known: Mapping[str, Any]) -> float:
     return 320 / 16_000
 
 
-def parts(what: Found) -> Iterator[bytes]:
-    """The page in parts, made one after the other."""
+def values(what: Found) -> dict[str, Any]:
+    """What `report.html` shows of a store. Its utterances are made while the page is written."""
     counted = Counted(_gain(what.identity)).add_all(ledger.read(what.directory))
-    title = f"Extraction report: {name_of(what.directory.resolve().name)}"
-    yield from page(title, SECTIONS, _body(what, counted))
+    return {
+        "title": f"{TITLE}{name_of(what.directory.resolve().name)}",
+        "sections": SECTIONS,
+        "problem": name_of(what.problem),
+        **_outcome(counted),
+        "histograms": _histograms(what.store, counted),
+        "shown_s": f"{sounds.SHOWN_S:g}",
+        "utterances": gallery(what.store, counted, what.frame_s),
+        **_speed(speed.runs(what.directory)),
+        "settings": _settings(what),
+        "made_of": _made_of(what),
+    }
 
 
 def _gain(identity: Mapping[str, Any]) -> Callable[[float], float] | None:
@@ -128,28 +138,8 @@ def _blended(maxx: float, alpha: float, peak: float) -> float:
     return maxx * alpha / peak + 1 - alpha
 
 
-def _body(what: Found, counted: Counted) -> Iterator[Markup]:
-    yield section("outcome", "Outcome", _outcome(what, counted))
-    yield section("levels", "Levels and lengths", _levels(what, counted))
-    yield tag("h2", "Utterances", id="utterances")
-    yield tag(
-        "p",
-        f"The first, loudest, quietest and longest of the saved, one recording of each kind of "
-        f"rejection that is still there, and a random sample. Shown and played are the first "
-        f"{sounds.SHOWN_S:g} s of each. Features: blue is below zero, red above, of channels at "
-        "even distances. Below them, frames that are alike have like colours: one colour "
-        "throughout says that the model does not react to the sound.",
-    )
-    yield Markup('<div class="grid-of">')
-    yield from gallery(what.store, counted, what.frame_s)
-    yield Markup("</div>")
-    yield section("speed", "Speed and memory", speed(what.directory))
-    yield section("settings", "Settings", _settings(what))
-
-
-def _outcome(what: Found, counted: Counted) -> Iterator[Markup]:
-    if what.problem:
-        yield tag("p", name_of(what.problem), class_="bad")
+def _outcome(counted: Counted) -> dict[str, Any]:
+    """How many utterances were saved, rejected and failed, and which ones for which reason."""
     numbers = {
         "utterances": f"{counted.total:,}",
         "saved": f"{counted.num(SAVED):,}",
@@ -159,49 +149,41 @@ def _outcome(what: Found, counted: Counted) -> Iterator[Markup]:
         "frames": f"{counted.num_frames:,}",
         "with clipped samples": f"{counted.num_clipped:,}",
     }
-    cards = (tag("div", tag("dt", name), tag("dd", number)) for name, number in numbers.items())
-    yield tag("dl", cards, class_="cards")
+    if counted.num_shared:
+        numbers["with shared features"] = f"{counted.num_shared:,}"
     reasons = [
-        (name_of(reason), status, f"{number:,}")
+        (reason, status, f"{number:,}")
         for (status, reason), number in sorted(counted.outcomes.items())
         if status != SAVED
     ]
-    if not reasons:
-        yield tag("p", "Every utterance was saved.")
-        return
-    yield table("Why recordings gave no features", ("reason", "status", "utterances"), reasons)
-    for reason, drawn in sorted(counted.named.items()):
-        yield _names(reason, drawn.items, drawn.num_seen)
+    heads = ("reason", "status", "utterances")
+    table = table_of("Why recordings gave no features", heads, reasons) if reasons else None
+    named = [_names(reason, drawn) for reason, drawn in sorted(counted.named.items())]
+    return {"numbers": numbers, "reasons": table, "named": named}
 
 
-def _names(reason: str, records: list[Mapping[str, Any]], num: int) -> Markup:
+def _names(reason: str, drawn: Drawn) -> Table:
     """The utterances of a reason by name, or a sample of them."""
+    records, num = drawn.items, drawn.num_seen
     sampled = f", {NUM_NAMES} of {num:,}, drawn at random" if num > len(records) else f": {num:,}"
-    caption = f"{name_of(reason)}{sampled}"
-    rows = [(name_of(one["id"]), name_of(one.get("detail") or "")) for one in records]
-    names = table(caption, ("utterance", "detail"), rows)
-    return tag("details", tag("summary", caption), names, open=len(records) <= NUM_OPEN)
+    rows = ((one["id"], one.get("detail") or "") for one in records)
+    return table_of(f"{name_of(reason)}{sampled}", ("utterance", "detail"), rows)
 
 
-def _levels(what: Found, counted: Counted) -> Iterator[Markup]:
-    yield tag("p", "Of all saved utterances, except for loudness.")
-    before, after, num = _loudness(what.store, counted)
+def _histograms(store: Store | None, counted: Counted) -> Iterator[Chart]:
     peaks = {"recording": counted.peaks}
     if any(counted.levels.counts):
         peaks["after gain"] = counted.levels
-    charted = [
-        charts.histogram("Duration", "s", {"utterances": counted.durations}),
-        charts.histogram("Peak", "dB of full scale", peaks),
-        charts.histogram("Gain", "dB", {"utterances": counted.gains}),
-        charts.histogram("Clipped samples", "of an utterance", {"utterances": counted.clipped}),
-        charts.histogram(
-            f"Loudness of {num} drawn at random", "LUFS", {"recording": before, "after gain": after}
-        ),
-    ]
-    yield tag("div", charted, class_="grid-of")
+    yield charts.histogram("Duration", "s", {"utterances": counted.durations})
+    yield charts.histogram("Peak", "dB of full scale", peaks)
+    yield charts.histogram("Gain", "dB", {"utterances": counted.gains})
+    yield charts.histogram("Clipped samples", "of an utterance", {"utterances": counted.clipped})
+    before, after, num = _loudness(store, counted)
+    title = f"Loudness of {num} drawn at random"
+    yield charts.histogram(title, "LUFS", {"recording": before, "after gain": after})
 
 
-def _loudness(store: Store | None, counted: Counted) -> tuple[Any, Any, int]:
+def _loudness(store: Store | None, counted: Counted) -> tuple[Histogram, Histogram, int]:
     """Histograms of the sampled utterances' loudness before and after gain, and of how many."""
     before, after, num = histogram(LOUDNESS_LUFS), histogram(LOUDNESS_LUFS), 0
     for record in counted.sample.items:
@@ -215,15 +197,27 @@ def _loudness(store: Store | None, counted: Counted) -> tuple[Any, Any, int]:
     return before, after, num
 
 
-def _settings(what: Found) -> Iterator[Content]:
-    yield from commands(what.directory)
-    rows = [(name_of(key), name_of(value)) for key, value in what.identity.items()]
-    if rows:
-        caption = "What the numbers are made of; a setting at its default may be left out"
-        yield table(caption, ("setting", "value"), rows[:MAX_SETTINGS])
-    made = [(name_of(key), name_of(value)) for key, value in what.made_with.items()]
-    if made:
-        yield table("What made them", ("what", "version or name"), made[:MAX_SETTINGS])
+def _speed(known: Sequence[speed.Run]) -> dict[str, Any]:
+    """The store's last runs, and the last long one over time."""
+    last, command = speed.charted(known), speed.command(known)
+    return {
+        "runs": speed.table(known),
+        "last_began": None if last is None else name_of(last.began["began"]),
+        "time_lines": () if last is None else speed.time_lines(last),
+        "command": None if command is None else shown(command, MAX_COMMAND),
+    }
+
+
+def _settings(what: Found) -> Iterator[Table]:
+    caption = "What the numbers are made of; a setting at its default may be left out"
+    for title, heads, known in (
+        (caption, ("setting", "value"), what.identity),
+        ("What made them", ("what", "version or name"), what.made_with),
+    ):
+        if known:
+            yield table_of(title, heads, list(known.items())[:MAX_SETTINGS])
+
+
+def _made_of(what: Found) -> str:
     here = name_of(what.directory.resolve())
-    by = f"extract {__version__} on Python {platform.python_version()}"
-    yield tag("p", tag("small", f"Of {here}, by {by}."))
+    return f"Of {here}, by extract {__version__} on Python {platform.python_version()}."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,6 @@ MAX_WHOLE_S = 600.0  # a longer recording is decoded only as far as it is shown
 MAX_FILE = 64 << 20  # bytes of training audio that are read
 BIT_RATE = 48_000  # of the page's sounds
 FASTEST = "9"  # of libmp3lame's ways to choose bits, 0 to 9
-MEL_BANDS, MEL_WINDOW, MEL_TOP_HZ, MEL_RANGE_DB = 64, 1024, 8000.0, 80.0
 
 Samples = NDArray[np.float32]
 Record = Mapping[str, Any]
@@ -105,28 +103,3 @@ def _written(samples: NDArray[np.int16], form: str, codec: str) -> bytes:
         for packet in (*stream.encode(frame), *stream.encode(None)):
             container.mux(packet)
     return file.getvalue()
-
-
-def mel_db(samples: Samples, columns: int) -> NDArray[np.float32]:
-    """(columns, MEL_BANDS) decibels below the loudest, from -MEL_RANGE_DB to 0.
-
-    Bands are triangles at even distances of 2595 log10(1 + f / 700), as HTK has it.
-    """
-    padded = np.pad(samples, (0, max(0, MEL_WINDOW - len(samples))))
-    starts = np.linspace(0, len(padded) - MEL_WINDOW, columns).astype(int)
-    frames = padded[starts[:, None] + np.arange(MEL_WINDOW)] * np.hanning(MEL_WINDOW)
-    power = np.abs(np.fft.rfft(frames)) ** 2 @ _bands().T
-    decibels = 10 * np.log10(np.maximum(power, 1e-10))
-    below: NDArray[np.float32] = (decibels - decibels.max()).astype(np.float32)
-    return np.maximum(below, np.float32(-MEL_RANGE_DB))
-
-
-def _bands() -> NDArray[np.float64]:
-    """(MEL_BANDS, MEL_WINDOW / 2 + 1): the weights of each band."""
-    hz = np.fft.rfftfreq(MEL_WINDOW, 1 / RECORDING_RATE_HZ)
-    top = 2595 * math.log10(1 + MEL_TOP_HZ / 700)
-    edges = 700 * (10 ** (np.linspace(0, top, MEL_BANDS + 2) / 2595) - 1)
-    low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    rising, falling = (hz - low) / (middle - low), (high - hz) / (high - middle)
-    weights: NDArray[np.float64] = np.maximum(0, np.minimum(rising, falling))
-    return weights

@@ -1,16 +1,17 @@
-"""A store's timings: its runs in a table, and the last one over time."""
+"""A store's timings: its runs in a table, the last one over time, and its command."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from extract.report import charts
-from extract.report.markup import Markup, name_of, table, tag
+from extract.report.charts import Chart
+from extract.report.pages import Table, table_of
 from extract.store import timings
 
 MAX_RUNS = 20  # in the table
@@ -50,12 +51,8 @@ def _number(line: Line, key: str) -> float:
     return float(value) if isinstance(value, int | float) and 0 <= value < MOST else 0.0
 
 
-def speed(directory: Path) -> Iterator[Markup]:
-    """The table of the runs, and the charts of the last one that was long enough."""
-    known = runs(directory)
-    if not known:
-        yield tag("p", "This store has no timings: an earlier version made it, or they were lost.")
-        return
+def table(known: Sequence[Run]) -> Table | None:
+    """The table of the runs, the latest first; None without any."""
     heads = (
         "began",
         "shard",
@@ -66,31 +63,26 @@ def speed(directory: Path) -> Iterator[Markup]:
         "times real time",
         "time in",
     )
-    yield table("The last runs", heads, map(_row, reversed(known)))
-    last = next((run for run in reversed(known) if len(run.lines) >= MIN_LINES), None)
-    if last is None:
-        yield tag("p", "No run was long enough for a chart.")
-        return
-    yield tag("p", f"The run that began at {name_of(last.began['began'])}, over its seconds:")
-    charted = [
-        charts.lines("Speed", "times real time", {"speed": _rate(last, "saved_s", 1.0)}),
-        charts.lines(
-            "Where time goes",
-            "%",
-            {name: _rate(last, key, 100.0) for key, name in WAITING.items()},
-        ),
-        charts.lines("Memory", "MB", _memory(last)),
-    ]
-    yield tag("div", charted, class_="grid-of")
-    yield tag("p", tag("small", "The host's memory is that of the main process, without workers."))
+    return table_of("The last runs", heads, map(_row, reversed(known))) if known else None
+
+
+def charted(known: Sequence[Run]) -> Run | None:
+    """The last run that was long enough for a chart."""
+    return next((run for run in reversed(known) if len(run.lines) >= MIN_LINES), None)
+
+
+def time_lines(run: Run) -> Iterator[Chart]:
+    """A run's speed, what its loop waited for, and its memory, over its seconds."""
+    yield charts.lines("Speed", "times real time", {"speed": _rate(run, "saved_s", 1.0)})
+    waited = {name: _rate(run, key, 100.0) for key, name in WAITING.items()}
+    yield charts.lines("Where time goes", "%", waited)
+    yield charts.lines("Memory", "MB", _memory(run))
 
 
 def _row(run: Run) -> Iterator[str]:
     began, seconds = run.began, run.last("s")
     total = sum(run.last(key) for key in WAITING) or 1.0
-    yield name_of(began["began"])
-    yield name_of(began.get("shard", ""))
-    yield name_of(began.get("device", ""))
+    yield from (str(began.get(key, "")) for key in ("began", "shard", "device"))
     yield f"{run.last('done'):,.0f}"
     yield f"{run.last('saved_s') / 3600:,.3f}"
     yield f"{seconds:,.1f}"
@@ -126,12 +118,7 @@ def _thinned(lines: list[Line]) -> list[Line]:
     return [lines[round(n * (len(lines) - 1) / (MAX_POINTS - 1))] for n in range(MAX_POINTS)]
 
 
-def commands(directory: Path) -> Iterator[Markup]:
-    """The commands of the last run, one for each way in which it was called."""
-    known = [run.began.get("command") for run in runs(directory)]
-    latest = next((text for text in reversed(known) if isinstance(text, str)), None)
-    if latest is None:
-        yield tag("p", "The command is not known: the settings below are all that is.")
-        return
-    yield tag("p", "The command of the last run. Relative paths are those of its working folder:")
-    yield tag("pre", tag("code", latest), tabindex="0")
+def command(known: Sequence[Run]) -> str | None:
+    """The command of the last run, as it noted it; None if none did."""
+    noted = (run.began.get("command") for run in reversed(known))
+    return next((text for text in noted if isinstance(text, str)), None)
