@@ -29,7 +29,11 @@ BESIDE = "beside"  # key of the metadata: what `Beside` holds
 # A sweep's page and table lie above its stores, in a folder that may be anyone's. What is at the
 # beginning of each tells it from another program's file of its name.
 SWEEP_PAGE, SWEEP_CSV = "sweep.html", "sweep.csv"
-SWEEP_MARKS = {SWEEP_PAGE: b'content="extract sweep"', SWEEP_CSV: b"\xef\xbb\xbfjob,store,"}
+SWEEP_TITLE = "Extraction sweep: "  # begins the title of every page
+SWEEP_MARKS = {
+    SWEEP_PAGE: f"<title>{SWEEP_TITLE}".encode(),
+    SWEEP_CSV: "\ufeffjob,store,".encode(),
+}
 MARKED_BYTES = 4096
 
 MAX_METADATA_BYTES = 1 << 16  # of a store's; another program's metadata.json may be gigabytes

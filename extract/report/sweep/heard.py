@@ -11,14 +11,16 @@ import numpy as np
 
 from extract.audio.loudness import loudness_lufs
 from extract.report import sounds
-from extract.report.markup import data_uri
+from extract.report.pages import data_uri
 from extract.report.sounds import RATE_HZ, SHOWN_S, Samples
 from extract.report.sweep.counts import Record
+from extract.report.sweep.multiples import label_of
 from extract.report.sweep.numbers import Job, Sweep
 
 NUM_UTTERANCES = 6
 NUM_JOBS = 48  # whose sounds the page holds
 MAX_BYTES = 7_000_000  # of all sounds, as the page holds them
+MAX_LABELS = 4  # jobs that the label of a sound names
 BYTES_PER_S = 8_000  # of a sound at `sounds.BIT_RATE` in base64
 
 
@@ -26,7 +28,7 @@ BYTES_PER_S = 8_000  # of a sound at `sounds.BIT_RATE` in base64
 class Take:
     """An utterance as one or several jobs have it: those whose training audio is the same."""
 
-    jobs: Sequence[Job]
+    label: str  # the settings of these jobs
     address: str  # a data URI
     seconds: float
     level_db: float  # LUFS, or decibels of full scale: see `Heard.unit`
@@ -113,7 +115,10 @@ def _samples(job: Job, record: Record | None) -> Samples | None:
 
 
 def _take(jobs: Sequence[Job], samples: Samples, level_db: float) -> Take:
-    return Take(jobs, data_uri(*sounds.encoded(samples)), len(samples) / RATE_HZ, level_db)
+    label = "; ".join(map(label_of, jobs[:MAX_LABELS]))
+    if len(jobs) > MAX_LABELS:
+        label += f"; and {len(jobs) - MAX_LABELS} more"
+    return Take(label, data_uri(*sounds.encoded(samples)), len(samples) / RATE_HZ, level_db)
 
 
 def _rms_dbfs(samples: Samples) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from extract.store.existing import existing_store
 from extract.store.layout import TrainingAudio
 from extract.store.metadata import LATER_SETTINGS
 from extract.store.store import Store
-from extract.systems import real_path
 from extract.values import AudioSettings, RatePath
 
 MODEL = "model"  # the model's path or hub id, shown where weights differ
@@ -55,22 +54,6 @@ def member(directory: Path) -> Member:
         return Member(directory, settings, existing_store(directory))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         return Member(directory, settings, None, str(error))
-
-
-def without_repeats(directories: Iterable[Path]) -> list[Path]:
-    """Each folder once, in the order of its first mention."""
-    found: dict[str, Path] = {}
-    for directory in directories:
-        found.setdefault(real_path(directory), directory)
-    return list(found.values())
-
-
-def grouped(directories: Iterable[Path]) -> list[list[Path]]:
-    """Stores by the folder that they are in; a store alone in its folder is left out."""
-    groups: dict[str, list[Path]] = {}
-    for directory in without_repeats(directories):
-        groups.setdefault(real_path(directory.absolute().parent), []).append(directory)
-    return [group for group in groups.values() if len(group) > 1]
 
 
 def differing(members: Sequence[Member]) -> list[str]:

@@ -142,8 +142,8 @@ def _notes(one: Member, found: Measured, num_sampled: int, *, is_base: bool) -> 
     elif sound.num < num_sampled:
         yield f"loudness and RMS are of {sound.num} of {num_sampled} sampled utterances alone"
     if is_base:
-        yield "the others' features are compared with these"
-    elif drift.not_comparable:
+        return
+    if drift.not_comparable:
         yield drift.not_comparable
     elif not drift.num:
         yield f"no drift: {drift.why_none or NONE_HERE}"

@@ -1,0 +1,164 @@
+"""Small multiples: one chart a number, over the settings that differ between jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from extract.report.pages import name_of
+from extract.report.sweep.numbers import Job, Sweep
+
+MAX_LINES = 9  # of a chart: as many as differ by colour and dashes
+PREFERRED = "audio.alpha"  # on the horizontal axis, where several settings could be
+
+
+@dataclass(frozen=True)
+class Number:
+    """One of `Numbers` as the page shows it."""
+
+    key: str
+    title: str
+    unit: str
+    form: str = ","  # of `format`
+
+
+NUMBERS = (
+    Number("saved", "Saved", "utterances"),
+    Number("rejected", "Rejected", "utterances"),
+    Number("failed", "Failed", "utterances"),
+    Number("clipped_samples", "Clipped samples", "of all saved"),
+    Number("utterances_with_clipped_samples", "With clipped samples", "utterances"),
+    Number("peak_after_gain_mean_fs", "Peak after gain, mean", "full scale is 1", ".3f"),
+    Number("peak_after_gain_max_fs", "Peak after gain, largest", "full scale is 1", ".3f"),
+    Number("loudness_mean_lufs", "Loudness, mean", "LUFS", ".1f"),
+    Number("loudness_spread_lu", "Loudness, spread", "LU", ".2f"),
+    Number("rms_dbfs", "RMS", "dB of full scale", ".1f"),
+    Number("drift_relative_l2", "Feature drift, relative", "‖a − b‖ / ‖b‖", ".2g"),
+    Number("drift_largest", "Feature drift, largest", "|a − b|", ".2g"),
+)
+
+
+@dataclass(frozen=True)
+class Multiple:
+    """One chart: `data` is for `drawChart` in `templates/page.js`."""
+
+    title: str
+    unit: str
+    label: str  # what a screen reader says of it
+    data: Mapping[str, Any]
+
+
+def said(number: Number, job: Job) -> str:
+    """A job's number as text; a dash where it is not known."""
+    value = getattr(job.numbers, number.key)
+    return "–" if value is None else format(value, number.form)
+
+
+def short(key: str) -> str:
+    """A setting's name without its group: `alpha`."""
+    return key.rpartition(".")[2]
+
+
+def label_of(job: Job) -> str:
+    """A job by the settings that differ: `alpha 0.3, maxx 0.9`; by its store where none do."""
+    settings = (f"{short(key)} {name_of(value)}" for key, value in job.settings.items())
+    return ", ".join(settings) or job.name
+
+
+def multiples(sweep: Sweep) -> tuple[list[Multiple], list[str]]:
+    """The charts, and in words the numbers that are the same in all jobs."""
+    places = _places(sweep)
+    charts, same = [], []
+    for number in NUMBERS:
+        values = {getattr(job.numbers, number.key) for job in sweep.jobs}
+        if len(values) > 1:
+            charts.append(_multiple(sweep, number, places))
+        elif values != {None}:
+            same.append(f"{number.title} {said(number, sweep.jobs[0])} ({number.unit})")
+    return charts, same
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where each job is in a chart.
+
+    Args:
+        setting: on the horizontal axis; `job` where no setting is a number.
+        x: its values, ascending, one or several jobs at each.
+        labels: of the values.
+        lines: the name of each line, and the job at each of `x`, by its number.
+    """
+
+    setting: str
+    x: Sequence[float]
+    labels: Sequence[str]
+    lines: Mapping[str, Sequence[int | None]]
+
+
+def _places(sweep: Sweep) -> Places:
+    setting = _on_the_axis(sweep)
+    if setting is not None:
+        x = sorted({job.settings[setting] for job in sweep.jobs})
+        lines: dict[str, list[int | None]] = {}
+        for number, job in enumerate(sweep.jobs):
+            line = lines.setdefault(_line_of(job, setting), [None] * len(x))
+            line[x.index(job.settings[setting])] = number
+        if len(lines) <= MAX_LINES:
+            return Places(short(setting), x, [f"{value:g}" for value in x], lines)
+    numbers = range(len(sweep.jobs))
+    texts = [str(number + 1) for number in numbers]
+    return Places("job", numbers, texts, {"jobs as in the table": numbers})
+
+
+def _on_the_axis(sweep: Sweep) -> str | None:
+    """Of the settings that are numbers the one with the most values."""
+    counts = {
+        key: len({job.settings[key] for job in sweep.jobs})
+        for key in sweep.keys
+        if all(type(job.settings[key]) in (int, float) for job in sweep.jobs)
+    }
+    return max(counts, key=lambda key: (counts[key], key == PREFERRED), default=None)
+
+
+def _line_of(job: Job, setting: str) -> str:
+    others = [
+        f"{short(key)} {name_of(job.settings[key])}" for key in job.settings if key != setting
+    ]
+    return ", ".join(others) or "all jobs"
+
+
+def _multiple(sweep: Sweep, number: Number, places: Places) -> Multiple:
+    values = [
+        [None if job is None else getattr(sweep.jobs[job].numbers, number.key) for job in line]
+        for line in places.lines.values()
+    ]
+    data = {
+        "kind": "settings",
+        "setting": places.setting,
+        "x": list(places.x),
+        "labels": places.labels,
+        "names": list(places.lines),
+        "values": values,
+    }
+    known = [value for line in values for value in line if value is not None]
+    low, high = (format(one, number.form) for one in (min(known), max(known)))
+    label = (
+        f"{number.title}, {number.unit}, over {places.setting}: from {low} to {high}. "
+        "The table of jobs holds the numbers."
+    )
+    return Multiple(number.title, number.unit, label, data)
+
+
+def heads(sweep: Sweep) -> Iterator[str]:
+    """The heads of the page's table."""
+    yield "store"
+    yield from map(name_of, sweep.keys)
+    yield from (f"{number.title.lower()}, {number.unit}" for number in NUMBERS)
+
+
+def row(sweep: Sweep, job: Job) -> Iterator[str]:
+    """A job's row in that table."""
+    yield job.name
+    yield from (name_of(job.settings[key]) for key in sweep.keys)
+    yield from (said(number, job) for number in NUMBERS)
