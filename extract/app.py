@@ -51,6 +51,7 @@ class Ended:
 
     exit: Exit
     summaries: Sequence[Summary] = ()  # one for each shard; none if no work began
+    shown: Sequence[Path] = ()  # stores that are to have a page
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,7 +89,10 @@ def main(argv: list[str] | None = None) -> int:
 
         rows = [(overrides, ended.summaries, str(ended.exit)) for overrides, ended in jobs]
         sweep_table(_console(), rows)
-    return max((ended.exit.code for _overrides, ended in jobs), default=without_a_job.code)
+    ends = [ended.exit for _overrides, ended in jobs] or [without_a_job]
+    if not {exits.INTERRUPTED, exits.TERMINATED} & {*ends, without_a_job}:
+        ends.append(_pages([store for _overrides, ended in jobs for store in ended.shown]))
+    return max(end.code for end in ends)
 
 
 def _failed(error: Exception, *, composed: bool) -> Exit:
@@ -197,23 +201,30 @@ def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
         except KeyboardInterrupt:
             console.print("stopped at once; the same command goes on from here")
             return Ended(exits.INTERRUPTED)
-        if config.report.page is not Page.none and not stop.signal_name:
-            _report(summaries, console)
         if stop.signal_name and HydraConfig.get().mode is RunMode.MULTIRUN:
             return Ended(exits.after_signal(stop.signal_name), summaries)  # ends the sweep too
-        return Ended(exits.of_run(summaries), summaries)
+        is_shown = config.report.page is not Page.none and not stop.signal_name
+        stores = [summary.directory for summary in summaries] if is_shown else []
+        return Ended(exits.of_run(summaries), summaries, stores)
 
 
-def _report(summaries: Sequence[Summary], console: Console) -> None:
-    """Makes the page of each store. What goes wrong with it is said and ends nothing."""
-    from extract.report.run import write
+def _pages(stores: Sequence[Path]) -> Exit:
+    """Makes the pages of all jobs. What goes wrong with one is said, and changes no exit code."""
+    if not stores:
+        return exits.DONE
+    from extract.report.child import make
+    from extract.run.signals import stop_on_signals
 
-    for directory in dict.fromkeys(summary.directory for summary in summaries):
-        try:
-            said = f"report: {write(directory)}"
-        except Exception as error:  # also a fault of this program: the features are saved
-            said = f"no report: {type(error).__name__}: {error}"
-        console.print(said, soft_wrap=True, markup=False, highlight=False)
+    console = _console()
+    try:
+        with stop_on_signals("no report is made; all else is as the run left it") as stop:
+            for line in make(stores, stop):
+                console.print(line, soft_wrap=True, markup=False, highlight=False)
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+    except Exception as error:  # a fault of this program: all that the run saved is whole
+        console.print(f"no report: {type(error).__name__}: {error}", markup=False)
+    return exits.after_signal(stop.signal_name) if stop.signal_name else exits.DONE
 
 
 def _preflight(config: Config, console: Console) -> Ended:

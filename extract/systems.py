@@ -1,9 +1,11 @@
-"""What Windows and macOS do otherwise than Linux with files and their names."""
+"""What Windows and macOS do otherwise than Linux, with files, their names and processes."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -18,6 +20,21 @@ _NO_FOLLOW, _BINARY = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_BINARY", 0)
 
 PAUSES_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)  # a virus scanner reads a new file in less
 _DENIED_OR_SHARED = (5, 32)  # ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION: winerror.h
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def end_with_parent(parent: int) -> None:
+    """Makes Linux kill this process when its parent dies. No effect elsewhere.
+
+    Args:
+        parent: its process id; if that is not the parent any more, it died, and this process ends.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the kernel was asked
+            os._exit(1)
 
 
 class InUseError(PermissionError):

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from typing import Any, Protocol
@@ -17,9 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from extract.systems import end_with_parent
+
 IDLE = -1
 INDEX, SINCE_S, PID = 0, 1, 2  # columns of the workers' notes
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Items(Protocol):
@@ -68,10 +67,8 @@ def prepare_worker(parent: int | None, current: torch.Tensor, worker: int) -> No
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if parent is None:
         threading.Thread(target=_end_with_main, daemon=True).start()
-    elif sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the kernel was asked
-            os._exit(1)
+    else:
+        end_with_parent(parent)
     current[worker, PID] = os.getpid()
 
 

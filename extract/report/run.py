@@ -15,19 +15,18 @@ from typing import Any
 
 from extract import __version__, choices
 from extract.audio.loudness import loudness_lufs
-from extract.manifest.folders import REPORT
 from extract.report import charts, pages, sounds, speed
 from extract.report.charts import Chart
 from extract.report.counted import LOUDNESS_LUFS, NUM_NAMES, Counted, Drawn, Histogram, histogram
 from extract.report.gallery import gallery
 from extract.report.pages import Table, name_of, table_of
+from extract.report.place import TITLE, is_foreign, page_of
 from extract.store import ledger, metadata
 from extract.store.layout import LayoutOptions
 from extract.store.store import Store
 from extract.text import shown
 from extract.values import FAILED, REJECTED, SAVED, AudioSettings, Gain
 
-TITLE = "Extraction report: "
 MAX_SETTINGS = 60  # rows; a store's metadata may hold anything
 MAX_COMMAND = 4000  # characters of it
 
@@ -60,7 +59,7 @@ def write(directory: Path, target: Path | None = None) -> Path:
         target: the page's file; None: `report.html` in the store.
 
     Raises:
-        ValueError: there is no ledger.
+        ValueError: there is no ledger, or a file of another program has the page's name.
         OSError: a ledger cannot be read, or the page not be written.
     """
     if not ledger.ledger_paths(directory):
@@ -68,7 +67,12 @@ def write(directory: Path, target: Path | None = None) -> Path:
             f"{name_of(directory)}: no ledger here; needed the folder of a run, which its last "
             "line names"
         )
-    target = target or directory / REPORT
+    if target is None and is_foreign(page_of(directory)):
+        raise ValueError(
+            f"{name_of(page_of(directory))}: not made by a run, so it stays; needed another name "
+            "for it, or another for the page (extract report STORE --output FILE)"
+        )
+    target = target or page_of(directory)
     pages.write("report.html", target, values(found(directory)))
     return target
 

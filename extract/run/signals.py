@@ -15,14 +15,21 @@ log = logging.getLogger(__name__)
 ASKING = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
+FINISHING = "finishing what is under way (Ctrl-C again stops at once)"
+
+
 class Stop:
     """Whether a run was asked to stop; loops call it.
 
     `stop_on_signals` connects it to signals. Without that it always returns False.
+
+    Args:
+        answer: what is said of a signal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answer: str = FINISHING) -> None:
         self.signal_name: str | None = None
+        self._answer = answer
 
     def __call__(self) -> bool:
         """Whether a signal came."""
@@ -36,7 +43,7 @@ class Stop:
                 raise KeyboardInterrupt
             return
         self.signal_name = name
-        log.warning("%s: finishing what is under way (Ctrl-C again stops at once)", name)
+        log.warning("%s: %s", name, self._answer)
 
 
 def _signals() -> list[int]:
@@ -62,9 +69,9 @@ def end_on_signals(exit_code: Callable[[str], int]) -> None:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
+def stop_on_signals(answer: str = FINISHING) -> Iterator[Stop]:
     """Yields a `Stop` that this process's signals set while the block runs."""
-    stop = Stop()
+    stop = Stop(answer)
     before = {number: signal.signal(number, stop.handle) for number in _signals()}
     try:
         yield stop
