@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     @hydra.main(config_path=conf_dir(), config_name="config", **VERSION_BASE)
     def job(config: DictConfig) -> None:
         overrides = HydraConfig.get().overrides.task
-        jobs.append((overrides, Ended(exits.CRASHED)))  # stays if the job raises
+        stays = Ended(exits.CRASHED, shown=_shown(config))  # if the job raises
+        jobs.append((overrides, stays))
         jobs[-1] = overrides, _within_memory(config)
         if jobs[-1][1].exit in (exits.INTERRUPTED, exits.TERMINATED):
             raise KeyboardInterrupt  # or Hydra would go on with the next job of a sweep
@@ -91,7 +92,8 @@ def main(argv: list[str] | None = None) -> int:
         sweep_table(_console(), rows)
     ends = [ended.exit for _overrides, ended in jobs] or [without_a_job]
     if not {exits.INTERRUPTED, exits.TERMINATED} & {*ends, without_a_job}:
-        ends.append(_pages([store for _overrides, ended in jobs for store in ended.shown]))
+        stores = [store for _overrides, ended in jobs for store in ended.shown]
+        ends.append(_pages(stores, is_sweep=len(jobs) > 1))
     return max(end.code for end in ends)
 
 
@@ -148,7 +150,15 @@ def _within_memory(config: DictConfig) -> Ended:
         "or the container's), or a lower loader.batch_seconds or loader.num_workers\n"
         "The same command goes on from here.\n"
     )
-    return Ended(exits.NO_MEMORY)
+    return Ended(exits.NO_MEMORY, shown=_shown(config))
+
+
+def _shown(config: DictConfig) -> Sequence[Path]:
+    """The store of a job without a summary, if a page is wanted and the options name a store."""
+    with suppress(OmegaConfBaseException):
+        if config.report.page is not Page.none:
+            return [Path(os.path.expanduser(config.store.dir))]  # noqa: PTH111 - as `expand_home`
+    return ()
 
 
 def _console() -> Console:
@@ -208,7 +218,7 @@ def _run(config: Config, engine: ModuleType, console: Console) -> Ended:
         return Ended(exits.of_run(summaries), summaries, stores)
 
 
-def _pages(stores: Sequence[Path]) -> Exit:
+def _pages(stores: Sequence[Path], *, is_sweep: bool) -> Exit:
     """Makes the pages of all jobs. What goes wrong with one is said, and changes no exit code."""
     if not stores:
         return exits.DONE
@@ -218,7 +228,7 @@ def _pages(stores: Sequence[Path]) -> Exit:
     console = _console()
     try:
         with stop_on_signals("no report is made; all else is as the run left it") as stop:
-            for line in make(stores, stop):
+            for line in make(stores, stop, is_sweep=is_sweep):
                 console.print(line, soft_wrap=True, markup=False, highlight=False)
     except KeyboardInterrupt:
         return exits.INTERRUPTED

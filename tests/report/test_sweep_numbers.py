@@ -31,7 +31,7 @@ DEFAULT = "0.5-0.95"
 
 @pytest.fixture(scope="module")
 def measured(level_sweep) -> Sweep:
-    return measure([level_sweep / name for name in STORES])
+    return measure([level_sweep / name for name in STORES], level_sweep)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def saved(store: Path) -> list[dict]:
 def test_the_table_has_a_row_for_each_job_with_the_settings_that_differ(table, level_sweep):
     assert list(table.columns[:4]) == ["job", "store", "audio.maxx", "audio.alpha"]
     assert list(table["job"]) == list(range(1, 7))
-    assert list(table["store"]) == [str(level_sweep / name) for name in STORES]
+    assert list(table["store"]) == STORES
     pairs = zip(table["audio.alpha"], table["audio.maxx"], strict=True)
     assert [f"{alpha}-{maxx}" for alpha, maxx in pairs] == STORES
 
@@ -58,11 +58,11 @@ def test_counts_clipped_samples_and_peaks_are_those_of_all_saved_utterances(tabl
     paths = {line["id"]: Path(line["path"]) for line in saved(level_sweep / DEFAULT)}
     decoded = {id_: ffmpeg_decode(path) for id_, path in paths.items()}
     for row in table.itertuples():
-        lines = saved(Path(row.store))
+        lines = saved(level_sweep / row.store)
         assert (row.utterances, row.saved, row.rejected, row.failed) == (8, len(lines), 1, 1)
         seconds = sum(line["duration_s"] for line in lines)
         assert row.saved_hours == pytest.approx(seconds / 3600)
-        alpha, maxx = map(float, Path(row.store).name.split("-"))
+        alpha, maxx = map(float, row.store.split("-"))
         gains = [maxx * alpha / line["peak"] + 1 - alpha for line in lines]
         sounds = [decoded[line["id"]] for line in lines]
         beyond = [
@@ -72,7 +72,8 @@ def test_counts_clipped_samples_and_peaks_are_those_of_all_saved_utterances(tabl
         assert row.clipped_samples == sum(beyond)
         assert row.utterances_with_clipped_samples == np.count_nonzero(beyond)
         at_full_scale = [
-            np.isin(training_audio(Path(row.store), line["id"]), (-32768, 32767)) for line in lines
+            np.isin(training_audio(level_sweep / row.store, line["id"]), (-32768, 32767))
+            for line in lines
         ]
         assert row.clipped_samples <= sum(map(np.count_nonzero, at_full_scale))
         peaks = [line["peak"] * gain for line, gain in zip(lines, gains, strict=True)]
@@ -82,10 +83,12 @@ def test_counts_clipped_samples_and_peaks_are_those_of_all_saved_utterances(tabl
 
 
 @pytest.mark.skipif(FFMPEG is None, reason="needs the ffmpeg program")
-def test_loudness_is_what_ffmpeg_says_of_the_same_utterances_in_all_stores(table, measured):
+def test_loudness_is_what_ffmpeg_says_of_the_same_utterances_in_all_stores(
+    table, measured, level_sweep
+):
     ids = set(measured.sample)
     for row in table.itertuples():
-        store = Path(row.store)
+        store = level_sweep / row.store
         assert ids == {line["id"] for line in saved(store)}
         assert row.sampled_utterances == len(ids) == 6
         if row.job not in (1, 6):
@@ -96,9 +99,9 @@ def test_loudness_is_what_ffmpeg_says_of_the_same_utterances_in_all_stores(table
         assert row.loudness_spread_lu == pytest.approx(statistics.pstdev(audible), abs=0.051)
 
 
-def test_rms_is_that_of_all_samples(table, measured):
+def test_rms_is_that_of_all_samples(table, measured, level_sweep):
     for row in table.itertuples():
-        sounds = [training_audio(Path(row.store), id_) for id_ in measured.sample]
+        sounds = [training_audio(level_sweep / row.store, id_) for id_ in measured.sample]
         samples = np.concatenate(sounds).astype(np.float64) / 32768
         decibels = 10 * np.log10(np.mean(samples**2))
         assert row.rms_dbfs == pytest.approx(decibels, abs=1e-4)
@@ -111,7 +114,7 @@ def test_drift_is_measured_against_the_job_with_the_default_settings(table, meas
         differences, norm = [], 0.0
         for id_ in measured.sample:
             base = features(level_sweep / DEFAULT, id_)
-            differences.append((features(Path(row.store), id_) - base).ravel())
+            differences.append((features(level_sweep / row.store, id_) - base).ravel())
             norm += np.square(base).sum()
         difference = np.concatenate(differences)
         drift = np.sqrt(np.square(difference).sum() / norm)
@@ -122,7 +125,9 @@ def test_drift_is_measured_against_the_job_with_the_default_settings(table, meas
 
 
 def test_without_a_job_at_the_defaults_the_first_one_is_compared_with(level_sweep):
-    found = measure([level_sweep / name for name in STORES if not name.startswith("0.5")])
+    found = measure(
+        [level_sweep / name for name in STORES if not name.startswith("0.5")], level_sweep
+    )
     assert (found.reference, found.at_defaults) == (0, False)
     assert {job.numbers.drift_against for job in found.jobs} == {"0.3-0.9"}
 
@@ -132,7 +137,7 @@ def test_shared_features_are_no_drift_and_said_to_be_shared(level_sweep, tmp_pat
         shutil.copytree(level_sweep / name, tmp_path / name)
     for name, ids in (("0.7-0.95", "all"), ("0.7-0.9", "0.wav 1.wav")):
         share(tmp_path / name, tmp_path / DEFAULT, ids)
-    found = measure([tmp_path / name for name in ("0.5-0.95", "0.7-0.95", "0.7-0.9")])
+    found = measure([tmp_path / name for name in ("0.5-0.95", "0.7-0.95", "0.7-0.9")], tmp_path)
     _base, whole, part = (job.numbers for job in found.jobs)
     assert (whole.drift_relative_l2, whole.drift_largest) == (0, 0)
     assert whole.utterances_with_shared_features == 6
@@ -156,7 +161,7 @@ def test_features_of_other_layers_are_not_compared(level_sweep, tmp_path):
     recordings = level_sweep.parent / "in"
     where = f"store.dir={tmp_path}/${{model.layer}}"
     assert sweep(recordings, where, "model.layer=1,2") == 1
-    first, second = measure([tmp_path / "1", tmp_path / "2"]).jobs
+    first, second = measure([tmp_path / "1", tmp_path / "2"], tmp_path).jobs
     assert first.settings == {"model.layer": 1}
     assert (second.numbers.drift_relative_l2, second.numbers.drift_utterances) == (None, 0)
     assert second.numbers.notes == "drift is not comparable: another model.layer"
@@ -166,7 +171,7 @@ def test_a_layout_without_audio_has_empty_columns_and_says_why(level_sweep, tmp_
     where = f"store.dir={tmp_path}/${{audio.alpha}}"
     recordings = level_sweep.parent / "in"
     assert sweep(recordings, where, "audio.alpha=0.3,0.7", "store=npy") == 1
-    found = measure([tmp_path / "0.3", tmp_path / "0.7"])
+    found = measure([tmp_path / "0.3", tmp_path / "0.7"], tmp_path)
     (tmp_path / "sweep.csv").write_bytes(csv_of(found))
     table = pandas.read_csv(tmp_path / "sweep.csv")
     empty = ["clipped_samples", "loudness_mean_lufs", "loudness_spread_lu", "rms_dbfs"]
@@ -182,7 +187,9 @@ def test_a_job_that_was_killed_early_leaves_the_others_their_sample(level_sweep,
     lines = (tmp_path / "0.7-0.95" / "ledger.jsonl").read_text().splitlines(keepends=True)
     kept = [line for line in lines if json.loads(line)["status"] == "saved"][:2]
     (tmp_path / "0.7-0.95" / "ledger.jsonl").write_text("".join(kept) + lines[-1][:40])
-    one, _base, killed = (job.numbers for job in measure([tmp_path / name for name in names]).jobs)
+    one, _base, killed = (
+        job.numbers for job in measure([tmp_path / name for name in names], tmp_path).jobs
+    )
     assert (one.sampled_utterances, killed.sampled_utterances) == (6, 2)
     assert (killed.utterances, killed.saved, killed.drift_utterances) == (2, 2, 2)
     assert "loudness and RMS are of 2 of 6 sampled utterances alone" in killed.notes
@@ -192,7 +199,7 @@ def test_a_store_without_metadata_has_its_ledgers_numbers(level_sweep, tmp_path)
     for name in ("0.3-0.95", DEFAULT):
         shutil.copytree(level_sweep / name, tmp_path / name)
     (tmp_path / "0.3-0.95" / "metadata.json").unlink()
-    old = measure([tmp_path / "0.3-0.95", tmp_path / DEFAULT]).jobs[0].numbers
+    old = measure([tmp_path / "0.3-0.95", tmp_path / DEFAULT], tmp_path).jobs[0].numbers
     assert old.saved == 6
     assert old.notes.startswith("no metadata.json: its settings are not known")
 

@@ -12,6 +12,7 @@ from extract.store.existing import existing_store
 from extract.store.layout import TrainingAudio
 from extract.store.metadata import LATER_SETTINGS
 from extract.store.store import Store
+from extract.systems import real_path
 from extract.values import AudioSettings, RatePath
 
 MODEL = "model"  # the model's path or hub id, shown where weights differ
@@ -103,9 +104,11 @@ def not_comparable(one: Member, other: Member) -> str:
     return f"drift is not comparable: another {' and '.join(keys)}" if keys else ""
 
 
-def names(members: Sequence[Member]) -> list[str]:
-    """What tells the stores apart: their folders' names, or their paths where names repeat."""
-    found = [one.directory.absolute().name for one in members]
-    if len(set(found)) == len(found):
-        return found
-    return [str(one.directory) for one in members]
+def names(members: Sequence[Member], folder: Path) -> list[str]:
+    """What the stores are called beside a page in `folder`: by their place from there."""
+    here = real_path(folder)
+    return [_name(one.directory.absolute(), here) for one in members]
+
+
+def _name(store: Path, here: str) -> str:
+    return store.name if real_path(store.parent) == here else str(store)

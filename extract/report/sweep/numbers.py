@@ -49,7 +49,7 @@ class Job:
     """A store of a sweep with its numbers."""
 
     member: Member
-    name: str  # which tells it from the others
+    name: str  # of the store, from where the page is
     settings: Mapping[str, Any]  # those that differ between jobs
     numbers: Numbers
 
@@ -67,8 +67,12 @@ class Sweep:
     records: Sequence[Mapping[str, Record]]  # of each job, the ledger's lines of the sample
 
 
-def measure(directories: Sequence[Path]) -> Sweep:
+def measure(directories: Sequence[Path], folder: Path) -> Sweep:
     """The numbers of the stores of a sweep. Each ledger is read once, a line at a time.
+
+    Args:
+        directories: the stores, in the order of their jobs.
+        folder: where the page will be, from which stores are named.
 
     Raises:
         OSError: a ledger cannot be read.
@@ -82,7 +86,7 @@ def measure(directories: Sequence[Path]) -> Sweep:
     sample = list(_sample(ids, held, len(members)))
     records = [{id_: lines[id_] for id_ in sample if id_ in lines} for lines in held]
     of_sample = measured(members, base, sample, records)
-    called = names(members)
+    called = names(members, folder)
     jobs = []
     for one, name, own, found in zip(members, called, counts, of_sample, strict=True):
         notes = "; ".join(_notes(one, found, len(sample), is_base=one is members[base]))

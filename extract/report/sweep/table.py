@@ -32,5 +32,5 @@ def csv_of(sweep: Sweep) -> bytes:
 
 
 def _row(number: int, job: Job) -> Iterable[object]:
-    values = [number, str(job.member.directory), *job.settings.values(), *astuple(job.numbers)]
+    values = [number, job.name, *job.settings.values(), *astuple(job.numbers)]
     return (f"{one:.{DIGITS}g}" if isinstance(one, float) else cell(one) for one in values)

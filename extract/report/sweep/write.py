@@ -33,7 +33,7 @@ def write(stores: Sequence[Path], folder: Path) -> Path:
         if not ledger.ledger_paths(store):
             raise ValueError(f"{printable(str(store))}: no ledger here; needed the folder of a run")
     page, table = page_and_table(folder)
-    sweep = measure(stores)
+    sweep = measure(stores, folder)
     replace_whole(table, csv_of(sweep), fsync=False)
     replace_whole(page, page_of(sweep, folder), fsync=False)
     return page
