@@ -177,15 +177,17 @@ def main() -> None:
     end_with_parent(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the parent acts
     job = json.load(sys.stdin)
+    for line in lines(job):
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+
+
+def lines(job: Mapping[str, Any]) -> Iterator[Said]:
+    """Makes the pages of a job, one after the other; a line for each."""
     for store in job["stores"]:
-        _say(store=store, **_made(partial(_report, store)))
+        yield {"store": store, **_made(partial(_report, store))}
     for folder, stores in job["sweeps"]:
-        _say(sweep=folder, **_made(partial(_sweep, stores, folder)))
-
-
-def _say(**line: str) -> None:
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
+        yield {"sweep": folder, **_made(partial(_sweep, stores, folder))}
 
 
 def _report(store: str) -> Path:

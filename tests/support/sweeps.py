@@ -25,7 +25,7 @@ def write_recordings(folder: Path) -> Path:
     folder.mkdir()
     for number in range(4):
         level = (0.2, 0.6, 1.0, 1.5)[number]
-        samples = level * speech_like(0.6 + 0.3 * number, number)
+        samples = level * speech_like(0.45 + 0.3 * number, number)
         soundfile.write(folder / f"{number}.wav", samples, RATE, subtype="FLOAT")
     soundfile.write(folder / HOSTILE, 0.002 * speech_like(0.9, 7), RATE, subtype="FLOAT")
     soundfile.write(folder / "clips.wav", 3.8 * speech_like(1.1, 8), RATE, subtype="FLOAT")

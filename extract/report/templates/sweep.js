@@ -53,8 +53,9 @@
     });
     button.addEventListener("click", () => {
       const playing = players[current];
-      if (playing) playing.pause();
-      else play(0);
+      if (!playing) return play(0);
+      show(-1); // first: the sound may have ended, and the next would begin
+      playing.pause();
     });
   }
 
