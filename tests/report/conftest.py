@@ -1,16 +1,57 @@
-"""A sweep that several files of tests look at, run once."""
+"""A store with hostile names, every kind of rejection and two kinds of failure."""
 
-from pathlib import Path
+import sys
 
+import numpy as np
 import pytest
+import soundfile
 
-from support.sweeps import over_levels, write_recordings
+from extract.app import main
+from support.command import TINY
+from support.recordings import speech_like, write_wav
+
+HOSTILE = (
+    "<script>alert(1)<!--.wav",
+    '" onerror="alert(1).wav',
+    "</title></style><img src=x onerror=alert(1)>.wav".replace("/", "&sol;"),
+    "'&lt;&#39;.wav",
+    "\u202egnp.wav",
+    "\x1b[31m.wav",
+)
+RATE = 16_000
 
 
 @pytest.fixture(scope="session")
-def level_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the stores `ALPHA-MAXX`. Tests that change it copy it first."""
-    folder = tmp_path_factory.mktemp("sweep")
-    recordings = write_recordings(folder / "in")
-    assert over_levels(recordings, folder / "out") == 1  # one recording fails
-    return folder / "out"
+def recordings(tmp_path_factory):
+    """Recordings with hostile names, and one for each kind of rejection and two of failure."""
+    folder = tmp_path_factory.mktemp("recordings") / "in"
+    for number, name in enumerate(HOSTILE):
+        write_wav(folder / name, 0.5 + 0.1 * number, number)
+    speech = speech_like(1.0)
+    soundfile.write(folder / "loud.wav", 1.9 * speech, RATE, subtype="FLOAT")
+    soundfile.write(folder / "quiet.wav", 0.001 * speech, RATE, subtype="FLOAT")
+    soundfile.write(folder / "long.wav", speech_like(14), RATE)
+    soundfile.write(folder / "above.wav", 9 * speech, RATE, subtype="FLOAT")
+    soundfile.write(folder / "silent.wav", np.zeros(RATE), RATE)
+    soundfile.write(folder / "blip.wav", speech[:100], RATE)
+    soundfile.write(folder / "endless.wav", speech_like(16), RATE)
+    soundfile.write(folder / "nan.wav", speech * np.float32("nan"), RATE, subtype="FLOAT")
+    soundfile.write(folder / "empty.wav", np.zeros(0), RATE)
+    (folder / "text.wav").write_text("no sound")
+    (folder / "<script>alert(2)<!--.wav").write_text("no sound")
+    return folder
+
+
+def extract(recordings, store, *options) -> int:
+    where = ["dataset=folder", f"dataset.path={recordings}", f"store.dir={store}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["extract"])
+        return main([*where, *TINY, "loader.num_workers=0", "store.fsync=false", *options])
+
+
+@pytest.fixture(scope="session")
+def store(recordings, tmp_path_factory):
+    """The store of a run over `recordings`; no page is in it yet."""
+    store = tmp_path_factory.mktemp("store") / "out"
+    assert extract(recordings, store, "audio.max_duration_s=15") == 1
+    return store

@@ -112,7 +112,7 @@
   function drawSound(stack) {
     const audio = stack.parentElement.querySelector("audio");
     const seconds = Number(stack.dataset.seconds);
-    const mel = stack.querySelector(".mel");
+    const mel = stack.querySelector(".mel"); // none of a sound shorter than its window
     const wave = WaveSurfer.create({
       ...waveColours(),
       container: stack.querySelector(".wave"),
