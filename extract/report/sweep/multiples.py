@@ -10,6 +10,7 @@ from extract.report.pages import name_of
 from extract.report.sweep.numbers import Job, Sweep
 
 MAX_LINES = 9  # of a chart: as many as differ by colour and dashes
+FULL_SCALE = "full scale is 1"
 PREFERRED = "audio.alpha"  # on the horizontal axis, where several settings could be
 
 
@@ -18,24 +19,27 @@ class Number:
     """One of `Numbers` as the page shows it."""
 
     key: str
-    title: str
+    head: str  # of its column
+    title: str  # of its chart
     unit: str
     form: str = ","  # of `format`
 
 
 NUMBERS = (
-    Number("saved", "Saved", "utterances"),
-    Number("rejected", "Rejected", "utterances"),
-    Number("failed", "Failed", "utterances"),
-    Number("clipped_samples", "Clipped samples", "of all saved"),
-    Number("utterances_with_clipped_samples", "With clipped samples", "utterances"),
-    Number("peak_after_gain_mean_fs", "Peak after gain, mean", "full scale is 1", ".3f"),
-    Number("peak_after_gain_max_fs", "Peak after gain, largest", "full scale is 1", ".3f"),
-    Number("loudness_mean_lufs", "Loudness, mean", "LUFS", ".1f"),
-    Number("loudness_spread_lu", "Loudness, spread", "LU", ".2f"),
-    Number("rms_dbfs", "RMS", "dB of full scale", ".1f"),
-    Number("drift_relative_l2", "Feature drift, relative", "‖a − b‖ / ‖b‖", ".2g"),
-    Number("drift_largest", "Feature drift, largest", "|a − b|", ".2g"),
+    Number("saved", "saved", "Saved", "utterances"),
+    Number("rejected", "rejected", "Rejected", "utterances"),
+    Number("failed", "failed", "Failed", "utterances"),
+    Number("clipped_samples", "clipped samples", "Clipped samples", "of all saved"),
+    Number(
+        "utterances_with_clipped_samples", "with clipping", "With clipped samples", "utterances"
+    ),
+    Number("peak_after_gain_mean_fs", "mean peak", "Peak after gain, mean", FULL_SCALE, ".3f"),
+    Number("peak_after_gain_max_fs", "largest peak", "Peak after gain, largest", FULL_SCALE, ".3f"),
+    Number("loudness_mean_lufs", "LUFS", "Loudness, mean", "LUFS", ".1f"),
+    Number("loudness_spread_lu", "spread, LU", "Loudness, standard deviation", "LU", ".2f"),
+    Number("rms_dbfs", "RMS, dBFS", "RMS", "dB of full scale", ".1f"),
+    Number("drift_relative_l2", "drift", "Feature drift, relative", "‖a − b‖ / ‖b‖", ".2g"),
+    Number("drift_largest", "largest drift", "Feature drift, largest", "|a − b|", ".2g"),
 )
 
 
@@ -152,13 +156,19 @@ def _multiple(sweep: Sweep, number: Number, places: Places) -> Multiple:
 
 def heads(sweep: Sweep) -> Iterator[str]:
     """The heads of the page's table."""
-    yield "store"
+    yield "job"
     yield from map(name_of, sweep.keys)
-    yield from (f"{number.title.lower()}, {number.unit}" for number in NUMBERS)
+    yield from (number.head for number in NUMBERS)
+    yield "store"
 
 
-def row(sweep: Sweep, job: Job) -> Iterator[str]:
-    """A job's row in that table."""
-    yield job.name
+def rows(sweep: Sweep) -> Iterator[Iterator[str]]:
+    """The rows of that table, one a job."""
+    return (_row(sweep, number, job) for number, job in enumerate(sweep.jobs, 1))
+
+
+def _row(sweep: Sweep, number: int, job: Job) -> Iterator[str]:
+    yield str(number)
     yield from (name_of(job.settings[key]) for key in sweep.keys)
-    yield from (said(number, job) for number in NUMBERS)
+    yield from (said(one, job) for one in NUMBERS)
+    yield job.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from extract.report import pages
 from extract.report.pages import name_of, table_of
 from extract.report.sweep.counts import NUM_HELD
 from extract.report.sweep.heard import NUM_JOBS, Heard, heard
-from extract.report.sweep.multiples import heads, multiples, row
+from extract.report.sweep.multiples import heads, multiples, rows
 from extract.report.sweep.numbers import Sweep
 
 MAX_ROWS = 1000  # jobs in the table; `sweep.csv` has all
@@ -31,14 +32,13 @@ def values(sweep: Sweep, folder: Path) -> Mapping[str, Any]:
     """What the template is given."""
     charts, same = multiples(sweep)
     utterances = list(heard(sweep))
-    jobs = sweep.jobs[:MAX_ROWS]
     caption = f"Jobs: {len(sweep.jobs):,}"
-    if len(jobs) < len(sweep.jobs):
-        caption = f"The first {len(jobs):,} of {len(sweep.jobs):,} jobs; {SWEEP_CSV} has all"
+    if len(sweep.jobs) > MAX_ROWS:
+        caption = f"The first {MAX_ROWS:,} of {len(sweep.jobs):,} jobs; {SWEEP_CSV} has all"
     return {
         "title": f"{SWEEP_TITLE}{name_of(folder.resolve().name)}",
         "sections": SECTIONS,
-        "table": table_of(caption, list(heads(sweep)), (row(sweep, job) for job in jobs)),
+        "table": table_of(caption, list(heads(sweep)), islice(rows(sweep), MAX_ROWS)),
         "notes": list(_notes(sweep)),
         "about_sample": _about_sample(sweep),
         "about_drift": _about_drift(sweep),

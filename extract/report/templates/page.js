@@ -59,11 +59,16 @@
 
   // Numbers of jobs over a setting: a point for each, and a line for each of the other settings.
   function settingOptions(data) {
+    const texts = new Map(data.x.map((x, place) => [x, data.labels[place]]));
+    const few = (u) => {
+      const every = Math.ceil((data.x.length * TICK_WIDTH) / (u.bbox.width / devicePixelRatio));
+      return data.x.filter((_x, place) => place % every === 0);
+    };
     return {
       xs: data.x,
       xScale: { time: false, range: (_u, low, high) => [low - 0.06 * (high - low || 1), high + 0.06 * (high - low || 1)] },
       yScale: {},
-      xAxis: axis({ grid: { show: false }, size: 24, splits: () => data.x, values: (_u, splits) => splits.map((_at, place) => data.labels[place]) }),
+      xAxis: axis({ grid: { show: false }, size: 24, splits: few, values: (_u, splits) => splits.map((x) => texts.get(x)) }),
       xSeries: { label: data.setting, value: (_u, _v, _si, place) => data.labels[place] ?? "–" },
       series: (number) => ({ width: 2, dash: DASHES[(number + Math.floor(number / 3)) % 3], points: { show: true, size: 7 } }),
     };
