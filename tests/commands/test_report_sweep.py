@@ -38,7 +38,7 @@ def test_the_page_and_the_table_are_above_the_stores_and_may_be_made_again(store
         assert made(*stores, stores[0]) == 0
         assert capsys.readouterr().out == f"{above / 'sweep.html'}\n"
     assert named(above) == ["one", "two"]
-    assert (above / "sweep.html").read_bytes().endswith(b"</html>")
+    assert (above / "sweep.html").read_bytes().endswith(b"</html>\n")
     assert {path.name for path in above.iterdir()} == {"one", "two", "sweep.csv", "sweep.html"}
     assert [path.name for one in stores for path in one.iterdir()] == 2 * ["ledger.jsonl"]
 

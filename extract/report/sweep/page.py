@@ -14,7 +14,7 @@ from extract.report import pages
 from extract.report.pages import name_of, table_of
 from extract.report.sweep.counts import NUM_HELD
 from extract.report.sweep.heard import NUM_JOBS, Heard, heard
-from extract.report.sweep.multiples import heads, multiples, rows
+from extract.report.sweep.multiples import heads, label_of, multiples, rows
 from extract.report.sweep.numbers import Sweep
 
 MAX_ROWS = 1000  # jobs in the table; `sweep.csv` has all
@@ -79,11 +79,9 @@ def _about_sample(sweep: Sweep) -> str:
 
 
 def _about_drift(sweep: Sweep) -> str:
-    name = sweep.jobs[sweep.reference].name
-    why = (
-        "whose settings are the defaults" if sweep.at_defaults else "the first: none is at defaults"
-    )
-    return f"Feature drift is against {name}, {why}."
+    job = sweep.jobs[sweep.reference]
+    why = "the defaults" if sweep.at_defaults else "the first job: none has the defaults"
+    return f"Feature drift is against job {sweep.reference + 1}: {label_of(job)}, {why}."
 
 
 def _about_sounds(sweep: Sweep, utterances: list[Heard]) -> str:
