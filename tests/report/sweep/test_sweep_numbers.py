@@ -180,6 +180,16 @@ def test_a_layout_without_audio_has_empty_columns_and_says_why(level_sweep, tmp_
     assert (table["drift_relative_l2"][1:] > 0).all()
 
 
+def test_training_audio_in_tar_files_has_the_same_numbers(level_sweep, tmp_path, measured):
+    where = f"store.dir={tmp_path}/${{audio.alpha}}"
+    recordings = level_sweep.parent / "in"
+    assert sweep(recordings, where, "audio.alpha=0.3,0.7", "store=webdataset") == 1
+    for job in measure([tmp_path / "0.3", tmp_path / "0.7"], tmp_path).jobs:
+        [same] = (one for one in measured.jobs if one.name == f"{job.name}-0.95")
+        for key in ("loudness_mean_lufs", "loudness_spread_lu", "rms_dbfs", "clipped_samples"):
+            assert getattr(job.numbers, key) == getattr(same.numbers, key)
+
+
 def test_a_job_that_was_killed_early_leaves_the_others_their_sample(level_sweep, tmp_path):
     names = ("0.3-0.95", DEFAULT, "0.7-0.95")
     for name in names:
