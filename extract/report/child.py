@@ -42,7 +42,7 @@ Said = Mapping[str, Any]  # a line of the process
 def make(stores: Sequence[Path], stop: Callable[[], bool], *, is_sweep: bool = False) -> list[str]:
     """Makes the pages of stores and waits for them; returns what to say of them.
 
-    A page that is newer than all that it shows is left as it is. Nothing that goes wrong with a
+    A page that is newer than its store's ledgers is left as it is. Nothing that goes wrong with a
     page raises.
 
     Args:
@@ -61,7 +61,8 @@ def make(stores: Sequence[Path], stop: Callable[[], bool], *, is_sweep: bool = F
     said, ending = _run(job, longest_s, stop) if old or sweeps else ([], "")
     reports = [one for one in said if "store" in one]
     problems = [f"no report: {one['problem']}" for one in reports if "problem" in one]
-    if ending and len(reports) < len(old):
+    ending = ending or "its process ended without saying why"
+    if len(reports) < len(old):
         problems.append(f"no report: {ending}")
     made = [f"report: {page_of(store)}" for store in wanted if is_current(store)]
     return [
@@ -79,7 +80,7 @@ def _of_sweeps(folders: Iterable[Path], said: Sequence[Said], ending: str) -> It
     """What to say of the page of each folder."""
     found = {one["sweep"]: one for one in said if "sweep" in one}
     for folder in folders:
-        one = found.get(str(folder.absolute()), {"problem": ending or "its process said nothing"})
+        one = found.get(str(folder.absolute()), {"problem": ending})
         yield f"sweep: {folder / SWEEP_PAGE}" if "page" in one else f"no sweep: {one['problem']}"
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from extract.files import open_regular
-from extract.manifest.folders import METADATA, REPORT
+from extract.manifest.folders import REPORT
 from extract.store.ledger import ledger_paths
 
 TITLE = "Extraction report: "  # begins the title of every page
@@ -29,16 +28,10 @@ def is_foreign(path: Path) -> bool:
 
 
 def is_current(store: Path) -> bool:
-    """Whether a store has a page that is newer than its ledgers and its metadata."""
+    """Whether a store has a page that is newer than its ledgers: every run writes the metadata."""
     page = page_of(store)
     with suppress(OSError):
         made = page.stat().st_mtime_ns
-        newer = all(made >= path.stat().st_mtime_ns for path in _shown_by_a_page(store))
+        newer = all(made >= path.stat().st_mtime_ns for path in ledger_paths(store))
         return newer and not is_foreign(page)
     return False
-
-
-def _shown_by_a_page(store: Path) -> Iterator[Path]:
-    yield from ledger_paths(store)
-    if (store / METADATA).exists():
-        yield store / METADATA

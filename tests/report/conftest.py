@@ -1,13 +1,10 @@
 """A store with hostile names, every kind of rejection and two kinds of failure."""
 
-import sys
-
 import numpy as np
 import pytest
 import soundfile
 
-from extract.app import main
-from support.command import TINY
+from support.command import extract_into
 from support.recordings import speech_like, write_wav
 
 HOSTILE = (
@@ -42,16 +39,9 @@ def recordings(tmp_path_factory):
     return folder
 
 
-def extract(recordings, store, *options) -> int:
-    where = ["dataset=folder", f"dataset.path={recordings}", f"store.dir={store}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["extract"])
-        return main([*where, *TINY, "loader.num_workers=0", "store.fsync=false", *options])
-
-
 @pytest.fixture(scope="session")
 def store(recordings, tmp_path_factory):
     """The store of a run over `recordings`; no page is in it yet."""
     store = tmp_path_factory.mktemp("store") / "out"
-    assert extract(recordings, store, "audio.max_duration_s=15") == 1
+    assert extract_into(store, recordings, "audio.max_duration_s=15") == 1
     return store

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from extract.app import main
@@ -35,3 +36,11 @@ def start(argv: list[str], cwd: Path, log: Path | None = None) -> multiprocessin
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
     return process
+
+
+def extract_into(store: Path, recordings: Path, *options: str) -> int:
+    """Extracts a folder in this process, with the tiny model; for fixtures of a whole session."""
+    where = ["dataset=folder", f"dataset.path={recordings}", f"store.dir={store}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["extract"])
+        return main([*where, *TINY, "loader.num_workers=0", "store.fsync=false", *options])

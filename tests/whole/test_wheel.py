@@ -77,9 +77,14 @@ def test_the_wheel_holds_code_options_clips_and_licences(wheel):
         f"extract/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*") if path.is_file()
     }
     clips = {f"extract/demo/{path.name}" for path in DEMO.iterdir() if path.is_file()}
+    pages = (ROOT / "extract" / "report" / folder for folder in ("templates", "vendor"))
+    page_files = {
+        str(path.relative_to(ROOT)) for one in pages for path in one.rglob("*") if path.is_file()
+    }
     assert len(options) > 10
     assert "extract/demo/LICENSE" in clips
-    assert modules | options | clips | {"extract/py.typed"} <= names
+    assert len([name for name in page_files if name.endswith("/LICENSE")]) == 2
+    assert modules | options | clips | page_files | {"extract/py.typed"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "outputs"))]
     assert not [name for name in names if "__pycache__" in name]
@@ -91,6 +96,7 @@ def test_the_installed_wheel_runs_the_demo_from_an_empty_folder(wheel, tmp_path)
     pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
     run(sys.executable, *pip, "--disable-pip-version-check", "--target", site, wheel, cwd=empty)
     environment = {"PYTHONPATH": str(site), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    environment["EXTRACT_REPORT"] = "html"  # the default outside of tests
     where = run(
         sys.executable, "-c", "import extract; print(extract.__file__)", cwd=empty, **environment
     )
@@ -100,6 +106,9 @@ def test_the_installed_wheel_runs_the_demo_from_an_empty_folder(wheel, tmp_path)
     clips = {name for name in ids_of(DEMO) if "_" in name}
     audit(store, clips)
     assert len(list((store / "4-cnhubert").iterdir())) == len(clips) >= 12
+    page = (store / "report.html").read_text("utf8")
+    assert page.count("<audio controls") == 12
+    assert "wavesurfer" in page
 
 
 def bounds(requirement: Requirement, *operators: str) -> list[Version]:

@@ -37,7 +37,7 @@
       xs: data.labels.map((_label, place) => place),
       xScale: { time: false, range: [-0.5, data.labels.length - 0.5] },
       xAxis: axis({ grid: { show: false }, size: 24, splits: few, values: (_u, splits) => splits.map((place) => texts.get(place)) }),
-      xSeries: { label: data.unit, value: (_u, _v, _si, place) => data.labels[place] ?? "–" },
+      xSeries: { label: "", value: (_u, _v, _si, place) => (place == null ? "" : `${data.labels[place]} ${data.unit}`) },
       series: (number) => ({
         fill: () => colour(SERIES[number]),
         width: 0,
@@ -52,7 +52,7 @@
       xs: data.x,
       xScale: { time: false },
       xAxis: axis({ grid: { show: false }, size: 24, values: (_u, splits) => splits.map((second) => `${inShort.format(second)} s`) }),
-      xSeries: { label: "time", value: (_u, second) => (second == null ? "–" : `${inFull.format(second)} s`) },
+      xSeries: { label: "", value: (_u, second) => (second == null ? "" : `${inFull.format(second)} s`) },
       series: (number) => ({ width: 2, dash: DASHES[number], points: { show: data.x.length < 3 } }),
     };
   }
@@ -69,7 +69,7 @@
       xScale: { time: false, range: (_u, low, high) => [low - 0.06 * (high - low || 1), high + 0.06 * (high - low || 1)] },
       yScale: {},
       xAxis: axis({ grid: { show: false }, size: 24, splits: few, values: (_u, splits) => splits.map((x) => texts.get(x)) }),
-      xSeries: { label: data.setting, value: (_u, _v, _si, place) => data.labels[place] ?? "–" },
+      xSeries: { label: data.setting, value: (_u, _v, _si, place) => data.labels[place] ?? "" },
       series: (number) => ({ width: 2, dash: DASHES[(number + Math.floor(number / 3)) % 3], points: { show: true, size: 7 } }),
     };
   }
@@ -82,7 +82,7 @@
     const series = data.names.map((name, number) => ({
       label: name,
       stroke: () => colour(SERIES[number % 3]),
-      value: (_u, value) => (value == null ? "–" : isTiny(value) ? label(value) : inFull.format(value)),
+      value: (_u, value) => (value == null ? "" : isTiny(value) ? label(value) : inFull.format(value)),
       ...own.series(number),
     }));
     const options = {
@@ -117,6 +117,7 @@
   function drawSound(stack) {
     const audio = stack.parentElement.querySelector("audio");
     const seconds = Number(stack.dataset.seconds);
+    audio.preload = "metadata"; // shows how long it is
     const mel = stack.querySelector(".mel"); // none of a sound shorter than its window
     const wave = WaveSurfer.create({
       ...waveColours(),
