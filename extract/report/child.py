@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -22,6 +22,7 @@ from typing import Any
 
 from extract.manifest.folders import SWEEP_PAGE
 from extract.report.place import is_current, page_of
+from extract.report.sweep import place
 from extract.report.sweep.place import grouped
 from extract.store.ledger import ledger_paths
 from extract.systems import end_with_parent
@@ -52,7 +53,8 @@ def make(stores: Sequence[Path], stop: Callable[[], bool], *, is_sweep: bool = F
     """
     wanted = [store for store in dict.fromkeys(stores) if ledger_paths(store)]
     old = [store for store in wanted if not is_current(store)]
-    sweeps = grouped(wanted) if is_sweep else {}
+    groups = grouped(wanted) if is_sweep else {}
+    sweeps = {above: group for above, group in groups.items() if not place.is_current(above, group)}
     job = {
         "stores": _absolute(old),
         "sweeps": [[str(above.absolute()), _absolute(group)] for above, group in sweeps.items()],
@@ -68,7 +70,7 @@ def make(stores: Sequence[Path], stop: Callable[[], bool], *, is_sweep: bool = F
     return [
         *_few(made, "reports"),
         *_few(problems, "reports that could not be made"),
-        *_few([*_of_sweeps(sweeps, said, ending)], "pages of sweeps"),
+        *_few([*_of_sweeps(groups, sweeps, said, ending)], "pages of sweeps"),
     ]
 
 
@@ -76,12 +78,15 @@ def _absolute(stores: Iterable[Path]) -> list[str]:
     return [str(store.absolute()) for store in stores]
 
 
-def _of_sweeps(folders: Iterable[Path], said: Sequence[Said], ending: str) -> Iterator[str]:
+def _of_sweeps(
+    folders: Iterable[Path], old: Container[Path], said: Sequence[Said], ending: str
+) -> Iterator[str]:
     """What to say of the page of each folder."""
     found = {one["sweep"]: one for one in said if "sweep" in one}
     for folder in folders:
         one = found.get(str(folder.absolute()), {"problem": ending})
-        yield f"sweep: {folder / SWEEP_PAGE}" if "page" in one else f"no sweep: {one['problem']}"
+        is_there = folder not in old or "page" in one
+        yield f"sweep: {folder / SWEEP_PAGE}" if is_there else f"no sweep: {one['problem']}"
 
 
 def _longest(stores: Sequence[Path]) -> float:

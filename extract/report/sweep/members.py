@@ -12,7 +12,6 @@ from extract.store.existing import existing_store
 from extract.store.layout import TrainingAudio
 from extract.store.metadata import LATER_SETTINGS
 from extract.store.store import Store
-from extract.systems import real_path
 from extract.values import AudioSettings, RatePath
 
 MODEL = "model"  # the model's path or hub id, shown where weights differ
@@ -102,13 +101,3 @@ def not_comparable(one: Member, other: Member) -> str:
     """Why the features of two stores are no two versions of the same; "" where they are."""
     keys = [key for key in OF_OTHER_FEATURES if one.settings.get(key) != other.settings.get(key)]
     return f"drift is not comparable: another {' and '.join(keys)}" if keys else ""
-
-
-def names(members: Sequence[Member], folder: Path) -> list[str]:
-    """What the stores are called beside a page in `folder`: by their place from there."""
-    here = real_path(folder)
-    return [_name(one.directory.absolute(), here) for one in members]
-
-
-def _name(store: Path, here: str) -> str:
-    return store.name if real_path(store.parent) == here else str(store)

@@ -9,7 +9,8 @@ from typing import Any
 
 from extract.report.sweep.counts import Counts, Record, common, level_of
 from extract.report.sweep.measured import Drift, Measured, measured
-from extract.report.sweep.members import Member, differing, member, names, reference
+from extract.report.sweep.members import Member, differing, member, reference
+from extract.report.sweep.place import name_from
 from extract.store import ledger
 from extract.values import FAILED, REJECTED, SAVED
 
@@ -86,7 +87,7 @@ def measure(directories: Sequence[Path], folder: Path) -> Sweep:
     sample = list(_sample(ids, held, len(members)))
     records = [{id_: lines[id_] for id_ in sample if id_ in lines} for lines in held]
     of_sample = measured(members, base, sample, records)
-    called = names(members, folder)
+    called = [name_from(folder, one.directory) for one in members]
     jobs = []
     for one, name, own, found in zip(members, called, counts, of_sample, strict=True):
         notes = "; ".join(_notes(one, found, len(sample), is_base=one is members[base]))

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from extract.report import child
+from extract.report import run as report
 from extract.report.sweep import heard, page
 from extract.report.sweep.multiples import multiples
 from extract.report.sweep.numbers import measure
@@ -159,6 +160,33 @@ def test_a_sweep_ends_in_its_page(tmp_path, capfd):
     assert f"sweep: {tmp_path}/out/sweep.html" in said
     made = {path.name for path in (tmp_path / "out").iterdir()}
     assert made == {"0.3", "0.7", "sweep.html", "sweep.csv"}
+
+
+def test_a_page_is_made_anew_only_if_it_shows_something_else(tmp_path, monkeypatch):
+    stores = [tmp_path / name for name in ("one", "two", "three")]
+    for store in stores:
+        store.mkdir()
+        (store / "ledger.jsonl").write_text('{"id":"a.wav","status":"saved"}\n')
+        report.write(store)
+
+    def jobs(num: int) -> list[int]:
+        """Makes the pages of some of the stores; how many sweeps that took."""
+        asked = []
+
+        def run(job, *_):
+            asked.append(len(job["sweeps"]))
+            return [*child.lines(job)], ""
+
+        monkeypatch.setattr(child, "_run", run)
+        said = child.make(stores[:num], lambda: False, is_sweep=True)
+        assert said[-1] == f"sweep: {tmp_path / 'sweep.html'}"
+        return asked
+
+    assert [jobs(2), jobs(2), jobs(3), jobs(3)] == [[1], [], [1], []]
+    (stores[1] / "ledger.jsonl").write_text('{"id":"b.wav","status":"saved"}\n')
+    assert [jobs(3), jobs(3)] == [[1], []]
+    (tmp_path / "sweep.csv").unlink()
+    assert [jobs(3), jobs(3)] == [[1], []]
 
 
 def test_without_reports_or_with_a_job_a_folder_there_is_none(here, tmp_path):
