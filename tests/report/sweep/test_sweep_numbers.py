@@ -1,6 +1,7 @@
 """The numbers of a sweep, against the ffmpeg program, NumPy and the ledgers."""
 
 import json
+import re
 import shutil
 import statistics
 import tracemalloc
@@ -51,6 +52,13 @@ def test_the_table_has_a_row_for_each_job_with_the_settings_that_differ(table, l
     assert list(table["store"]) == STORES
     pairs = zip(table["audio.alpha"], table["audio.maxx"], strict=True)
     assert [f"{alpha}-{maxx}" for alpha, maxx in pairs] == STORES
+
+
+def test_the_docs_name_every_column(table):
+    page = (Path(__file__).parents[3] / "docs" / "sweeps.md").read_text("utf8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert named == [column for column in table.columns if not column.startswith("audio.")]
 
 
 @pytest.mark.skipif(FFMPEG is None, reason="needs the ffmpeg program")
