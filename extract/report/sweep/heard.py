@@ -115,7 +115,7 @@ def _samples(job: Job, record: Record | None) -> Samples | None:
 
 
 def _take(jobs: Sequence[Job], samples: Samples, level_db: float) -> Take:
-    label = "; ".join(map(label_of, jobs[:MAX_LABELS]))
+    label = "; ".join(label_of(job) or job.name for job in jobs[:MAX_LABELS])
     if len(jobs) > MAX_LABELS:
         label += f"; and {len(jobs) - MAX_LABELS} more"
     return Take(label, data_uri(*sounds.encoded(samples)), len(samples) / RATE_HZ, level_db)

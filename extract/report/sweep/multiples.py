@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from extract.report.pages import name_of
+from extract.report.sweep.members import MODEL, WEIGHTS
 from extract.report.sweep.numbers import Job, Sweep
 
 MAX_LINES = 9  # of a chart: as many as differ by colour and dashes
+NUM_HEX = 12  # digits of a model's fingerprint that the page shows
 FULL_SCALE = "full scale is 1"
 PREFERRED = "audio.alpha"  # on the horizontal axis, where several settings could be
 
@@ -64,10 +66,21 @@ def short(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def label_of(job: Job) -> str:
-    """A job by the settings that differ: `alpha 0.3, maxx 0.9`; by its store where none do."""
-    settings = (f"{short(key)} {name_of(value)}" for key, value in job.settings.items())
-    return ", ".join(settings) or job.name
+def label_of(job: Job, but: str | None = None) -> str:
+    """A job by the settings that differ: `alpha 0.3, maxx 0.9`.
+
+    Args:
+        job: which one.
+        but: a setting to leave out. Weights are left out beside the model's name.
+    """
+    left_out = {but, WEIGHTS if MODEL in job.settings else None}
+    settings = (key for key in job.settings if key not in left_out)
+    return ", ".join(f"{short(key)} {_value(job, key)}" for key in settings)
+
+
+def _value(job: Job, key: str) -> str:
+    value = name_of(job.settings[key])
+    return value[:NUM_HEX] if key == WEIGHTS else value
 
 
 def multiples(sweep: Sweep) -> tuple[list[Multiple], list[str]]:
@@ -106,7 +119,7 @@ def _places(sweep: Sweep) -> Places:
         x = sorted({job.settings[setting] for job in sweep.jobs})
         lines: dict[str, list[int | None]] = {}
         for number, job in enumerate(sweep.jobs):
-            line = lines.setdefault(_line_of(job, setting), [None] * len(x))
+            line = lines.setdefault(label_of(job, setting) or "all jobs", [None] * len(x))
             line[x.index(job.settings[setting])] = number
         if len(lines) <= MAX_LINES:
             return Places(short(setting), x, [f"{value:g}" for value in x], lines)
@@ -123,13 +136,6 @@ def _on_the_axis(sweep: Sweep) -> str | None:
         if all(type(job.settings[key]) in (int, float) for job in sweep.jobs)
     }
     return max(counts, key=lambda key: (counts[key], key == PREFERRED), default=None)
-
-
-def _line_of(job: Job, setting: str) -> str:
-    others = [
-        f"{short(key)} {name_of(job.settings[key])}" for key in job.settings if key != setting
-    ]
-    return ", ".join(others) or "all jobs"
 
 
 def _multiple(sweep: Sweep, number: Number, places: Places) -> Multiple:
@@ -169,6 +175,6 @@ def rows(sweep: Sweep) -> Iterator[Iterator[str]]:
 
 def _row(sweep: Sweep, number: int, job: Job) -> Iterator[str]:
     yield str(number)
-    yield from (name_of(job.settings[key]) for key in sweep.keys)
+    yield from (_value(job, key) for key in sweep.keys)
     yield from (said(one, job) for one in NUMBERS)
     yield job.name

@@ -81,7 +81,9 @@ def _about_sample(sweep: Sweep) -> str:
 def _about_drift(sweep: Sweep) -> str:
     job = sweep.jobs[sweep.reference]
     why = "the defaults" if sweep.at_defaults else "the first job: none has the defaults"
-    return f"Feature drift is against job {sweep.reference + 1}: {label_of(job)}, {why}."
+    return (
+        f"Feature drift is against job {sweep.reference + 1}: {label_of(job) or job.name}, {why}."
+    )
 
 
 def _about_sounds(sweep: Sweep, utterances: list[Heard]) -> str:

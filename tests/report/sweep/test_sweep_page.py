@@ -86,6 +86,21 @@ def test_settings_that_are_no_numbers_are_charted_over_the_jobs(level_sweep, tmp
     assert charts[0].data["names"] == ["jobs as in the table"]
 
 
+def test_models_are_named_by_their_place_and_told_apart_by_their_weights(level_sweep, tmp_path):
+    for name, weights in (("a", 64 * "a"), ("b", 64 * "b")):
+        shutil.copytree(level_sweep / "0.5-0.95", tmp_path / name)
+        metadata = json.loads((tmp_path / name / "metadata.json").read_text())
+        metadata["identity"]["model.weights"] = weights
+        metadata["made_with"]["model"] = f"/models/{name}"
+        (tmp_path / name / "metadata.json").write_text(json.dumps(metadata))
+    shown = parsed(write([tmp_path / "a", tmp_path / "b"], tmp_path))
+    rows = shown.rows("Jobs: 2")
+    assert [row[1:3] for row in rows] == [[12 * "a", "/models/a"], [12 * "b", "/models/b"]]
+    assert "drift is not comparable: another model.weights" in shown.text
+    [player, *_] = shown.all("audio")
+    assert player.attributes["aria-label"].endswith("model /models/a; model /models/b")
+
+
 def test_stores_without_audio_have_a_page_that_says_why_it_is_silent(level_sweep, tmp_path):
     where = f"store.dir={tmp_path}/${{audio.alpha}}"
     assert sweep(level_sweep.parent / "in", where, "audio.alpha=0.3,0.7", "store=npy") == 1
