@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
 from dataclasses import astuple, fields
 
 from extract.manifest.folders import SWEEP_CSV, SWEEP_MARKS
-from extract.report.sweep.numbers import Job, Numbers, Sweep
+from extract.report.sweep.numbers import Numbers, Sweep
 from extract.store.export import BOM, cell
-
-DIGITS = 9  # of a number: more than were measured
 
 
 def csv_of(sweep: Sweep) -> bytes:
@@ -25,12 +22,8 @@ def csv_of(sweep: Sweep) -> bytes:
     heads = ["job", "store", *sweep.keys, *(field.name for field in fields(Numbers))]
     writer.writerow(map(cell, heads))
     for number, job in enumerate(sweep.jobs, 1):
-        writer.writerow(_row(number, job))
+        values = (number, job.name, *job.settings.values(), *astuple(job.numbers))
+        writer.writerow(map(cell, values))
     data = buffer.getvalue().encode()
     assert data.startswith(SWEEP_MARKS[SWEEP_CSV])  # by which it is known as this program's
     return data
-
-
-def _row(number: int, job: Job) -> Iterable[object]:
-    values = [number, job.name, *job.settings.values(), *astuple(job.numbers)]
-    return (f"{one:.{DIGITS}g}" if isinstance(one, float) else cell(one) for one in values)
