@@ -13,7 +13,7 @@ from extract.store.layout import LayoutOptions
 # Options that change no saved number, or that the name holds already. All others are part of a
 # run's name, and so is a new option.
 NOT_IN_NAME = (
-    *("dataset.", "model.name", "model.path", "loader.", "shard.", "engine.", "report.", "device"),
+    *("dataset.", "model.name", "model.path", "loader.", "shard.", "engine.", "device", "report."),
     "quantizer.",
     *("store.dir", "store.num_writers", "store.fsync", "store.verify"),
     "store.embedder_model",

@@ -9,6 +9,8 @@ from typing import Any
 from extract.report.counted import Histogram
 from extract.report.pages import Table
 
+MAX_ROWS = 40  # about so many of a line's points are in its table
+
 Points = Sequence[tuple[float, float]]
 
 
@@ -85,9 +87,6 @@ def lines(title: str, unit: str, series: Mapping[str, Points]) -> Chart:
     ]
     table = Table(title, ["s", *series], rows[:: max(1, len(rows) // MAX_ROWS)], is_sortable=False)
     return Chart(title, unit, label, data if seconds else None, table)
-
-
-MAX_ROWS = 40  # about so many of a line's points are in its table
 
 
 def in_short(number: float) -> str:
