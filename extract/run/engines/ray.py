@@ -7,6 +7,7 @@ exception of a task is a mistake that would come again, and is not retried.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import uuid
@@ -225,7 +226,7 @@ def _connect(address: str) -> Any:
                 address=address,
                 log_to_driver=False,
                 include_dashboard=False if address == "local" else None,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
             )
         except (ConnectionError, RuntimeError) as error:
             raise ValueError(f"engine.address={address}: no cluster there: {error}") from None
