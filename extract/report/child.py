@@ -107,8 +107,9 @@ def _longest(stores: Sequence[Path]) -> float:
 
 
 def _few(lines: Sequence[str], what: str) -> list[str]:
+    """The first lines, and how many more there are."""
     more = len(lines) - MAX_SAID
-    return [*lines[:MAX_SAID], *[f"and {more} more {what}"] * (more > 0)]
+    return [*lines[:MAX_SAID], *[f"{what}: {more} more"] * (more > 0)]
 
 
 def _run(

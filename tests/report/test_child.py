@@ -155,7 +155,7 @@ def test_many_lines_are_few(tmp_path, does):
     does(WITH.format("raise RuntimeError('x')"))
     assert make(stores, never) == [
         *["no report: RuntimeError: x"] * 3,
-        "and 3 more reports that could not be made",
+        "reports that could not be made: 3 more",
     ]
 
 
