@@ -75,8 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     @hydra.main(config_path=conf_dir(), config_name="config", **VERSION_BASE)
     def job(config: DictConfig) -> None:
         overrides = HydraConfig.get().overrides.task
-        stays = Ended(exits.CRASHED, shown=_shown(config))  # if the job raises
-        jobs.append((overrides, stays))
+        jobs.append((overrides, Ended(exits.CRASHED, shown=_shown(config))))  # if the job raises
         run_job = _guarded if os.getpid() == here else _within_memory  # a launcher sees its errors
         jobs[-1] = overrides, run_job(config, sweep)
         if jobs[-1][1].exit in (exits.INTERRUPTED, exits.TERMINATED):
@@ -176,7 +175,7 @@ def _guarded(config: DictConfig, sweep: Sweep | None) -> Ended:
         return _within_memory(config, sweep)
     except (Exception, SystemExit) as error:
         traceback.print_exception(error)
-        return Ended(exits.CRASHED)
+        return Ended(exits.CRASHED, shown=_shown(config))
 
 
 def _within_memory(config: DictConfig, sweep: Sweep | None) -> Ended:

@@ -43,8 +43,13 @@ def run(*argv: str | Path) -> int:
 
 
 def sweep(recordings: Path, stores: str | Path, *options: str) -> int:
-    """Runs a sweep of the tiny model, a store below `stores` for each job."""
+    """Runs a sweep of the tiny model, a store below `stores` for each job.
+
+    Each job computes its features, so that they drift, unless the options say otherwise.
+    """
     where = ["dataset=folder", f"dataset.path={recordings}", *TINY]
+    if not any(option.startswith("share_features=") for option in options):
+        where.append("share_features=false")
     return run("-m", *where, "loader.num_workers=0", "store.fsync=false", *options, stores)
 
 

@@ -154,6 +154,17 @@ def test_shared_features_are_no_drift_and_said_to_be_shared(level_sweep, tmp_pat
     assert part.notes == "features of 2 of 6 compared utterances are shared"
 
 
+def test_features_that_a_sweep_has_shared_are_said_to_be(level_sweep, tmp_path):
+    where = f"store.dir={tmp_path}/${{audio.alpha}}"
+    recordings = level_sweep.parent / "in"
+    assert sweep(recordings, where, "audio.alpha=0.5,0.7", "share_features=true") == 1
+    _first, second = (
+        job.numbers for job in measure([tmp_path / "0.5", tmp_path / "0.7"], tmp_path).jobs
+    )
+    shared = sum("shared" in line for line in ledger(tmp_path / "0.7"))
+    assert second.utterances_with_shared_features == shared > 0
+
+
 def share(store: Path, origin: Path, ids: str) -> None:
     """Puts another store's features into a store, as a sweep that shares does."""
     lines = ledger(store)

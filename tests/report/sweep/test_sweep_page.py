@@ -15,7 +15,7 @@ from extract.report.sweep import heard, page
 from extract.report.sweep.multiples import multiples
 from extract.report.sweep.numbers import measure
 from extract.report.sweep.write import write
-from extract.run import work
+from extract.store import opened
 from support.pages import page as parsed
 from support.recordings import write_wav
 from support.sweeps import HOSTILE, sweep
@@ -229,14 +229,14 @@ def test_a_job_that_crashed_is_in_the_table_with_what_its_store_holds(here, tmp_
     swept = (f"store.dir={tmp_path}/out/${{audio.alpha}}", "audio.alpha=0.3,0.7")
     assert sweep(tmp_path / "in", *swept) == 0
     write_wav(tmp_path / "in" / "b.wav")
-    remaining = work.remaining
+    remaining = opened.remaining
 
     def crashes(manifest, store, *rest):
         if store.directory.name == "0.7":
             raise RuntimeError("a fault")
         return remaining(manifest, store, *rest)
 
-    monkeypatch.setattr(work, "remaining", crashes)
+    monkeypatch.setattr(opened, "remaining", crashes)
     assert sweep(tmp_path / "in", *swept, "report=html") == 70
     rows = parsed(tmp_path / "out" / "sweep.html").rows("Jobs: 2")
     assert {row[-1]: row[2] for row in rows} == {"0.3": "2", "0.7": "1"}
