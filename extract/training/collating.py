@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from extract.data.transport import empty
-from extract.training.reading import StoredUtterance
 from extract.training.batch import FeatureBatch
+from extract.training.reading import StoredUtterance
 from extract.values import Failure
 
 
