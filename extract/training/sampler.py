@@ -136,8 +136,9 @@ class LengthBatchSampler(EpochSampler):
         batch_seconds: most padded seconds in a batch of short utterances.
         shuffle: the order is a function of (`seed`, epoch).
         seed: the same on every rank.
-        rank, world_size: which part this is; None asks torch.distributed, if that is initialized
-            by now, and else there is one part.
+        rank: which part this is; None asks torch.distributed, if that is initialized by now, and
+            else there is one part.
+        world_size: how many parts there are; None asks as well.
         dataset: is told the epoch when it changes; for `AudioDataset(augment=...)`.
 
     Raises:
