@@ -102,7 +102,7 @@ def prepare(
             augment=augment,
         )
     except AudioError as error:
-        if error.reason == "silent":
+        if error.reason == "silent" and augment is None:  # else it is not the file's doing
             raise AudioError("silent", _why_silent(file, where, span)) from None
         raise
     keep(decoded)

@@ -12,6 +12,7 @@ the frames of the largest one, which for speech is that of silence, up to the la
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -21,8 +22,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from extract.encoder.centres import SUFFIX, write_centres
+from extract.encoder.nearest import Nearest
 from extract.files import replace_whole
 from extract.text import printable
 from extract.training.kmeans_fit import Fit, Frames, Settings, versions
@@ -50,6 +53,17 @@ class Fitted:
     # Mean squared distance of a frame to its centre, over one batch in eight of the last epoch
     inertia: float
     finished: bool  # False: it was asked to stop; the same call goes on from its checkpoint
+
+    def units(self, features: Tensor) -> Tensor:
+        """The nearest centre of each frame: (frames, dimensions) -> (frames,) int64, on the CPU.
+
+        They are those of `quantizer=kmeans`, whatever the device and the dtype.
+        """
+        return self._nearest(features.T, [len(features)])
+
+    @functools.cached_property
+    def _nearest(self) -> Nearest:
+        return Nearest(torch.from_numpy(self.centres))
 
     def save(self, path: Path | str, made_for: Mapping[str, Any] = _NOTHING, **more: Any) -> None:
         """Writes `FILE.npy`, and `FILE.json` beside it.

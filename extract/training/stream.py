@@ -48,6 +48,12 @@ class FeatureStream:
         """The loader's: Lightning sets its epoch."""
         return getattr(self.loader, "batch_sampler", None)
 
+    @property
+    def epoch(self) -> int:
+        """The loader's: that of the current or next pass."""
+        epoch: int = self.loader.epoch  # type: ignore[attr-defined]
+        return epoch
+
     def set_epoch(self, epoch: int) -> None:
         """Sets the loader's epoch, between two passes."""
         self.loader.set_epoch(epoch)  # type: ignore[attr-defined]

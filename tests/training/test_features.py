@@ -18,6 +18,7 @@ from extract import (
     FeatureStore,
     LengthBatchSampler,
     collate_features,
+    fit_kmeans,
     load_model,
     make_loader,
     read_folder,
@@ -26,6 +27,7 @@ from extract.store.layouts import applio
 from support import posix, readers
 from support.recordings import write_wav
 from support.stores import ledger
+from support.units import by_scikit_learn
 
 NUM = 7
 
@@ -303,6 +305,18 @@ def test_workers_read_the_same_however_they_start(store, method, num_workers):
     read, found = by_id(loader), readers.read(store)
     assert read.keys() == found.keys()
     assert all(torch.equal(features, found[id_][0]) for id_, features in read.items())
+
+
+def test_batches_of_files_give_the_centres_of_their_frames(store):
+    dataset, files = FeatureDataset(store), readers.read(store)
+    sampler = LengthBatchSampler(dataset.durations_s, batch_seconds=1.0, shuffle=False)
+    loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate_features)
+    ids = [[recording.id for recording in batch.recordings] for batch in loader]
+    assert max(map(len, ids)) > 1
+    frames = [np.concatenate([files[id_][0].numpy() for id_ in batch]) for batch in ids]
+    small = {"clusters": 4, "batch_size": 10, "seed": 0}
+    expected = by_scikit_learn([frames] * 2, **small).cluster_centers_
+    assert np.array_equal(fit_kmeans(loader, **small, epochs=2).centres, expected)
 
 
 @pytest.mark.each_layout

@@ -10,6 +10,7 @@ from extract.models.load import load_model
 from extract.training.loader import make_loader
 from extract.training.stream import stream_features
 from support.augments import louder
+from support.examples import command, example
 from support.recordings import write_wav
 
 NUM = 12
@@ -196,3 +197,19 @@ def test_accelerate_shares_out_a_loader_of_one_rank(manifest, accelerator):
     given = [peaks(part) for part in parts]
     assert not given[0].keys() & given[1].keys()
     assert given[0] | given[1] == of_epoch(manifest, 0)
+
+
+def test_the_example_of_a_probe_comes_to_the_same_loss_from_files_and_on_the_fly(
+    lightning, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--epochs", "4", "--batch-seconds", "10", "--num-frames", "60"]
+    arguments = [*command("probe"), *arguments, "--accelerator", "cpu"]
+    probe = example("probe")
+    stored = probe.main(arguments)
+    where = arguments.index("--store")
+    on_the_fly = probe.main(arguments[:where] + arguments[where + 2 :])
+    assert len(stored) > 4 * 2
+    assert stored == pytest.approx(on_the_fly, rel=0, abs=1e-4)
+    assert stored[-1] < 0.7 * stored[0]
+    assert len(set(stored)) == len(stored), "each step has a batch of its own"

@@ -16,7 +16,7 @@ from extract.training import kmeans_fit
 from extract.training.kmeans import BLOCK, fit_kmeans
 from extract.training.kmeans_fit import Settings
 from extract.values import Failure
-from support.units import by_scikit_learn
+from support.units import apply_kmeans, by_scikit_learn
 
 WIDTH = 12
 FIXED = {"clusters": 10, "batch_size": 25, "seed": 5}
@@ -230,6 +230,14 @@ def test_centres_are_saved_with_what_they_are_of(tmp_path):
     assert about.pop("centres").startswith("kmeans:")
     fit = {**SMALL, "frames": found.num_frames, "inertia": found.inertia}
     assert about == {"format": 1, "made_for": {"model.layer": 3}, "fit": fit, "note": "x"}
+
+
+def test_units_are_the_nearest_centres():
+    found = fit_kmeans(utterances(), **SMALL)
+    for frames in utterances()[-3:]:
+        units = found.units(torch.from_numpy(frames))
+        assert units.dtype == torch.int64
+        assert units.tolist() == apply_kmeans(found.centres, frames)
 
 
 def test_without_scikit_learn_its_extra_is_named(monkeypatch):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed
@@ -22,6 +23,7 @@ from extract.internal import GIVE_UP_AFTER
 from extract.manifest.sources.folder import read_folder
 from extract.models.load import load_model
 from extract.training.batch import FeatureBatch
+from extract.training.kmeans import fit_kmeans
 from extract.training.loader import make_loader
 from extract.training.stream import stream_features
 from extract.values import Recording, Utterance
@@ -29,6 +31,7 @@ from support import posix
 from support.augments import broken, shorter
 from support.recordings import write_floats, write_wav
 from support.stores import ledger
+from support.units import by_scikit_learn
 
 BROKEN = "broken.wav"
 
@@ -139,6 +142,20 @@ def test_features_of_several_layers_have_a_dimension_for_them(manifest, encoder)
     for both, one in pairs:
         assert both.features.shape == (len(one), 2, *one.features.shape[1:])
         assert torch.equal(both.features[:, 1], one.features)
+
+
+def test_centres_are_learned_of_a_stream_in_the_order_of_each_epoch(manifest, encoder):
+    stream = stream_features(loader_of(manifest, batch_seconds=0.8), encoder)
+    small = {"clusters": 4, "batch_size": 10, "seed": 0}
+    epochs = []
+    for epoch in range(2):
+        stream.set_epoch(epoch)
+        epochs.append([torch.cat([*by_id([batch]).values()]).numpy() for batch in stream])
+    assert [*map(len, epochs[0])] != [*map(len, epochs[1])]
+    expected = by_scikit_learn(epochs, **small).cluster_centers_
+    stream.set_epoch(7)
+    assert np.array_equal(fit_kmeans(stream, **small, epochs=2).centres, expected)
+    assert stream.epoch == 1
 
 
 def sick_of(monkeypatch, num_samples: int) -> None:

@@ -19,7 +19,8 @@ import torch
 from extract import internal
 from extract.data import dataset
 from extract.hydra_setup import conf_dir
-from extract.run import build, job, work
+from extract.run import build, job
+from extract.store import opened
 from extract.store.layouts.gpt_sovits import GptSovits
 from support.command import TINY
 from support.recordings import DEMO, write_wav
@@ -385,7 +386,7 @@ def test_a_sweep_ends_with_one_table(command, capfd, monkeypatch):
 
 
 def test_a_job_that_crashed_has_a_row_too(command, monkeypatch, capfd):
-    monkeypatch.setattr(work, "remaining", lambda *_: 1 / 0)
+    monkeypatch.setattr(opened, "remaining", lambda *_: 1 / 0)
     assert command("-m", "dataset=demo", *TINY, "audio.alpha=0.3,0.7") == 70
     assert [line for line in said(capfd) if line.endswith("70 crashed")] == [
         f"audio.alpha={alpha} 0 0 0 0 0.000 70 crashed" for alpha in (0.3, 0.7)
@@ -428,7 +429,7 @@ def test_a_changed_gate_cut_short_leaves_nothing_stale(
 ):
     assert extract_folder(recordings, "audio.min_duration_s=0.5") == 0
     with monkeypatch.context() as patch:
-        patch.setattr(work, "remaining", lambda *_: 1 / 0)  # as a kill there would be
+        patch.setattr(opened, "remaining", lambda *_: 1 / 0)  # as a kill there would be
         assert extract_folder(recordings, "overwrite=true") == 70
     assert extract_folder(recordings) == 0
     audit(tmp_path / "out", ids_of(recordings))
@@ -520,7 +521,7 @@ def test_a_process_without_memory_says_so_and_goes_on_from_there(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(work, "remaining", no_memory)
+        patch.setattr(opened, "remaining", no_memory)
         assert extract_folder(recordings) == code
     said = capfd.readouterr().err
     assert ("stopped: out of memory" in said) == ("Traceback" not in said) == (code == 1)

@@ -22,7 +22,7 @@ NEED_TORCH = {
     *("AudioDataset", "Batch", "Crops", "Encoder", "FeatureBatch", "FeatureStream"),
     *("FeatureDataset", "FeatureStore", "collate_features"),
     *("LengthBatchSampler", "Loader", "RandomCrops", "TorchAugment"),
-    *("collate", "load_model", "make_loader", "run_shard", "stream_features"),
+    *("collate", "fit_kmeans", "load_model", "make_loader", "run_shard", "stream_features"),
 }
 HEAVY = ("torch", "transformers", "hydra", "librosa", "av")
 
