@@ -29,7 +29,11 @@ from extract.data.watched import IDLE, INDEX, PID, SINCE_S, Items, Watched, prep
 from extract.machine import best_start_method
 
 POLL_S = 1.0  # seconds to wait for data before workers and signals are checked
-PRELOAD = ("extract.data.batch", "torch.utils.data")  # what a forkserver imports before it forks
+PRELOAD = (
+    "extract.data.batch",
+    "extract.data.dataset",
+    "torch.utils.data",
+)  # what a forkserver imports before it forks
 
 
 @dataclass(frozen=True)

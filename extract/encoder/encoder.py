@@ -18,6 +18,7 @@ from extract.frames import ConvStack
 from extract.models.family import Model, as_checkpoint
 from extract.models.fingerprint import fingerprint
 from extract.models.wanted import Layer, wanted_of
+from extract.models.weights import Checkpoint
 from extract.text import count
 from extract.values import Features
 
@@ -66,7 +67,6 @@ class Encoder:
         has_projection = checkpoint.projection is not None
         asked = self._asked = layer, projection, final_norm
         self.wanted = wanted_of(self.architecture, *asked, has_projection=has_projection)
-        self.fingerprint = fingerprint(checkpoint, projected=self.wanted.projected)
         self.device = _usable_device(device)
         self.dtype = _dtype(precision, self.device)
         # Of its model's training. Waveforms are taken as they come: the dataset normalises them.
@@ -78,11 +78,23 @@ class Encoder:
         # `redo` needs the float32 weights as loaded; on a CPU in float32 `exact` holds them.
         has_them = self.device.type == "cpu" and computed_in == torch.float32
         self.model = None if has_them else checkpoint
+        self._fingerprint = self._fingerprint_of(checkpoint) if has_them else ""
         self.copies = Copies(self.device) if self.device.type == "cuda" else None
         self.assign: Assignment | None = None
         self.saved_as = self.dtype  # what `assign` is given features in
         self.measures_gain = False  # whether features come with their `gain_sensitivity`
         self.stays = False  # whether features are left on the device
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the weights that its features are computed with."""
+        if not self._fingerprint:
+            assert self.model is not None
+            self._fingerprint = self._fingerprint_of(self.model)
+        return self._fingerprint
+
+    def _fingerprint_of(self, checkpoint: Checkpoint) -> str:
+        return fingerprint(checkpoint, projected=self.wanted.projected)
 
     def quantized(self, assign: Assignment, dtype: torch.dtype | None = None) -> "Encoder":
         """The same encoder, with the same weights in memory, whose features come with units.
