@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     @hydra.main(config_path=conf_dir(), config_name="config", **VERSION_BASE)
     def job(config: DictConfig) -> None:
         overrides = HydraConfig.get().overrides.task
-        jobs.append((overrides, Ended(exits.CRASHED)))  # stays if the job raises
+        jobs.append((overrides, Ended(exits.CRASHED, shown=_shown(config))))  # if the job raises
         run_job = _guarded if os.getpid() == here else _within_memory  # a launcher sees its errors
         jobs[-1] = overrides, run_job(config, sweep)
         if jobs[-1][1].exit in (exits.INTERRUPTED, exits.TERMINATED):
@@ -111,7 +111,8 @@ def main(argv: list[str] | None = None) -> int:
         sweep_table(_console(), rows)
     ends = [without_a_job, *(ended.exit for _overrides, ended in jobs)]
     if not {exits.INTERRUPTED, exits.TERMINATED} & {*ends}:
-        ends.append(_pages([store for _overrides, ended in jobs for store in ended.shown]))
+        stores = [store for _overrides, ended in jobs for store in ended.shown]
+        ends.append(_pages(stores, is_sweep=len(jobs) > 1))
     return max(end.code for end in ends)
 
 
@@ -174,7 +175,7 @@ def _guarded(config: DictConfig, sweep: Sweep | None) -> Ended:
         return _within_memory(config, sweep)
     except (Exception, SystemExit) as error:
         traceback.print_exception(error)
-        return Ended(exits.CRASHED)
+        return Ended(exits.CRASHED, shown=_shown(config))
 
 
 def _within_memory(config: DictConfig, sweep: Sweep | None) -> Ended:
@@ -193,7 +194,15 @@ def _within_memory(config: DictConfig, sweep: Sweep | None) -> Ended:
         "or the container's), or a lower loader.batch_seconds or loader.num_workers\n"
         "The same command goes on from here.\n"
     )
-    return Ended(exits.NO_MEMORY)
+    return Ended(exits.NO_MEMORY, shown=_shown(config))
+
+
+def _shown(config: DictConfig) -> Sequence[Path]:
+    """The store of a job without a summary, if a page is wanted and the options name a store."""
+    with suppress(OmegaConfBaseException):
+        if config.report.page is not Page.none:
+            return [Path(os.path.expanduser(config.store.dir))]  # noqa: PTH111 - as `expand_home`
+    return ()
 
 
 def _console() -> Console:
@@ -274,7 +283,7 @@ def _live(config: Config) -> AbstractContextManager[None]:
     return kept_live(Path(config.store.dir))
 
 
-def _pages(stores: Sequence[Path]) -> Exit:
+def _pages(stores: Sequence[Path], *, is_sweep: bool) -> Exit:
     """Makes the pages of all jobs. What goes wrong with one is said, and changes no exit code."""
     if not stores:
         return exits.DONE
@@ -284,7 +293,7 @@ def _pages(stores: Sequence[Path]) -> Exit:
     console = _console()
     try:
         with stop_on_signals("no report is made; all else is as the run left it") as stop:
-            for line in make(stores, stop):
+            for line in make(stores, stop, is_sweep=is_sweep):
                 console.print(line, soft_wrap=True, markup=False, highlight=False)
     except KeyboardInterrupt:
         return exits.INTERRUPTED

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from extract.files import open_regular
 from extract.shard import LEDGER_NAME
 from extract.systems import real_path
 from extract.text import printable
@@ -24,6 +25,16 @@ METADATA = "metadata.json"
 REPORT = "report.html"
 PRIVATE = ".extract"  # for locks and indices
 BESIDE = "beside"  # key of the metadata: what `Beside` holds
+
+# A sweep's page and table lie above its stores, in a folder that may be anyone's. What is at the
+# beginning of each tells it from another program's file of its name.
+SWEEP_PAGE, SWEEP_CSV = "sweep.html", "sweep.csv"
+SWEEP_TITLE = "Extraction sweep: "  # begins the title of every page
+SWEEP_MARKS = {
+    SWEEP_PAGE: f"<title>{SWEEP_TITLE}".encode(),
+    SWEEP_CSV: "\ufeffjob,store,".encode(),
+}
+MARKED_BYTES = 4096
 
 MAX_METADATA_BYTES = 1 << 16  # of a store's; another program's metadata.json may be gigabytes
 
@@ -117,7 +128,11 @@ class Walk:
         """The files of a folder that no store wrote."""
         stores = (store for store in self._endings if folder.startswith(store))
         endings = tuple(ending for store in stores for ending in self._endings[store])
-        files = [name for name in listing.files if not name.endswith(endings)]
+        files = [
+            name
+            for name in listing.files
+            if not (name.endswith(endings) or is_of_a_sweep(f"{folder}{name}"))
+        ]
         if not listing.is_store:
             return files
         own = (METADATA, REPORT)
@@ -189,6 +204,18 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
     try:
         return item.is_dir()
     except OSError:  # a link that leads to itself
+        return False
+
+
+def is_of_a_sweep(path: str) -> bool:
+    """Whether the file at `path` is a page or a table that this program made of a sweep."""
+    mark = SWEEP_MARKS.get(path[path.rfind("/") + 1 :])
+    if mark is None:
+        return False
+    try:
+        with open_regular(path) as file:
+            return mark in file.read(MARKED_BYTES)
+    except OSError:
         return False
 
 

@@ -2,7 +2,7 @@
 
 The process is started once for a whole command. Its stdin takes the job, a JSON object; its stdout
 gives a line of JSON for each page as it is made: `{"store": ..., "page": ...}`, or `problem` where
-there is none.
+there is none; `sweep` instead of `store` where the page is of the stores of a folder.
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from extract.manifest.folders import SWEEP_PAGE
 from extract.report.place import is_current, page_of
+from extract.report.sweep import place
+from extract.report.sweep.place import grouped
 from extract.store.ledger import ledger_paths
 from extract.systems import end_with_parent
 from extract.text import shown
@@ -35,7 +40,13 @@ MAX_TEXT = 300  # characters of a problem
 Said = Mapping[str, Any]  # a line of the process
 
 
-def make(stores: Sequence[Path], stop: Callable[[], bool], *, live: bool = False) -> list[str]:
+def make(
+    stores: Sequence[Path],
+    stop: Callable[[], bool],
+    *,
+    is_sweep: bool = False,
+    live: bool = False,
+) -> list[str]:
     """Makes the pages of stores and waits for them; returns what to say of them.
 
     A page that is newer than its store's ledgers is left as it is. Nothing that goes wrong with a
@@ -44,20 +55,46 @@ def make(stores: Sequence[Path], stop: Callable[[], bool], *, live: bool = False
     Args:
         stores: their folders. One without a ledger has no page.
         stop: asked while a page is made; once it returns True the process is killed.
+        is_sweep: also make a page of the stores of each folder that holds several.
         live: the stores' runs are at work, which the pages say.
     """
     wanted = [store for store in dict.fromkeys(stores) if ledger_paths(store)]
     old = [store for store in wanted if not is_current(store)]
-    problems: list[str] = []
-    if old:
-        said, ending = _run(
-            {"stores": [str(store.absolute()) for store in old], "live": live}, _longest(old), stop
-        )
-        problems = [f"no report: {one['problem']}" for one in said if "problem" in one]
-        if len(said) < len(old):
-            problems.append(f"no report: {ending or 'its process ended without saying why'}")
+    groups = grouped(wanted) if is_sweep else {}
+    sweeps = {above: group for above, group in groups.items() if not place.is_current(above, group)}
+    job = {
+        "stores": _absolute(old),
+        "sweeps": [[str(above.absolute()), _absolute(group)] for above, group in sweeps.items()],
+        "live": live,
+    }
+    longest_s = _longest([*old, *chain(*sweeps.values())])
+    said, ending = _run(job, longest_s, stop) if old or sweeps else ([], "")
+    reports = [one for one in said if "store" in one]
+    problems = [f"no report: {one['problem']}" for one in reports if "problem" in one]
+    ending = ending or "its process ended without saying why"
+    if len(reports) < len(old):
+        problems.append(f"no report: {ending}")
     made = [f"report: {page_of(store)}" for store in wanted if is_current(store)]
-    return [*_few(made, "reports"), *_few(problems, "reports that could not be made")]
+    return [
+        *_few(made, "reports"),
+        *_few(problems, "reports that could not be made"),
+        *_few([*_of_sweeps(groups, sweeps, said, ending)], "pages of sweeps"),
+    ]
+
+
+def _absolute(stores: Iterable[Path]) -> list[str]:
+    return [str(store.absolute()) for store in stores]
+
+
+def _of_sweeps(
+    folders: Iterable[Path], old: Container[Path], said: Sequence[Said], ending: str
+) -> Iterator[str]:
+    """What to say of the page of each folder."""
+    found = {one["sweep"]: one for one in said if "sweep" in one}
+    for folder in folders:
+        one = found.get(str(folder.absolute()), {"problem": ending})
+        is_there = folder not in old or "page" in one
+        yield f"sweep: {folder / SWEEP_PAGE}" if is_there else f"no sweep: {one['problem']}"
 
 
 def _longest(stores: Sequence[Path]) -> float:
@@ -70,8 +107,9 @@ def _longest(stores: Sequence[Path]) -> float:
 
 
 def _few(lines: Sequence[str], what: str) -> list[str]:
+    """The first lines, and how many more there are."""
     more = len(lines) - MAX_SAID
-    return [*lines[:MAX_SAID], *[f"and {more} more {what}"] * (more > 0)]
+    return [*lines[:MAX_SAID], *[f"{what}: {more} more"] * (more > 0)]
 
 
 def _run(
@@ -143,7 +181,7 @@ def _lines(out: str) -> Iterator[Said]:
     for line in out.splitlines():
         with suppress(ValueError):
             one = json.loads(line)
-            if isinstance(one, dict) and "store" in one:
+            if isinstance(one, dict) and {"store", "sweep"} & one.keys():
                 yield one
 
 
@@ -154,17 +192,34 @@ def main() -> None:
     end_with_parent(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the parent acts
     job = json.load(sys.stdin)
-    for store in job["stores"]:
-        made = _made(Path(store), live=job["live"])
-        sys.stdout.write(json.dumps({"store": store, **made}) + "\n")
+    for line in lines(job):
+        sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 
 
-def _made(store: Path, *, live: bool) -> dict[str, str]:
+def lines(job: Mapping[str, Any]) -> Iterator[Said]:
+    """Makes the pages of a job, one after the other; a line for each."""
+    for store in job["stores"]:
+        yield {"store": store, **_made(partial(_report, store, live=job["live"]))}
+    for folder, stores in job["sweeps"]:
+        yield {"sweep": folder, **_made(partial(_sweep, stores, folder))}
+
+
+def _report(store: str, *, live: bool) -> Path:
     from extract.report.run import write  # NumPy, PyAV, torch: at low priority by now
 
+    return write(Path(store), live=live)
+
+
+def _sweep(stores: Sequence[str], folder: str) -> Path:
+    from extract.report.sweep.write import write
+
+    return write([Path(store) for store in stores], Path(folder))
+
+
+def _made(write: Callable[[], Path]) -> dict[str, str]:
     try:
-        return {"page": str(write(store, live=live))}
+        return {"page": str(write())}
     except ValueError as error:
         said = str(error)
     except Exception as error:  # also a fault of this program: the features are saved

@@ -66,7 +66,8 @@ def write(template: str, target: Path, values: Mapping[str, Any]) -> None:
 
 def rendered(template: str, values: Mapping[str, Any]) -> Iterator[bytes]:
     """The page in parts, made as they are asked for."""
-    inlined = {"scripts": _texts(SCRIPTS), "styles": _texts(STYLES), "policy": _policy()}
+    scripts, styles = SCRIPTS + _own(template, ".js"), STYLES + _own(template, ".css")
+    inlined = {"scripts": _texts(scripts), "styles": _texts(styles), "policy": _policy(scripts)}
     for part in _environment().get_template(template).generate({**inlined, **values}):
         yield part.encode("utf8", "backslashreplace")
 
@@ -91,9 +92,15 @@ def _texts(names: Sequence[str]) -> tuple[Markup, ...]:
     return tuple(Markup((HERE / name).read_bytes().decode()) for name in names)
 
 
+def _own(template: str, ending: str) -> tuple[str, ...]:
+    """The script or the style that is one template's own, if it has one: a file of its name."""
+    name = f"templates/{Path(template).stem}{ending}"
+    return (name,) if (HERE / name).is_file() else ()
+
+
 @functools.cache
-def _policy() -> str:
-    hashes = (hashlib.sha256(script.encode()).digest() for script in _texts(SCRIPTS))
+def _policy(scripts: Sequence[str]) -> str:
+    hashes = (hashlib.sha256(script.encode()).digest() for script in _texts(scripts))
     allowed = " ".join(f"'sha256-{base64.b64encode(one).decode()}'" for one in hashes)
     return POLICY.format(scripts=allowed)
 

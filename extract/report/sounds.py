@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,12 +75,23 @@ def training_audio(store: Store, record: Record) -> Sound:
         if size > MAX_FILE:
             continue
         try:
-            data = store.files.read(tuple(file))
-            if data[:4] == b"RIFF":
+            data = _wav_in(store.files.read(tuple(file)))
+            if data:
                 return Sound(decode(io.BytesIO(data), printable(name)).samples)
-        except (OSError, ValueError, AudioError):
+        except (OSError, ValueError, AudioError, tarfile.TarError):
             return Sound(None, "its training audio is gone or damaged")
     return Sound(None, "no training audio")
+
+
+def _wav_in(data: bytes) -> bytes:
+    """The WAV file that a file of a store is, or that a part of a tar holds; empty without one."""
+    if data[:4] == b"RIFF":
+        return data
+    if data[257:262] == b"ustar":
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            found = (tar.extractfile(one) for one in tar if one.name.endswith(".wav"))
+            return next((file.read() for file in found if file is not None), b"")
+    return b""
 
 
 def encoded(samples: Samples) -> tuple[str, bytes]:

@@ -99,11 +99,12 @@ def csv_parts(lines: Iterable[Line]) -> Iterator[bytes]:
         yield buffer.getvalue().encode()
         buffer.seek(0)
         buffer.truncate()
-        writer.writerow(map(_cell, typed(line).values()))
+        writer.writerow(map(cell, typed(line).values()))
     yield buffer.getvalue().encode()
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
+    """A value as a cell of a CSV file holds it: see `csv_parts`."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):

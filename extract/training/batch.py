@@ -52,6 +52,10 @@ class FeatureBatch:
             row[: len(wav)] = wav.to(device)
         return padded / INT16_SCALE, lengths
 
+    def pin_memory(self) -> FeatureBatch:
+        """The batch with its features in page-locked memory; called by a DataLoader."""
+        return replace(self, features=self.features.pin_memory())
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> FeatureBatch:
         """The batch with its features on `device`; Lightning and Accelerate call it."""
         names = ("features", "feature_lengths")

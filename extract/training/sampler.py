@@ -138,7 +138,7 @@ class LengthBatchSampler(EpochSampler):
         seed: the same on every rank.
         rank: which part this is; None asks torch.distributed, if that is initialized by now, and
             else there is one part.
-        world_size: how many parts there are; None asks as well.
+        world_size: how many parts there are; as `rank`.
         dataset: is told the epoch when it changes; for `AudioDataset(augment=...)`.
 
     Raises:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from extract.commands import report
 from extract.manifest import folders
 from extract.manifest.folders import is_metadata
 from extract.manifest.paths import same_place
@@ -306,3 +307,18 @@ def test_two_recordings_of_one_stem_are_an_error_before_the_work(tmp_path):
     with pytest.raises(ValueError, match=r"a\.flac") as refused:
         read_source(Options(kind="folder", path=str(tmp_path), ids=Ids.stem), Output())
     assert f"{tmp_path}/a.wav" in str(refused.value)
+
+
+def test_a_sweeps_page_and_table_are_no_recordings_and_anothers_files_are(command, tmp_path):
+    for name in ("a.wav", "below/sweep.csv", "below/sweep.html"):
+        write_wav(tmp_path / "w" / f"{name}.wav").rename(tmp_path / "w" / name)
+    argv = ["-m", "dataset=folder", "dataset.path=w", "dataset.extensions=[]", *TINY]
+    argv += ["store.dir=w/out/${audio.alpha}", "audio.alpha=0.3,0.7"]
+    assert command(*argv) == 0
+    stores = [tmp_path / "w" / "out" / alpha for alpha in ("0.3", "0.7")]
+    assert report.main(["--sweep", *map(str, stores), "--output", str(tmp_path / "w")]) == 0
+    assert report.main(["--sweep", *map(str, stores)]) == 0
+    assert command(*argv, "overwrite=true") == 0
+    for store in stores:
+        ids = {record["id"] for record in ledger(store)}
+        assert ids == {"a.wav", "below/sweep.csv", "below/sweep.html"}

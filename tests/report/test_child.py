@@ -155,7 +155,7 @@ def test_many_lines_are_few(tmp_path, does):
     does(WITH.format("raise RuntimeError('x')"))
     assert make(stores, never) == [
         *["no report: RuntimeError: x"] * 3,
-        "and 3 more reports that could not be made",
+        "reports that could not be made: 3 more",
     ]
 
 
@@ -193,7 +193,7 @@ def test_a_sweep_makes_all_its_pages_in_one_process_at_its_end(
     recordings, command, tmp_path, monkeypatch
 ):
     asked = []
-    monkeypatch.setattr(child, "make", lambda stores, stop: asked.append(list(stores)) or [])
+    monkeypatch.setattr(child, "make", lambda stores, stop, **_: asked.append(list(stores)) or [])
     folder = [
         "dataset=folder",
         f"dataset.path={recordings}",
@@ -206,7 +206,7 @@ def test_a_sweep_makes_all_its_pages_in_one_process_at_its_end(
 def test_a_page_that_fails_in_any_way_changes_no_exit_code(
     recordings, extract_folder, monkeypatch, capsys
 ):
-    def broken(stores, stop):
+    def broken(stores, stop, **_):
         raise RuntimeError("a fault of this program")
 
     monkeypatch.setattr(child, "make", broken)

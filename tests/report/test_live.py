@@ -104,7 +104,7 @@ def test_a_run_makes_live_pages_while_it_is_at_work_and_one_at_its_end(
 ):
     made, at_work, finished = [], [], job._finished
 
-    def make(stores, stop, *, live=False):
+    def make(stores, stop, *, is_sweep=False, live=False):
         made.append((list(stores), live, bool(at_work)))
         return []
 

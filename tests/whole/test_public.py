@@ -23,6 +23,7 @@ NEED_TORCH = {
     *("FeatureDataset", "FeatureStore", "collate_features"),
     *("LengthBatchSampler", "Loader", "RandomCrops", "TorchAugment"),
     *("collate", "load_model", "make_loader", "run_shard", "stream_features"),
+    "fit_kmeans",
 }
 HEAVY = ("torch", "transformers", "hydra", "librosa", "av")
 

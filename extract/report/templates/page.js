@@ -11,6 +11,8 @@
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const inShort = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
   const inFull = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+  const isTiny = (value) => value !== 0 && Math.abs(value) < 1e-3;
+  const label = (value) => (isTiny(value) ? value.toExponential(1) : inShort.format(value));
 
   // Charts: what `extract/report/charts.py` calls `data`.
 
@@ -55,13 +57,32 @@
     };
   }
 
+  // Numbers of jobs over a setting: a point for each, and a line for each of the other settings.
+  function settingOptions(data) {
+    const texts = new Map(data.x.map((x, place) => [x, data.labels[place]]));
+    const few = (u) => {
+      const every = Math.ceil((data.x.length * TICK_WIDTH) / (u.bbox.width / devicePixelRatio));
+      return data.x.filter((_x, place) => place % every === 0);
+    };
+    return {
+      xs: data.x,
+      xScale: { time: false, range: (_u, low, high) => [low - 0.06 * (high - low || 1), high + 0.06 * (high - low || 1)] },
+      yScale: {},
+      xAxis: axis({ grid: { show: false }, size: 24, splits: few, values: (_u, splits) => splits.map((x) => texts.get(x)) }),
+      xSeries: { label: data.setting, value: (_u, _v, _si, place) => data.labels[place] ?? "" },
+      series: (number) => ({ width: 2, dash: DASHES[(number + Math.floor(number / 3)) % 3], points: { show: true, size: 7 } }),
+    };
+  }
+
+  const KINDS = { bars: barOptions, lines: lineOptions, settings: settingOptions };
+
   function drawChart(box) {
     const data = JSON.parse(box.nextElementSibling.textContent);
-    const own = data.kind === "bars" ? barOptions(data) : lineOptions(data);
-    const series = data.names.map((label, number) => ({
-      label,
-      stroke: () => colour(SERIES[number]),
-      value: (_u, value) => (value == null ? "" : inFull.format(value)),
+    const own = KINDS[data.kind](data);
+    const series = data.names.map((name, number) => ({
+      label: name,
+      stroke: () => colour(SERIES[number % 3]),
+      value: (_u, value) => (value == null ? "" : isTiny(value) ? label(value) : inFull.format(value)),
       ...own.series(number),
     }));
     const options = {
@@ -69,8 +90,8 @@
       height: CHART_HEIGHT,
       padding: [8, 12, 0, 0],
       cursor: { y: false, drag: { x: false, y: false } },
-      scales: { x: own.xScale, y: { range: (_u, _low, high) => [0, high || 1] } },
-      axes: [own.xAxis, axis({ size: 44, values: (_u, splits) => splits.map((value) => inShort.format(value)) })],
+      scales: { x: own.xScale, y: own.yScale ?? { range: (_u, _low, high) => [0, high || 1] } },
+      axes: [own.xAxis, axis({ size: 44, values: (_u, splits) => splits.map(label) })],
       series: [own.xSeries, ...series],
     };
     return new uPlot(options, [own.xs, ...data.values], box);
@@ -142,7 +163,7 @@
 
   // Tables: a button in each column's head, which sorts by that column.
 
-  const number = (text) => (/^-?[\d,]*\.?\d+ ?%?$/.test(text) ? parseFloat(text.replaceAll(",", "")) : NaN);
+  const number = (text) => (/^-?[\d,]*\.?\d+(e[+-]\d+)? ?%?$/.test(text) ? parseFloat(text.replaceAll(",", "")) : NaN);
   const collator = new Intl.Collator("en", { numeric: true });
 
   function compared(a, b) {

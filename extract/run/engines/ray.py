@@ -7,34 +7,29 @@ exception of a task is a mistake that would come again, and is not retried.
 
 from __future__ import annotations
 
-import os
 import time
-import uuid
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from extract import __version__
 from extract.config import Config, EngineOptions
-from extract.extras import missing
 from extract.fields import number
 from extract.machine import cores
 from extract.options import options_of
 from extract.run.board import Board, Progress, Reporter
+from extract.run.cluster import Resources, check_nodes, connect, resources
 from extract.run.observer import Observer, Unit
 from extract.run.signals import Stop
 from extract.run.summary import Summary, merged
 from extract.shard import Shard
-from extract.store.lock import LEASE_S, PRIVATE, StoreBusy
+from extract.store.lock import LEASE_S, StoreBusy
 from extract.text import count
 from extract.urls import is_url
 
 SHARDS_PER_PLACE = 4  # so that a slow one does not hold the end
-CPUS_WITHOUT_CARD = 4  # cores of a task that computes on them
 POLL_S = 0.5
 BUSY_S = 2 * LEASE_S  # how long the owner of a shard's lock may take to be found dead
 
@@ -55,15 +50,6 @@ class Options(EngineOptions):
     max_retries: int = number(3, at_least=0, at_most=1000)
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What each task needs, and how many fit the cluster at once."""
-
-    num_gpus: float
-    num_cpus: int
-    places: int
-
-
 def shards(config: Config) -> Sequence[Shard]:
     """All shards: as many as `shard.count`, or four for each task that fits the cluster at once.
 
@@ -71,7 +57,7 @@ def shards(config: Config) -> Sequence[Shard]:
         ValueError: Ray is not installed, or there is no such cluster, or the options ask for more
             than it has.
     """
-    ray = _connect(_options(config).address)
+    ray = connect(_options(config).address)
     total = config.shard.count
     if total == 1:
         total = SHARDS_PER_PLACE * _resources(config, ray).places
@@ -88,11 +74,12 @@ def run(
             options cannot be carried out; nothing was done.
     """
     options = _options(config)
-    ray, start = _connect(options.address), time.monotonic()
+    ray, start = connect(options.address), time.monotonic()
     try:
         config = _with_absolute_paths(config)
         needed = _resources(config, ray)
-        _check_nodes(config, ray, watch)
+        recordings = str(getattr(config.dataset, "path", "") or "")
+        check_nodes(ray, Path(config.store.dir), recordings, watch)
         watch.said(
             f"{count(len(shards), 'shard')} on {count(needed.places, 'place')}, "
             f"each of {count(needed.num_cpus, 'core')} and {needed.num_gpus:g} cards"
@@ -209,130 +196,9 @@ def _options(config: Config) -> Options:
     return config.engine
 
 
-def _connect(address: str) -> Any:
-    """The package, connected.
-
-    Raises:
-        ValueError: it is not installed, or no cluster is at the address.
-    """
-    try:
-        import ray
-    except ModuleNotFoundError:
-        raise ValueError(missing("ray")) from None
-    if not ray.is_initialized():
-        try:
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                include_dashboard=False if address == "local" else None,
-                logging_level="ERROR",
-            )
-        except (ConnectionError, RuntimeError) as error:
-            raise ValueError(f"engine.address={address}: no cluster there: {error}") from None
-    return ray
-
-
 def _resources(config: Config, ray: Any) -> Resources:
-    """What a task takes of the cluster as it is now.
-
-    Raises:
-        ValueError: no node has as much.
-    """
-    options, nodes = _options(config), [node["Resources"] for node in _nodes(ray)]
-    cards = max((node.get("GPU", 0) for node in nodes), default=0)
-    num_gpus = options.num_gpus
-    if num_gpus == "auto":
-        num_gpus = 1 if cards and config.device != "cpu" else 0
-    num_gpus, num_cpus = float(num_gpus), options.num_cpus
-    if num_cpus == "auto":
-        largest = max((int(node.get("CPU", 0)) for node in nodes), default=1)
-        share = int(largest * num_gpus / cards) if num_gpus else CPUS_WITHOUT_CARD
-        num_cpus = max(1, min(share, largest))
-    places = sum(_places(node, num_gpus, int(num_cpus)) for node in nodes)
-    if not places:
-        raise ValueError(
-            f"engine.num_gpus={num_gpus:g} engine.num_cpus={num_cpus}: no node of the cluster has "
-            f"as much; they have {_shown(nodes)}"
-        )
-    return Resources(num_gpus, int(num_cpus), places)
-
-
-def _places(node: Mapping[str, float], num_gpus: float, num_cpus: int) -> int:
-    by_cpus = int(node.get("CPU", 0)) // num_cpus
-    return min(by_cpus, int(node.get("GPU", 0) / num_gpus)) if num_gpus else by_cpus
-
-
-def _shown(nodes: Sequence[Mapping[str, float]]) -> str:
-    of_each = Counter(
-        f"{node.get('CPU', 0):g} cores and {node.get('GPU', 0):g} cards" for node in nodes
-    )
-    return ", ".join(f"{number} x {what}" for what, number in of_each.items())
-
-
-def _nodes(ray: Any) -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
-def _check_nodes(config: Config, ray: Any, watch: Observer) -> None:
-    """Asks each node for its version of this package and whether it sees store and recordings.
-
-    Raises:
-        ValueError: names the nodes that differ.
-    """
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    with _token(Path(config.store.dir)) as token:
-        asked = {}
-        for node in _nodes(ray):
-            here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ask = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(_node_says)
-            name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-            asked[ask.remote(str(token), _recordings(config))] = name
-        problems = []
-        for reference, name in asked.items():
-            try:
-                problem = ray.get(reference, timeout=BUSY_S)
-            except ray.exceptions.RayError as error:
-                problem = f"{error}".strip().splitlines()[-1]
-            if problem:
-                problems.append(f"{name}: {problem}")
-    if problems:
-        raise ValueError("; ".join(sorted(problems)))
-    watch.said(f"Ray: {count(len(asked), 'node')}")
-
-
-@contextmanager
-def _token(store: Path) -> Iterator[Path]:
-    """A file in the store for the time of the block, by which a node tells that it sees it."""
-    folder = store / PRIVATE
-    folder.mkdir(parents=True, exist_ok=True)
-    token = folder / f".tmp-ray-{uuid.uuid4().hex}"
-    token.write_text(__version__)
-    try:
-        yield token
-    finally:
-        token.unlink(missing_ok=True)
-
-
-def _recordings(config: Config) -> str:
-    """The folder or list of the dataset, "" where it is none of this file system."""
-    path = str(getattr(config.dataset, "path", "") or "")
-    return path if path and not is_url(path) and os.path.exists(path) else ""  # noqa: PTH110
-
-
-def _node_says(token: str, recordings: str) -> str:
-    """What is wrong with a node; "" if nothing is. Runs there."""
-    from extract import __version__ as version
-
-    try:
-        expected = Path(token).read_text()
-    except OSError as error:
-        return f"does not see the store: {Path(token).parents[1]}: {error.strerror}"
-    if version != expected:
-        return f"has extract {version}, and this process {expected}"
-    if recordings and not Path(recordings).exists():
-        return f"does not see the recordings: {recordings}"
-    return ""
+    options = _options(config)
+    return resources(ray, options.num_gpus, options.num_cpus, on_cpu=config.device == "cpu")
 
 
 def _with_absolute_paths(config: Config) -> Config:

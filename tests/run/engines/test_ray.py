@@ -18,6 +18,7 @@ from extract import __version__
 from extract.app import main
 from extract.config import Config, LoaderConfig, ModelConfig, Precision
 from extract.manifest.sources import folder
+from extract.run import cluster as cluster_of
 from extract.run.engines import ray as engine
 from extract.run.observer import Silent
 from extract.run.signals import Stop
@@ -220,16 +221,14 @@ def test_more_than_any_node_has_is_refused_with_what_they_have():
 
 
 def test_a_node_says_what_is_wrong_with_it(tmp_path):
-    token = tmp_path / "store" / ".extract" / "token"
-    assert "does not see the store" in engine._node_says(str(token), "")
-    with engine._token(tmp_path / "store") as token:
-        assert engine._node_says(str(token), "") == ""
-        assert engine._node_says(str(token), str(tmp_path)) == ""
-        assert "does not see the recordings" in engine._node_says(str(token), str(tmp_path / "no"))
+    says, missing = cluster_of.node_says, str(tmp_path / "no")
+    assert "does not see the store" in says(str(tmp_path / "store" / ".extract" / "token"), "")
+    with cluster_of.token_in(tmp_path / "store") as token:
+        assert says(str(token), "") == ""
+        assert says(str(token), str(tmp_path)) == ""
+        assert says(str(token), missing) == f"does not see the recordings: {missing}"
         token.write_text("9.9")
-        assert (
-            engine._node_says(str(token), "") == f"has extract {__version__}, and this process 9.9"
-        )
+        assert says(str(token), "") == f"has extract {__version__}, and this process 9.9"
     assert list((tmp_path / "store" / ".extract").iterdir()) == []
 
 
