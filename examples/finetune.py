@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
     dataset = AudioDataset(
         read_folder(args.recordings),
         stack=stack,
-        unit_variance=encoder.wants_unit_variance,
+        unit_variance=encoder.wants_unit_variance,  # as the model was trained
         augment=quieter_and_noisy,
     )
     loader = make_loader(dataset, args.batch_seconds, args.num_workers, shuffle=True)

@@ -47,7 +47,9 @@ def stored_features(args: argparse.Namespace) -> FeatureDataset:
     """The features of all recordings; those that the store lacks are computed first."""
     encoder = Encoder(load_model(args.model), device=args.device, layer=args.layer)
     recordings = AudioDataset(
-        read_folder(args.recordings), unit_variance=encoder.wants_unit_variance
+        read_folder(args.recordings),
+        stack=encoder.architecture.stack,
+        unit_variance=encoder.wants_unit_variance,  # as the model was trained
     )
     stored = FeatureDataset(args.store, encoder, write=True, recordings=recordings, layout="npy")
     stored.fill(num_workers=args.num_workers)
