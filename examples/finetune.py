@@ -11,6 +11,7 @@ after the step of the checkpoint, with the same crops and the same augmentation.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
     dataset = AudioDataset(
         read_folder(args.recordings),
         stack=stack,
-        unit_variance=encoder.wants_unit_variance,
+        unit_variance=encoder.wants_unit_variance,  # as the model was trained
         augment=quieter_and_noisy,
     )
     loader = make_loader(dataset, args.batch_seconds, args.num_workers, shuffle=True)
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
     torch.manual_seed(0)
     decoder = Decoder(encoder.hidden_size, crops.hop).to(args.device)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-3)
-    parts = {"decoder": decoder, "optimizer": optimizer, "stream": stream}
+    parts: dict[str, Any] = {"decoder": decoder, "optimizer": optimizer, "stream": stream}
     if args.checkpoint.exists():
         state = torch.load(args.checkpoint, map_location=args.device)
         for name, part in parts.items():

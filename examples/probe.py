@@ -52,7 +52,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def batches(args: argparse.Namespace, encoder: Encoder) -> Iterable[FeatureBatch]:
     """The same batches, from files or on the fly."""
     recordings = AudioDataset(
-        read_folder(args.recordings), unit_variance=encoder.wants_unit_variance
+        read_folder(args.recordings),
+        stack=encoder.architecture.stack,
+        unit_variance=encoder.wants_unit_variance,  # as the model was trained
     )
     workers = args.num_workers
     if args.store is None:

@@ -47,26 +47,28 @@ def stored_features(args: argparse.Namespace) -> FeatureDataset:
     """The features of all recordings; those that the store lacks are computed first."""
     encoder = Encoder(load_model(args.model), device=args.device, layer=args.layer)
     recordings = AudioDataset(
-        read_folder(args.recordings), unit_variance=encoder.wants_unit_variance
+        read_folder(args.recordings),
+        stack=encoder.architecture.stack,
+        unit_variance=encoder.wants_unit_variance,  # as the model was trained
     )
     stored = FeatureDataset(args.store, encoder, write=True, recordings=recordings, layout="npy")
     stored.fill(num_workers=args.num_workers)
     return stored
 
 
-def perplexity(probabilities: Tensor, sequences: Sequence[Tensor]) -> float:
+def perplexity(probabilities: Tensor, sequences: list[Tensor]) -> float:
     """Of units, given the one before: exp of the mean of -log p(unit | unit before)."""
     pairs = torch.cat([torch.stack([units[:-1], units[1:]]) for units in sequences], dim=1)
     return float(torch.exp(-probabilities[pairs[0], pairs[1]].log().mean()))
 
 
-def unigram(sequences: Sequence[Tensor], num_units: int) -> Tensor:
+def unigram(sequences: list[Tensor], num_units: int) -> Tensor:
     """p(unit), the same in each row of (num_units, num_units); one is added to each count."""
     counts = torch.bincount(torch.cat(sequences), minlength=num_units) + 1.0
     return (counts / counts.sum()).expand(num_units, num_units)
 
 
-def bigram(sequences: Sequence[Tensor], num_units: int) -> Tensor:
+def bigram(sequences: list[Tensor], num_units: int) -> Tensor:
     """p(unit | unit before), (num_units, num_units), smoothed by the unigram model."""
     counts = unigram(sequences, num_units) * num_units
     for units in sequences:

@@ -46,14 +46,14 @@ def clips(tmp_path_factory) -> Path:
 
 
 class Counting(AudioDataset):
-    """Counts what is decoded."""
+    """Notes what is asked of it."""
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
-        self.decoded: list[str] = []
+        self.asked: list[str] = []
 
     def __getitem__(self, index):
-        self.decoded.append(self.manifest.ids[index])
+        self.asked.append(self.manifest.ids[index])
         return super().__getitem__(index)
 
 
@@ -114,7 +114,7 @@ def test_only_what_the_store_lacks_is_computed(by_command, encoder, recordings, 
     dataset = FeatureDataset(store, encoder, recordings=recordings)
     assert len(dataset) == NUM + 1  # one for each recording
     items, found = list(dataset), readers.read(by_command)
-    assert sorted(recordings.decoded) == ["2.wav", "5.wav"]
+    assert sorted(recordings.asked) == ["2.wav", "5.wav"]
     for item, id_ in zip(items, recordings.manifest.ids, strict=True):
         if id_ == "broken.wav":
             assert isinstance(item, Failure)
@@ -124,17 +124,17 @@ def test_only_what_the_store_lacks_is_computed(by_command, encoder, recordings, 
             assert torch.allclose(item.features, found[id_][0], atol=1e-5)
     assert contents(store) == before  # nothing is written without `write`
     assert list(dataset)[2].recording == items[2].recording
-    assert recordings.decoded == ["2.wav", "5.wav"] * 2
+    assert recordings.asked == ["2.wav", "5.wav"] * 2
 
 
 def test_without_a_store_everything_is_computed(encoder, recordings, tmp_path):
     dataset = FeatureDataset(tmp_path / "none", encoder, recordings=recordings)
     assert all(item.features.shape[1] == 32 for item in dataset if not isinstance(item, Failure))
-    assert len(recordings.decoded) == NUM + 1
+    assert len(recordings.asked) == NUM + 1
     assert not (tmp_path / "none").exists()
     failed = [item for item in dataset if isinstance(item, Failure)]
     assert [item.reason for item in failed] == ["undecodable"]
-    assert recordings.decoded.count("broken.wav") == 1  # a failure is not tried again
+    assert recordings.asked.count("broken.wav") == 1  # a failure is not tried again
 
 
 def test_a_recording_that_changed_is_computed_anew(encoder, tmp_path):
@@ -145,7 +145,7 @@ def test_a_recording_that_changed_is_computed_anew(encoder, tmp_path):
     write_wav(folder / "1.wav", 0.5, 77)
     recordings = Counting(read_folder(folder))
     items = list(FeatureDataset(store, encoder, recordings=recordings))
-    assert recordings.decoded == ["1.wav"]
+    assert recordings.asked == ["1.wav"]
     assert items[1].recording.duration_s == 0.5
     assert len(items[1].features) > len(items[0].features)
 
@@ -158,7 +158,7 @@ def test_durations_are_those_of_headers_on_every_rank(by_command, encoder, recor
     assert broken == 0
     nowhere = FeatureDataset(tmp_path / "none", encoder, recordings=recordings)
     assert nowhere.durations_s.tolist() == [*seconds, broken]
-    assert recordings.decoded == []
+    assert recordings.asked == []
 
 
 # --- identity ------------------------------------------------------------------------------------
@@ -230,14 +230,14 @@ def test_after_one_pass_the_command_has_nothing_to_do(
     with FeatureDataset(tmp_path, encoder, True, recordings=recordings, layout=layout) as dataset:
         computed = utterances(dataset)
     audit(tmp_path, set(recordings.manifest.ids))
-    assert len(recordings.decoded) == NUM + 1
+    assert len(recordings.asked) == NUM + 1
     again = FeatureDataset(tmp_path, encoder, True, recordings=recordings)
     for one, two in zip(
         computed, (item for item in again if not isinstance(item, Failure)), strict=True
     ):
         assert one.recording == two.recording
         assert torch.equal(one.features, two.features)
-    assert len(recordings.decoded) == NUM + 1
+    assert len(recordings.asked) == NUM + 1
     nothing_to_do(clips, tmp_path, capsys, f"store={layout}")
 
 
@@ -272,7 +272,7 @@ def test_what_was_written_is_read_back_and_not_computed_again(encoder, recording
         changed = np.load(path) + 1
         np.save(path, changed)
         assert torch.equal(dataset[3].features, torch.from_numpy(changed))
-        assert recordings.decoded == [first.recording.id]
+        assert recordings.asked == [first.recording.id]
         dataset.refresh()  # its bytes are as many as before
         assert torch.equal(dataset[3].features, torch.from_numpy(changed))
 
@@ -286,7 +286,7 @@ def test_notes_are_taken_into_the_index_once_they_are_many(
             dataset[index]
             assert len(dataset._written) < 2
         assert len(list(dataset)) == NUM + 1
-    assert len(recordings.decoded) == NUM + 1
+    assert len(recordings.asked) == NUM + 1
 
 
 def test_a_failure_of_the_writer_is_one_of_the_ledger(encoder, recordings, tmp_path):
@@ -385,7 +385,7 @@ def _fill(store: Path, clips: Path, index: int, done) -> None:
             item for item in mine if not isinstance(item, Failure) and item.features is None
         ]
         owned = [id_ for id_ in recordings.manifest.ids if Shard(index, 2).owns(id_)]
-        assert sorted(recordings.decoded) == sorted(owned)
+        assert sorted(recordings.asked) == sorted(owned)
 
 
 @posix.START_METHODS
