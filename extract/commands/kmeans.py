@@ -145,6 +145,7 @@ def _output(options: argparse.Namespace, store: Path) -> Path:
             f"{printable(str(path))}: is there already; --overwrite replaces it, --output FILE.npy "
             "names another"
         )
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from extract import choices, exits
 from extract.run.signals import stop_on_signals
+from extract.store.export import output_path
 from extract.text import printable
 from extract.write_errors import StoreUnusable
 
@@ -84,13 +85,14 @@ def _quantize(options: argparse.Namespace, stop: Callable[[], bool]) -> int:
     from extract.run.quantize import quantize, quantizer_options  # torch
 
     path = options.path and str(Path(options.path).expanduser())
+    store = Path(options.store).expanduser()
     return quantize(
-        Path(options.store).expanduser(),
+        store,
         quantizer_options(options.quantizer, path=path, format=options.format, dedup=options.dedup),
         device=options.device,
         layer=options.layer,
         order=options.list,
-        output=options.output and Path(options.output).expanduser(),
+        output=options.output and output_path("--output", options.output, store),
         overwrite=options.overwrite,
         stop=stop,
     )

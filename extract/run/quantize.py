@@ -94,6 +94,7 @@ def quantize(
         num_without += filled.unreadable
     if output is not None:
         rows = units.joined_rows(_ids(listed, shards, directory), directory, shards)
+        output.parent.mkdir(parents=True, exist_ok=True)
         replace_whole(output, as_bytes(files.text(rows)))
     return num_without
 

@@ -16,7 +16,7 @@ import soundfile
 import torch
 from transformers import HubertConfig
 
-from extract.commands import fairseq
+from extract.commands import fairseq, kmeans, quantize
 from extract.store.layout import Layout
 from extract.store.layouts import applio
 from extract.store.store import Store
@@ -266,7 +266,7 @@ def test_fairseq_finds_the_features_of_its_lists_in_shards(command, tmp_path):
     (tmp_path / "tsv").mkdir()
     tsv = tmp_path / "tsv" / "train.tsv"
     tsv.write_text(f"{tmp_path / 'flac'}\n" + "".join(reversed(lines)))
-    of_fairseq, joined = commands("coming_from_fairseq")
+    of_fairseq, joined, fit, units = commands("coming_from_fairseq")
     assert command(*of_fairseq, *HERE) == 0
     assert joined[0] == "fairseq"
     assert fairseq.main(joined[1:]) == 0
@@ -278,3 +278,11 @@ def test_fairseq_finds_the_features_of_its_lists_in_shards(command, tmp_path):
     ours = np.concatenate([np.load(feat / f"train_{rank}_2.npy") for rank in range(2)])
     assert (ours.dtype, ours.shape) == (expected["npy"].dtype, expected["npy"].shape)
     assert np.abs(ours - expected["npy"]).max() <= 1e-5
+    fit[fit.index("500")], fit[fit.index("0.1")] = "4", "1"  # there are but a hundred frames
+    assert kmeans.main(fit[1:]) == 0
+    assert quantize.main(units[1:]) == 0
+    centres = np.load(tmp_path / "km500.npy").astype(np.float64)
+    lines = (tmp_path / "lab" / "train.km").read_text().splitlines()
+    each = np.split(ours.astype(np.float64), np.cumsum(expected["len"])[:-1])
+    nearest = [np.square(one[:, None] - centres).sum(2).argmin(1).tolist() for one in each]
+    assert [[*map(int, line.split())] for line in lines] == nearest

@@ -438,5 +438,6 @@ def test_what_is_wrong_with_the_call_is_said(made, tmp_path, capsys):
         assert said in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
     if sys.platform != "win32":
-        assert kmeans([out, *FIT, "--output", str(tmp_path / "no" / "x.npy")]) == 1
-        assert "No such file or directory" in capsys.readouterr().err
+        (tmp_path / "file").touch()
+        assert kmeans([out, *FIT, "--output", str(tmp_path / "file" / "x.npy")]) == 1
+        assert "File exists" in capsys.readouterr().err
