@@ -123,17 +123,20 @@ def check_nodes(ray: Any, store: Path, recordings: str, watch: Observer) -> None
             ask = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(node_says)
             name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
             asked[ask.remote(str(token), recordings)] = name
-        problems = []
+        problems, gone = [], 0
         for reference, name in asked.items():
             try:
                 problem = ray.get(reference, timeout=ANSWER_S)
+            except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+                gone += 1  # Ray takes some seconds to notice that a node has died
+                continue
             except ray.exceptions.RayError as error:
                 problem = f"{error}".strip().splitlines()[-1]
             if problem:
                 problems.append(f"{name}: {problem}")
     if problems:
         raise ValueError("; ".join(sorted(problems)))
-    watch.said(f"Ray: {count(len(asked), 'node')}")
+    watch.said(f"Ray: {count(len(asked) - gone, 'node')}{f', {gone} gone' if gone else ''}")
 
 
 @contextmanager

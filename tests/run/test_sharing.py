@@ -345,7 +345,8 @@ def test_without_training_audio_nothing_is_decoded(sweep, clips, tmp_path, monke
         return prepare(file, where, *rest, **more)
 
     monkeypatch.setattr(dataset, "prepare", counted)
-    assert sweep("0.5,0.7,0.9", f"store={layout}", "store.audio=none") == 0
+    none_in_memory = "loader.decoded_mb=0"
+    assert sweep("0.5,0.7,0.9", f"store={layout}", "store.audio=none", none_in_memory) == 0
     proofs = 2 * proof.MOST_UTTERANCES
     assert len(prepared) == NUM + 3 + proofs
     for alpha in ("0.7", "0.9"):

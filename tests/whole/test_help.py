@@ -136,7 +136,8 @@ def test_info_of_every_kind_needs_no_dataset_and_starts_no_run(shown, capfd, of)
     assert shown("--info", *of)
 
 
-def test_a_dataset_that_was_not_chosen_is_said_beside_what_is_shown(command, capfd):
+def test_a_dataset_that_was_not_chosen_is_said_beside_what_is_shown(command, capfd, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])  # of runs in this process before
     for argv in (["--info", "defaults"], ["--cfg", "job"], ["--cfg=job"]):
         assert command(*argv) == 0
         out, err = capfd.readouterr()

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,10 +101,10 @@ def records(config) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def until(is_so, seconds=120.0):
+def until(is_so, seconds=120.0, said=None):
     end = time.monotonic() + seconds
     while not is_so():
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, said.read_text() if said else "it did not happen"
         time.sleep(0.05)
 
 
@@ -115,8 +116,20 @@ def whole(config):
 
 
 def tasks() -> list[psutil.Process]:
-    """The processes that do shards."""
-    return [one for one in psutil.process_iter(["cmdline"]) if "ray::_shard" in _words(one)]
+    """The processes that do shards, without the workers that they forked."""
+    every = psutil.process_iter(["pid", "ppid", "cmdline"])
+    found = {one.info["pid"]: one for one in every if "ray::_shard" in _words(one)}
+    return [one for one in found.values() if one.info["ppid"] not in found]
+
+
+def saving() -> list[psutil.Process]:
+    """Those that have begun to save: each has its shard's ledger open."""
+    found = []
+    for process in tasks():
+        with suppress(psutil.Error):
+            if any("/ledger." in file.path for file in process.open_files()):
+                found.append(process)
+    return found
 
 
 def _words(process) -> str:
@@ -136,8 +149,7 @@ class Running:
 
 def test_a_killed_task_and_a_lost_node_cost_only_what_was_in_flight(config, cluster):
     running = Running(config)
-    until(lambda: len(records(config)) > 10 and tasks())
-    tasks()[0].kill()
+    until(lambda: [one.kill() for one in saving()[:1]])
     until(lambda: len(records(config)) > 20)
     cluster.remove_node(min(cluster.worker_nodes, key=id), allow_graceful=False)
     cluster.add_node(num_cpus=1)
@@ -157,13 +169,14 @@ def test_a_killed_driver_and_the_same_command_again(config, clips, cluster, tmp_
         *("engine.num_cpus=1", "report=none"),
     ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "extract", *words, "shard.count=4"],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    until(lambda: len(records(config)) > 5)
+    with (tmp_path / "said").open("w") as said:
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "extract", *words, "shard.count=4"],
+            env=environment,
+            stdout=said,
+            stderr=said,
+        )
+    until(lambda: len(records(config)) > 5, said=tmp_path / "said")
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     assert main([*words, "shard.count=3"]) == 0
