@@ -59,8 +59,13 @@ class Board:
         self._state.running[shard] = node
         return self._signal_name
 
-    def report(self, shard: int, counts: Counts) -> str:
-        """What a task has done; returns the signal that asks it to stop, or ""."""
+    def report(self, shard: int, node: str, counts: Counts) -> str:
+        """What a task has done; returns the signal that asks it to stop, or "".
+
+        An actor that was started again, since its node died, learns from this what runs.
+        """
+        self._begun.add(shard)
+        self._state.running[shard] = node
         self._state.counts[shard] = counts
         return self._signal_name
 
@@ -115,7 +120,7 @@ class Reporter(Silent):
 
     def _tell(self) -> None:
         while not self._over.wait(REPORT_S):
-            self._obey(self._board.report, self._counts)
+            self._obey(self._board.report, socket.gethostname(), self._counts)
 
     def _obey(self, method: Any, *arguments: Any) -> None:
         """Tells the board; a board that is gone for a moment hinders no work."""

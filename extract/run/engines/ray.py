@@ -137,7 +137,7 @@ def _board(ray: Any) -> Any:
     """The actor that counts, on the driver's node, where the driver's death ends it anyway."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     made = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Board)
     return made.remote()
 
