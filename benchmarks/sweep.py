@@ -63,7 +63,10 @@ def _against_one_run(size: str, copies: int, pairs: int) -> Row:
             name: partial(_in_process, *command, cpu_s[name]) for name, command in commands.items()
         }
         taken = in_turns(works, pairs)
-        saved, shared = zip(*map(_counted, sorted(nine.iterdir())), strict=True)
+        saved, shared = zip(
+            *map(_counted, [path.parent for path in sorted(nine.glob("*/ledger.jsonl"))]),
+            strict=True,
+        )
         assert saved == (number,) * NUM_JOBS
     times = ", ".join(
         f"{a:.1f} s to {b:.1f} s" for a, b in zip(taken["run"], taken["sweep"], strict=True)
