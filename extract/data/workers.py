@@ -93,24 +93,24 @@ class Workers:
                     self.current,
                 ),
             }
-        self.iterator: Any = iter(
-            DataLoader(
-                Watched(items, self.current),
-                batch_sampler=[batch.tolist() for batch in batches],
-                collate_fn=Packed(collate),
-                num_workers=options.num_workers,
-                **parallel,
-            )
+        loader = DataLoader(
+            Watched(items, self.current),
+            batch_sampler=[batch.tolist() for batch in batches],
+            collate_fn=Packed(collate),
+            num_workers=options.num_workers,
+            **parallel,
         )
         self.processes: list[Any] = []
+        self._handler_before: Any = None
+        self._replace_handler()  # before workers start: one may die at once
+        try:
+            self.iterator: Any = iter(loader)
+        except BaseException:
+            self._restore_handler()
+            raise
+        self._replace_handler()  # the first loader of a process brings torch's
         if options.num_workers:
             self.processes = _processes(self.iterator, children)
-        self._handler_before: Any = None
-        in_main = threading.current_thread() is threading.main_thread()
-        if self.processes and in_main and hasattr(signal, "SIGCHLD"):  # Windows has none
-            # torch's handler of SIGCHLD raises wherever the main process is, even within a save.
-            # This one raises only inside `next`.
-            self._handler_before = signal.signal(signal.SIGCHLD, self._on_child)
 
     def next(self) -> Any | None:
         """The next batch, or None once `stop()` is true.
@@ -146,6 +146,17 @@ class Workers:
         self.iterator = None  # its finaliser shuts down, if there is no _shutdown_workers
         self.processes = []
         self._restore_handler()
+
+    def _replace_handler(self) -> None:
+        """Installs `_on_child`, which raises only inside `next`, in the main thread.
+
+        torch's handler of SIGCHLD raises wherever the main process is, even within a save.
+        """
+        in_main = threading.current_thread() is threading.main_thread()
+        if self.options.num_workers and in_main and hasattr(signal, "SIGCHLD"):  # not on Windows
+            before = signal.signal(signal.SIGCHLD, self._on_child)
+            if before != self._on_child:
+                self._handler_before = before
 
     def _restore_handler(self) -> None:
         """Restores the handler of SIGCHLD, which would keep this object and its shared memory."""
