@@ -6,11 +6,15 @@ A sweep's table shows both; docs/faults.md explains them. Only the command line 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from extract.internal import INTERNAL_ERROR
+from extract.run.signals import Stop, stop_on_signals
+from extract.text import printable
 from extract.values import FAILED
+from extract.write_errors import StoreUnusable
 
 if TYPE_CHECKING:
     from extract.run.preflight import Preflight
@@ -46,6 +50,28 @@ def after_signal(name: str) -> Exit:
 def of_run(summaries: Iterable[Summary]) -> Exit:
     """The exit of a run: the worst of its shards'."""
     return max(map(_of_shard, summaries), key=lambda one: one.code, default=DONE)
+
+
+def of_command(work: Callable[[Stop], Exit]) -> Exit:
+    """The exit of a command that a signal may stop; what ended it early goes to stderr."""
+    try:
+        with stop_on_signals() as stop:
+            return work(stop)
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return USAGE
+    except OSError as error:
+        sys.stderr.write(f"{printable(str(error))}\n")
+        return UNREADABLE
+    except StoreUnusable as error:
+        sys.stderr.write(f"stopped: {error}\nOnce that is mended, the same command goes on.\n")
+        return STORE_UNUSABLE
+
+
+def stopped(signal_name: str) -> Exit:
+    """The exit of a command that goes on when it is called again, and says so."""
+    sys.stderr.write("stopped; the same command goes on from here\n")
+    return after_signal(signal_name)
 
 
 def of_preflight(found: Preflight) -> Exit:

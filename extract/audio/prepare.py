@@ -9,7 +9,7 @@ fast.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,15 @@ class Prepared:
     clipped_samples: int  # samples of `wav32k` held at full scale instead of wrapping around
 
 
+class Wanted(TypedDict, total=False):
+    """What is made of a recording's samples; a key that is left out has the default."""
+
+    # Bring the encoder's input to zero mean and unit variance, before zeros are put around it; no
+    unit_variance: bool
+    training_audio: bool  # make the copy at 32 kHz, if the settings decode to that rate; yes
+    encoder_input: bool  # make the waveform at 16 kHz, else it is empty; yes
+
+
 def prepare(
     file: BinaryIO,
     where: str,
@@ -60,11 +69,9 @@ def prepare(
     span: Span = WHOLE,
     stack: ConvStack = HUBERT_STACK,
     *,
-    unit_variance: bool = False,
-    training_audio: bool = True,
     keep: Callable[[Decoded], None] = lambda decoded: None,
-    encoder_input: bool = True,
     augment: Augment | None = None,
+    **wanted: Unpack[Wanted],
 ) -> Prepared:
     """Decode, gate, scale and resample one recording, or a span of it.
 
@@ -76,13 +83,10 @@ def prepare(
         settings: the gates, the gain and the way to 16 kHz.
         span: the samples to prepare.
         stack: the encoder's convolutions, which say how short is too short.
-        unit_variance: bring the encoder's input to zero mean and unit variance, before zeros are
-            put around it.
-        training_audio: make the copy at 32 kHz, if the settings decode to that rate.
         keep: given what was decoded, for `prepare_decoded`; not called before an AudioError.
-        encoder_input: make the waveform at 16 kHz; else it is empty.
         augment: changes the decoded samples, of which it may return more or fewer. Gates, peak and
             gain are those of what it returns.
+        wanted: what to make of the samples: see `Wanted`.
 
     Raises:
         AudioError: `undecodable`, `empty`, `too_long`, `too_short`, `non_finite_audio`, `silent`
@@ -90,17 +94,7 @@ def prepare(
     """
     decoded = _decoded(file, where, settings, span)
     try:
-        prepared = prepare_decoded(
-            decoded,
-            where,
-            settings,
-            span,
-            stack,
-            unit_variance=unit_variance,
-            training_audio=training_audio,
-            encoder_input=encoder_input,
-            augment=augment,
-        )
+        prepared = prepare_decoded(decoded, where, settings, span, stack, augment=augment, **wanted)
     except AudioError as error:
         if error.reason == "silent" and augment is None:  # else it is not the file's doing
             raise AudioError("silent", _why_silent(file, where, span)) from None

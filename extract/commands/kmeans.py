@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extract import exits
-from extract.run.signals import stop_on_signals
+from extract.run.signals import Stop
 from extract.text import count, printable
 
 if TYPE_CHECKING:
@@ -40,19 +39,12 @@ def main(argv: Sequence[str]) -> int:
     """
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    try:
-        with stop_on_signals() as stop:
-            finished = _kmeans(options, stop)
-    except ValueError as error:
-        sys.stderr.write(f"{error}\n")
-        return exits.USAGE.code
-    except OSError as error:
-        sys.stderr.write(f"{printable(str(error))}\n")
-        return exits.UNREADABLE.code
-    if not finished and stop.signal_name:
-        sys.stderr.write("stopped; the same command goes on from here\n")
-        return exits.after_signal(stop.signal_name).code
-    return exits.DONE.code
+
+    def work(stop: Stop) -> exits.Exit:
+        finished = _kmeans(options, stop)
+        return exits.DONE if finished or not stop() else exits.stopped(stop.signal_name or "")
+
+    return exits.of_command(work).code
 
 
 def _parser() -> argparse.ArgumentParser:

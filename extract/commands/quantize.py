@@ -9,10 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from extract import choices, exits
-from extract.run.signals import stop_on_signals
+from extract.run.signals import Stop
 from extract.store.export import output_path
-from extract.text import printable
-from extract.write_errors import StoreUnusable
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,27 +25,20 @@ def main(argv: Sequence[str]) -> int:
     """
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    try:
-        with stop_on_signals() as stop:
-            num_without = _quantize(options, stop)
-    except ValueError as error:
-        sys.stderr.write(f"{error}\n")
-        return exits.USAGE.code
-    except OSError as error:
-        sys.stderr.write(f"{printable(str(error))}\n")
-        return exits.UNREADABLE.code
-    except StoreUnusable as error:
-        sys.stderr.write(f"stopped: {error}\nOnce that is mended, the same command goes on.\n")
-        return exits.STORE_UNUSABLE.code
-    if stop.signal_name:
-        sys.stderr.write("stopped; the same command goes on from here\n")
-        return exits.after_signal(stop.signal_name).code
-    if num_without:
+
+    def work(stop: Stop) -> exits.Exit:
+        num_without = _quantize(options, stop)
+        if stop():
+            return exits.stopped(stop.signal_name or "")
+        if not num_without:
+            return exits.DONE
         sys.stderr.write(
             f"{num_without:,} without units: their features are damaged or gone. The command that "
             "made the store encodes them again, with the same quantizer\n"
         )
-    return exits.SOME_FAILED.code if num_without else exits.DONE.code
+        return exits.SOME_FAILED
+
+    return exits.of_command(work).code
 
 
 def _parser() -> argparse.ArgumentParser:

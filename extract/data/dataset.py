@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from extract.audio.decode import Decoded
 from extract.audio.faults import AudioError, opened
-from extract.audio.prepare import Prepared, prepare, prepare_decoded
+from extract.audio.prepare import Prepared, Wanted, prepare, prepare_decoded
 from extract.audio.spans import WHOLE, Span
 from extract.data.augment import Augmentation, AugmentFunction
 from extract.data.decoded import DecodedCache, is_worth_keeping, name_of
@@ -120,6 +120,14 @@ class AudioDataset(Dataset[Utterance | Failure]):
             known, torch.from_numpy(prepared.waveform), torch.from_numpy(prepared.wav32k)
         )
 
+    @property
+    def _wanted(self) -> Wanted:
+        return {
+            "unit_variance": self.unit_variance,
+            "training_audio": self.training_audio,
+            "encoder_input": self.encoder_input,
+        }
+
     def _name(self, entry: Entry, recording: Recording) -> str | None:
         """The name of an entry's samples among those that are kept; None if none are."""
         if self.decoded is None or self.augmentation is not None:
@@ -140,9 +148,7 @@ class AudioDataset(Dataset[Utterance | Failure]):
                     self.settings,
                     span,
                     self.stack,
-                    unit_variance=self.unit_variance,
-                    training_audio=self.training_audio,
-                    encoder_input=self.encoder_input,
+                    **self._wanted,
                 )
         return None
 
@@ -161,11 +167,9 @@ class AudioDataset(Dataset[Utterance | Failure]):
                 self.settings,
                 span,
                 self.stack,
-                unit_variance=self.unit_variance,
-                training_audio=self.training_audio,
-                encoder_input=self.encoder_input,
                 keep=keep,
                 augment=augment,
+                **self._wanted,
             )
 
 

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.frames import ENCODER_RATE_HZ
+from extract.values import AudioSettings
+
 Indices = NDArray[np.int64]
 Durations = Sequence[float] | NDArray[np.float64]  # of every recording, by index
 
@@ -52,6 +55,15 @@ def plan_batches(
         batches.append(order[start : start + fits[start]])
         start += fits[start]
     return batches
+
+
+def padded_seconds(duration_s: NDArray[np.float64], settings: AudioSettings) -> NDArray[np.float64]:
+    """Seconds with the zeros that the settings put around each waveform."""
+    around_s = sum(settings.pad_samples) / ENCODER_RATE_HZ
+    padded: NDArray[np.float64] = np.maximum(
+        duration_s + around_s, settings.min_samples / ENCODER_RATE_HZ
+    )
+    return padded
 
 
 def padding_share(duration_s: Durations, batches: Sequence[Indices]) -> float:

@@ -6,10 +6,12 @@ run. An utterance that does not fit the device in a batch of its own is encoded 
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +20,12 @@ from extract.data.batch import Batch
 from extract.data.plan import QUADRATIC_S
 from extract.values import Encoded, Failure, Features, Recording
 
+if TYPE_CHECKING:
+    from extract.encoder.encoder import Encoder
+
 log = logging.getLogger(__name__)
+
+SLACK = 1.1  # a header's duration may be off by a little; a batch is not split for that
 
 # Messages of RuntimeErrors from torch's CPU allocator, cuBLAS and CUDA's page-locked allocator.
 OUT_OF_MEMORY = ("can't allocate memory", "ALLOC_FAILED", "CUDA error: out of memory")
@@ -142,6 +149,20 @@ class BatchEncoder:
             yield Failure(recording, "out_of_memory", detail)
         else:
             yield from encoded(batch, features)
+
+
+def batch_encoder(
+    encoder: Encoder, batch_seconds: float = math.inf, *, cpu_fallback: bool = True
+) -> BatchEncoder:
+    """The stage of an encoder for batches that were planned to cost at most `batch_seconds`.
+
+    On a GPU, with `cpu_fallback`, the same model on the CPU is its fallback.
+    """
+    fallback: Callable[[], Encoder] | None = None
+    if encoder.device.type != "cpu" and cpu_fallback:
+        fallback = functools.cache(encoder.on_cpu)
+    quadratic_s = encoder.architecture.quadratic_s
+    return BatchEncoder(encoder, SLACK * batch_seconds, fallback, quadratic_s=quadratic_s)
 
 
 def encoded(batch: Batch, features: Sequence[Features]) -> Iterator[Encoded | Failure]:

@@ -5,7 +5,9 @@ An utterance's features depend on that utterance alone, never on what shared its
 
 import contextlib
 import copy
+import functools
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +20,6 @@ from extract.frames import ConvStack
 from extract.models.family import Model, as_checkpoint
 from extract.models.fingerprint import fingerprint
 from extract.models.wanted import Layer, wanted_of
-from extract.models.weights import Checkpoint
 from extract.text import count
 from extract.values import Features
 
@@ -78,7 +79,9 @@ class Encoder:
         # `redo` needs the float32 weights as loaded; on a CPU in float32 `exact` holds them.
         has_them = self.device.type == "cpu" and computed_in == torch.float32
         self.model = None if has_them else checkpoint
-        self._fingerprint = self._fingerprint_of(checkpoint) if has_them else ""
+        # Computed once for all encoders with these weights; at once where they are let go.
+        found = functools.cache(partial(fingerprint, checkpoint, projected=self.wanted.projected))
+        self._fingerprint = partial(str, found()) if has_them else found
         self.copies = Copies(self.device) if self.device.type == "cuda" else None
         self.assign: Assignment | None = None
         self.saved_as = self.dtype  # what `assign` is given features in
@@ -88,13 +91,7 @@ class Encoder:
     @property
     def fingerprint(self) -> str:
         """The fingerprint of the weights that its features are computed with."""
-        if not self._fingerprint:
-            assert self.model is not None
-            self._fingerprint = self._fingerprint_of(self.model)
-        return self._fingerprint
-
-    def _fingerprint_of(self, checkpoint: Checkpoint) -> str:
-        return fingerprint(checkpoint, projected=self.wanted.projected)
+        return self._fingerprint()
 
     def quantized(self, assign: Assignment, dtype: torch.dtype | None = None) -> "Encoder":
         """The same encoder, with the same weights in memory, whose features come with units.

@@ -40,7 +40,7 @@ from extract.values import Failure, Gain
 
 AUTO = re.compile(r"auto(:\d+)?")
 
-_kept: dict[Any, tuple[Encoder, str]] = {}  # the last encoder, under what was asked for
+_kept: dict[Any, Encoder] = {}  # the last encoder, under what was asked for
 
 
 def read_manifest(config: Config, layout: Layout, clashes: list[Clash] | None = None) -> Manifest:
@@ -105,7 +105,7 @@ def require_layers(config: Config, layout: Layout) -> None:
         )
 
 
-def _encoder(*asked: Any) -> tuple[Encoder, str]:
+def _encoder(*asked: Any) -> Encoder:
     """What `_load_encoder` returns; kept for the next job, if that asks for the same.
 
     If it asks for another one, this one is freed before that is loaded, unlike with
@@ -125,10 +125,10 @@ def _load_encoder(
     precision: str,
     wanted: tuple[Layer, bool | str, str],
     ask_input_norm: bool = False,
-) -> tuple[Encoder, str]:
+) -> Encoder:
     model = load_model(path, revision=revision, seed=seed, ask_input_norm=ask_input_norm)
     layer, projection, final_norm = wanted
-    encoder = Encoder(
+    return Encoder(
         model,
         device=device,
         precision=precision,
@@ -136,11 +136,10 @@ def _load_encoder(
         projection=projection,
         final_norm=final_norm,
     )
-    return encoder, encoder.fingerprint
 
 
-def load_encoder(config: Config) -> tuple[Encoder, str]:
-    """The config's encoder and its weights' fingerprint; kept for the next job of a sweep."""
+def load_encoder(config: Config) -> Encoder:
+    """The config's encoder; kept for the next job of a sweep."""
     device, model = _device(config.device), config.model
     wanted = plain_layer(model.layer), model.projection, model.final_norm.name
     return _encoder(

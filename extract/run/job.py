@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from extract.data.batch import Batch
 from extract.data.dataset import AudioDataset
 from extract.data.loader import ResilientLoader, raise_open_file_limit
 from extract.data.plan import Indices
-from extract.encoder.batches import BatchEncoder
+from extract.encoder.batches import batch_encoder
 from extract.encoder.encoder import Encoder
 from extract.machine import collect_garbage_again, keep_freed_memory
 from extract.options import check
@@ -54,7 +54,6 @@ from extract.text import count, printable
 from extract.values import FAILED
 from extract.write_errors import explained
 
-SLACK = 1.1  # a header's duration may be off by a little; a batch is not split for that
 _UNWATCHED, _NEVER = Silent(), Stop()
 
 
@@ -86,10 +85,9 @@ def run_shard(
             (`StoreBusy`); nothing was done.
     """
     check(replace(config, shard=shard))
-    job, weights = job_of(config, shard, watch, stop)
-    job = of_sweep(job, sweep)
+    job = of_sweep(job_of(config, shard, watch, stop), sweep)
     try:
-        with opened(job, weights) as foreign_ids:
+        with opened(job) as foreign_ids:
             _prepare_process(job.encoder, int(config.loader.side_by_side))
             loading = choose_loading(job)
             say_input(job)
@@ -98,14 +96,14 @@ def run_shard(
                     job.store.directory, interrupted=stop.signal_name or "", left=None
                 )
             else:
-                return _extract(job, _work(job, loading, weights, foreign_ids))
+                return _extract(job, _work(job, loading, foreign_ids))
     except StoreUnusable as error:
         summary = Summary(job.store.directory, stopped=str(error))
     watch.ended(summary)
     return summary
 
 
-def _work(job: Job, loading: LoaderPlan, weights: str, foreign_ids: frozenset[str]) -> Work:
+def _work(job: Job, loading: LoaderPlan, foreign_ids: frozenset[str]) -> Work:
     """What is left to do, in batches.
 
     Raises:
@@ -116,7 +114,7 @@ def _work(job: Job, loading: LoaderPlan, weights: str, foreign_ids: frozenset[st
     job.watch.said(f"{rest.todo.sum():,} of {count(len(job.manifest), 'recording')} to do")
     if rest.todo.any():
         choose_decoded(job, loading)
-    reuse = features_to_take(job, weights, rest.todo)
+    reuse = features_to_take(job, rest.todo)
     taken = None if reuse is None else reuse.mask
     batches, reusable = plan_rest(job, loading.batch_seconds, rest, seconds, taken)
     require_room(job, rest.todo, seconds, None if reuse is None else reuse.linked)
@@ -209,7 +207,9 @@ def _encode(job: Job, work: Work, batches: list[Indices], writers: Writers, cloc
         load_batches(dataset, batches, job.config, work.loading, device, job.stop)
     ) as loader:
         loaded = _pinned(loader) if device.type == "cuda" else loader
-        encoder = _batch_encoder(job, work.loading.batch_seconds)
+        encoder = batch_encoder(
+            job.encoder, work.loading.batch_seconds, cpu_fallback=job.config.cpu_fallback
+        )
         run(loaded, encoder, writers, work.rest.todo, clock, job.internal)
 
 
@@ -217,16 +217,6 @@ def _pinned(batches: ResilientLoader[Batch]) -> Iterator[Batch]:
     """The batches in page-locked memory, from which copies to a GPU are asynchronous."""
     for batch in batches:
         yield batch.pin_memory()
-
-
-def _batch_encoder(job: Job, batch_seconds: float) -> BatchEncoder:
-    """The encoding stage; on a GPU with the same model on the CPU as its fallback."""
-    encoder = job.encoder
-    fallback: Callable[[], Encoder] | None = None
-    if encoder.device.type != "cpu" and job.config.cpu_fallback:
-        fallback = functools.cache(encoder.on_cpu)
-    quadratic_s = encoder.architecture.quadratic_s
-    return BatchEncoder(encoder, SLACK * batch_seconds, fallback, quadratic_s=quadratic_s)
 
 
 def _finished(job: Job, tally: Tally, summary: Summary) -> Summary:

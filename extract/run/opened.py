@@ -12,12 +12,11 @@ from extract.store.opening import Opening
 
 
 @contextmanager
-def opened(job: Job, weights: str) -> Iterator[frozenset[str]]:
+def opened(job: Job) -> Iterator[frozenset[str]]:
     """Creates the store, opens it for this run, and holds the shard's lock on it during the block.
 
     Args:
         job: the run.
-        weights: fingerprint of the encoder's weights.
 
     Yields:
         Those of the manifest's ids whose files in the store another program made.
@@ -31,11 +30,11 @@ def opened(job: Job, weights: str) -> Iterator[frozenset[str]]:
         if job.units is not None:
             job.units.begin(alone=alone)
 
-    with of_store.opened(job.store, opening_of(job, weights), settle) as foreign:
+    with of_store.opened(job.store, opening_of(job), settle) as foreign:
         yield foreign
 
 
-def opening_of(job: Job, weights: str) -> Opening:
+def opening_of(job: Job) -> Opening:
     """The run as its store has to know it.
 
     Raises:
@@ -48,7 +47,6 @@ def opening_of(job: Job, weights: str) -> Opening:
         job.manifest,
         config.audio,
         input_norm=job.input_norm.name,
-        weights=weights,
         quantizer=job.quantizer.fingerprint if job.quantizer else None,
     )
     if job.quantizer is not None:

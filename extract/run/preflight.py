@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.config import Config
-from extract.data.plan import Indices, cost_s, padding_share, plan_batches, unfinished
+from extract.data.plan import (
+    Indices,
+    cost_s,
+    padded_seconds,
+    padding_share,
+    plan_batches,
+    unfinished,
+)
 from extract.data.probes import Probed, read_headers
 from extract.manifest.clashes import Clash
 from extract.manifest.manifest import Manifest
@@ -34,7 +41,6 @@ from extract.run.work import (
     failures_of_source,
     headers_read,
     job_of,
-    padded_seconds,
     resume_policy,
     say_input,
 )
@@ -102,11 +108,11 @@ def preflight(config: Config, watch: Observer, stop: Stop) -> Preflight | None:
         ValueError: the config cannot be carried out.
     """
     clashes: list[Clash] = []
-    job, weights = job_of(config, Shard(), watch, stop, clashes)
+    job = job_of(config, Shard(), watch, stop, clashes)
     loading = choose_loading(job)
     say_input(job)
     probed = _probed(job)
-    found = _in_store(job, weights)
+    found = _in_store(job)
     return None if stop() else _examined(job, loading, probed, clashes, found)
 
 
@@ -126,13 +132,13 @@ class _InStore:
     unusable: str = ""
 
 
-def _in_store(job: Job, weights: str) -> _InStore:
+def _in_store(job: Job) -> _InStore:
     everything = np.ones(len(job.manifest), bool)
     nothing_kept = Remaining(everything, everything, Counter(), 0.0)
     if unusable := not_writable(job.store.directory):
         return _InStore(nothing_kept, unusable=unusable)
     try:
-        found = examine(job.store, opening_of(job, weights))
+        found = examine(job.store, opening_of(job))
     except ValueError as error:
         return _InStore(nothing_kept, refusal=str(error))
     if found is None or (found.differing and not found.only_gates):
@@ -154,7 +160,7 @@ def _examined(
     reasons = Counter[str](failure.reason for failure in failures)
     reasons += Counter(too_short=int((short & read).sum()), too_long=int((long & read).sum()))
     batches = _batches(job, loading, probed.planned_s, rest)
-    padded = padded_seconds(job, probed.planned_s)
+    padded = padded_seconds(probed.planned_s, job.config.audio)
     why_not = (dropped(job.store.layout_name, seconds) for seconds in held_s.tolist())
     starts = not (found.refusal or found.unusable or clashes)
     return Preflight(
@@ -184,7 +190,7 @@ def _examined(
 
 def _batches(job: Job, loading: LoaderPlan, planned_s: Seconds, rest: Remaining) -> list[Indices]:
     """The batches of all shards; each shard plans its own."""
-    padded = padded_seconds(job, planned_s)
+    padded = padded_seconds(planned_s, job.config.audio)
     batches: list[Indices] = []
     for mine in _parts(job.manifest, job.config.shard.count):
         plan = plan_batches(

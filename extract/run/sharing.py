@@ -51,18 +51,17 @@ def choose_decoded(job: Job, loading: LoaderPlan) -> None:
     )
 
 
-def features_to_take(job: Job, weights: str, todo: Mask) -> Reuse | None:
+def features_to_take(job: Job, todo: Mask) -> Reuse | None:
     """What may be taken from stores of the sweep, and says so; None where that is nothing.
 
     Args:
         job: the run.
-        weights: fingerprint of the encoder's weights.
         todo: for every index of the manifest, whether it is to be saved.
     """
     sweep = job.sweep
     if sweep is None or not sweep.stores or not todo.any() or not shares_features(job):
         return None
-    identity = opening_of(job, weights).identity
+    identity = opening_of(job).identity
     if sweep.proofs.get(kind_of(identity), 0.0) is None:
         return None  # a job before has said why
     reuse = Reuse(job, list(donors(job, identity, sweep.stores)), todo)

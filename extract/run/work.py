@@ -17,12 +17,18 @@ from numpy.typing import NDArray
 from extract.config import Config, InputNorm
 from extract.data.decoded import DecodedCache
 from extract.data.durations import durations
-from extract.data.plan import Indices, padding_share, plan_batches, plan_fingerprint, unfinished
+from extract.data.plan import (
+    Indices,
+    padded_seconds,
+    padding_share,
+    plan_batches,
+    plan_fingerprint,
+    unfinished,
+)
 from extract.encoder.encoder import Encoder
 from extract.encoder.quantizer import Quantizer
 from extract.encoder.unit_format import unit_files
 from extract.files import read_whole, replace_cache
-from extract.frames import ENCODER_RATE_HZ
 from extract.internal import InternalErrors
 from extract.manifest.clashes import Clash
 from extract.manifest.manifest import Manifest
@@ -149,8 +155,8 @@ def job_of(
     watch: Observer,
     stop: Stop,
     clashes: list[Clash] | None = None,
-) -> tuple[Job, str]:
-    """The parts of a shard's run, and the fingerprint of its encoder's weights.
+) -> Job:
+    """The parts of a shard's run.
 
     Raises:
         ValueError: the config cannot be carried out.
@@ -160,13 +166,13 @@ def job_of(
     store = open_store(config, shard)
     require_layers(config, store.layout)
     manifest = shard.part_of(read_manifest(config, store.layout, clashes))
-    encoder, weights = load_encoder(config)
+    encoder = load_encoder(config)
     quantizer = load_quantizer(config, encoder)
     if quantizer is not None:
         encoder = encoder.quantized(quantizer.assign, saved_dtype(encoder, store))
     left_out = LeftOut(config.store.layout if config.audio.has_training_audio else "")
     job = Job(config, shard, manifest, encoder, store, watch, stop)
-    return replace(job, left_out=left_out, quantizer=quantizer), weights
+    return replace(job, left_out=left_out, quantizer=quantizer)
 
 
 def choose_loading(job: Job) -> LoaderPlan:
@@ -265,7 +271,7 @@ def plan_rest(
     A run that goes on after an interruption therefore computes the same batches again, with the
     utterances in them that are saved already. Its features are the same to the last bit.
     """
-    padded = padded_seconds(job, seconds)
+    padded = padded_seconds(seconds, job.config.audio)
     batches = plan_batches(padded, batch_seconds, job.encoder.architecture.quadratic_s)
     companions = rest.unseen if _is_same_plan(job, batches) else np.zeros_like(rest.unseen)
     taken = np.zeros_like(rest.todo) if reusable is None else reusable
@@ -278,14 +284,6 @@ def plan_rest(
         share = padding_share(padded, batches)
         log.info("%s, %.1f %% padding", count(len(batches), "batch"), 100 * share)
     return batches, reused
-
-
-def padded_seconds(job: Job, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Seconds with the zeros that the settings put around each waveform."""
-    audio = job.config.audio
-    return np.maximum(
-        seconds + sum(audio.pad_samples) / ENCODER_RATE_HZ, audio.min_samples / ENCODER_RATE_HZ
-    )
 
 
 def _is_same_plan(job: Job, batches: list[Indices]) -> bool:

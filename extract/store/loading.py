@@ -11,8 +11,10 @@ import functools
 import io
 import mmap
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from extract.text import printable, shortened
 MAX_HEADS = 4096  # of torch's archives that are remembered, less than 1 kB each
 
 Bytes = NDArray[np.uint8]
+T = TypeVar("T")
 
 
 class Head(NamedTuple):
@@ -51,19 +54,34 @@ def load_features(path: str, *, mapped: bool = False) -> Tensor:
         OSError: there is no such file.
         ValueError: it is damaged, or holds something else; names it.
     """
-    try:
-        whole = _bytes_of(path, mapped)
-        found = _as_known(whole)
-        if found is None:
-            found = torch.load(path, weights_only=True, mmap=mapped)
-            _learn(whole, found)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged archive raises whatever its damage leads to
-        raise ValueError(f"{printable(path)}: cannot be read: {shortened(str(error))}") from error
+    found = _parsed(path, mapped, partial(_archived, path, mapped))
     if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[0] != 1:
         raise ValueError(f"{printable(path)}: needed a tensor (1, dimensions, frames)")
     return found.mT
+
+
+def _parsed(path: str, mapped: bool, parse: Callable[[Bytes], T]) -> T:
+    """What `parse` makes of the bytes of a file.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is damaged; names it.
+    """
+    try:
+        return parse(_bytes_of(path, mapped))
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file raises whatever its damage leads to
+        raise ValueError(f"{printable(path)}: cannot be read: {shortened(str(error))}") from error
+
+
+def _archived(path: str, mapped: bool, whole: Bytes) -> object:
+    """What `torch.save` put into an archive, read by torch unless its head is known."""
+    found: object = _as_known(whole)
+    if found is None:
+        found = torch.load(path, weights_only=True, mmap=mapped)
+        _learn(whole, found)
+    return found
 
 
 def _as_known(whole: Bytes) -> Tensor | None:
@@ -115,13 +133,7 @@ def load_npy(path: str, *, mapped: bool = False) -> Tensor:
         OSError: there is no such file.
         ValueError: it is damaged, or holds something else; names it.
     """
-    try:
-        whole = _bytes_of(path, mapped)
-        found = _array(whole)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged header raises whatever its damage leads to
-        raise ValueError(f"{printable(path)}: cannot be read: {shortened(str(error))}") from error
+    found = _parsed(path, mapped, _array)
     if found.dtype.kind != "f" or found.ndim not in (2, 3):
         needed = "an array ([layers,] frames, dimensions) of floats"
         raise ValueError(f"{printable(path)}: needed {needed}")

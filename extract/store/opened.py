@@ -61,7 +61,6 @@ def identity_of(
     audio: AudioSettings,
     *,
     input_norm: str,
-    weights: str | None = None,
     training_audio: bool = True,
     quantizer: str | None = None,
 ) -> Identity:
@@ -73,13 +72,12 @@ def identity_of(
         manifest: the recordings; its source is part of the identity unless the layout adds.
         audio: how waveforms are prepared.
         input_norm: what becomes of them before the encoder.
-        weights: fingerprint of the encoder's; None: `Encoder.fingerprint`.
         training_audio: whether it is given to the store.
         quantizer: its fingerprint, where units are made too.
     """
     return metadata.identity(
         audio,
-        weights=weights or encoder.fingerprint,
+        weights=encoder.fingerprint,
         model=encoder.wanted,
         precision=dtype_name(encoder.dtype),
         source=None if store.layout.adds else manifest.source,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
+from typing import Any
 
 from extract.store import units
 from extract.store.dtypes import converted
@@ -198,22 +199,13 @@ class Writers:
 
 def _line_of(item: Encoded) -> partial[Record]:
     """Makes the ledger's line of a saved utterance, given its `files`; holds no tensor."""
-    recording, features = item.recording, item.features
+    features = item.features
     text, sensitivity = units.as_text(item.units), features.gain_sensitivity
-    return partial(
-        Record,
-        recording.id,
-        recording.path,
-        SAVED,
-        peak=recording.peak,
-        duration_s=recording.duration_s,
+    return _saved(
+        item.recording,
         num_frames=features.values.shape[1],
         dtype=dtype_name(features.values.dtype),
         retried_fp32=features.retried_fp32,
-        clipped_samples=recording.clipped_samples,
-        source_size=recording.size,
-        source_mtime_ns=recording.mtime_ns,
-        extra=recording.extra,
         units=text,
         units_crc32=units.checksum(text),
         gain_sensitivity=None if sensitivity is None else rounded(sensitivity),
@@ -222,7 +214,21 @@ def _line_of(item: Encoded) -> partial[Record]:
 
 def _line_of_reused(item: Reused) -> partial[Record]:
     """As `_line_of`: what it says of the features is what the other store's line says."""
-    recording, donor = item.recording, item.record
+    donor = item.record
+    return _saved(
+        item.recording,
+        num_frames=donor["num_frames"],
+        dtype=donor["dtype"],
+        retried_fp32=donor["retried_fp32"],
+        units=donor.get("units"),
+        units_crc32=donor.get("units_crc32"),
+        gain_sensitivity=item.gain_sensitivity,
+        shared=item.shared,
+    )
+
+
+def _saved(recording: Recording, **of_features: Any) -> partial[Record]:
+    """Makes the line of a saved recording, of which `of_features` says the rest but the `files`."""
     return partial(
         Record,
         recording.id,
@@ -230,17 +236,11 @@ def _line_of_reused(item: Reused) -> partial[Record]:
         SAVED,
         peak=recording.peak,
         duration_s=recording.duration_s,
-        num_frames=donor["num_frames"],
-        dtype=donor["dtype"],
-        retried_fp32=donor["retried_fp32"],
         clipped_samples=recording.clipped_samples,
         source_size=recording.size,
         source_mtime_ns=recording.mtime_ns,
         extra=recording.extra,
-        units=donor.get("units"),
-        units_crc32=donor.get("units_crc32"),
-        gain_sensitivity=item.gain_sensitivity,
-        shared=item.shared,
+        **of_features,
     )
 
 

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable
 from dataclasses import replace
 
 from extract.data.batch import collate
 from extract.data.dataset import AudioDataset
-from extract.encoder.batches import BatchEncoder
+from extract.encoder.batches import batch_encoder
 from extract.encoder.encoder import Encoder
 from extract.store.dtypes import converted
 from extract.store.ledger import dtype_name
 from extract.store.store import Store
 from extract.values import Encoded, Failure
-
-SLACK = 1.1  # a header's duration may be off by a little; a batch is not split for that
-
-
-def batch_encoder(encoder: Encoder, batch_seconds: float = math.inf) -> BatchEncoder:
-    """The encoding stage of a run; on a GPU with the same model on the CPU as its fallback."""
-    fallback: Callable[[], Encoder] | None = None
-    if encoder.device.type != "cpu":
-        fallback = functools.cache(encoder.on_cpu)
-    quadratic_s = encoder.architecture.quadratic_s
-    return BatchEncoder(encoder, SLACK * batch_seconds, fallback, quadratic_s=quadratic_s)
 
 
 class Computed:

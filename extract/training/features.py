@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 from extract.data.batch import collate
 from extract.data.dataset import AudioDataset
 from extract.data.durations import durations
+from extract.encoder.batches import batch_encoder
 from extract.encoder.encoder import Encoder
 from extract.manifest.manifest import Manifest
 from extract.shard import Shard
 from extract.store.layout import Kept, LayoutOptions
 from extract.store.ledger import Record
 from extract.text import printable
-from extract.training.computing import Computed, batch_encoder
+from extract.training.computing import Computed
 from extract.training.identity import identity_for, require_same, store_for
 from extract.training.index import NOWHERE, index_of_recordings, index_of_store
 from extract.training.loader import scan_headers
@@ -288,12 +288,7 @@ class FeatureDataset(Dataset[StoredUtterance | Failure]):
     def __enter__(self) -> FeatureDataset:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -6,13 +6,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from extract.choices import find
 from extract.data.dataset import AudioDataset
 from extract.encoder.encoder import Encoder
-from extract.frames import ENCODER_RATE_HZ
 from extract.manifest.clashes import clash_message, find_clashes
 from extract.manifest.ids import SUFFIXES
 from extract.manifest.manifest import Manifest
@@ -154,11 +150,3 @@ def said_before(directory: Path) -> dict[str, str]:
     if not isinstance(said, dict):
         return {}
     return {key: str(said[key]) for key in KEPT if key in said}
-
-
-def padded_seconds(recordings: AudioDataset, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Seconds with the zeros that the settings put around each waveform."""
-    audio = recordings.settings
-    pads_s, least_s = sum(audio.pad_samples) / ENCODER_RATE_HZ, audio.min_samples / ENCODER_RATE_HZ
-    padded: NDArray[np.float64] = np.maximum(seconds + pads_s, least_s)
-    return padded

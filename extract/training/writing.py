@@ -7,14 +7,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
 from extract.data.batch import Batch
 from extract.data.dataset import AudioDataset
 from extract.data.durations import durations
-from extract.data.plan import plan_batches, unfinished
+from extract.data.plan import padded_seconds, plan_batches, unfinished
 from extract.encoder.batches import encoded, not_finite
 from extract.encoder.encoder import Encoder
 from extract.shard import Shard
@@ -27,7 +26,7 @@ from extract.store.opening import Opening
 from extract.store.resume import ResumePolicy
 from extract.store.writers import Writers, failure_record
 from extract.text import printable
-from extract.training.identity import identity_for, padded_seconds, said_before, store_for
+from extract.training.identity import identity_for, said_before, store_for
 from extract.training.loader import scan_headers
 from extract.values import Encoded, Failure, Features
 from extract.write_errors import explained
@@ -173,7 +172,7 @@ class FeatureStore:
         scan = partial(scan_headers, num_workers)
         seconds = durations(self._manifest, cache, scan, lambda _num: None)
         plan = plan_batches(
-            padded_seconds(self.recordings, seconds),
+            padded_seconds(seconds, self.recordings.settings),
             batch_seconds,
             self.encoder.architecture.quadratic_s,
         )
@@ -229,10 +228,5 @@ class FeatureStore:
     def __enter__(self) -> FeatureStore:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(abandon=kind is not None)

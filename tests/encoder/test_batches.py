@@ -292,7 +292,7 @@ class Full(Encoder):
 
 @pytest.fixture
 def full_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "load_encoder", lambda config: (Full(), "0" * 64))
+    monkeypatch.setattr(work, "load_encoder", lambda config: Full())
     monkeypatch.setattr(job, "_pinned", iter)
 
 

@@ -418,7 +418,7 @@ def test_nothing_of_a_job_stays_in_memory(sweep, monkeypatch):
         gc.collect()
         alive.append([ref() is not None for ref in made])
         parts = job_of(*args, **more)
-        made.append(weakref.ref(parts[0].manifest))
+        made.append(weakref.ref(parts.manifest))
         return parts
 
     def found(self, *args) -> None:
