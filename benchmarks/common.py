@@ -116,15 +116,22 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def show(rows: Sequence[Row], json_path: Path | None = None, about: dict | None = None) -> None:
+def show(
+    rows: Sequence[Row], json_path: Path | None = None, about: dict[str, str] | None = None
+) -> None:
     """Prints head and table; writes both as JSON to `json_path` if given."""
     about = about or head()
     print("\n".join(f"{key}: {value}" for key, value in about.items()))
     print("\n" + table(rows))
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        data = {**about, "rows": [asdict(row) for row in rows]}
-        json_path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf8")
+        write(rows, json_path, about)
+
+
+def write(rows: Sequence[Row], path: Path, about: dict[str, str]) -> None:
+    """Writes head and rows as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = {**about, "rows": [asdict(row) for row in rows]}
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf8")
 
 
 def run_alone(doc: str | None, measure: Callable[[], list[Row]]) -> None:

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from benchmarks.common import (
     show,
     usable_cores,
     work_dir,
+    write,
     write_clips,
 )
 from benchmarks.encoder import flops, noise, relative_error
@@ -91,7 +92,7 @@ class Bench:
     """Device, sizes, model and batches that all parts share."""
 
     def __init__(self, device: str, sizes: Sizes) -> None:
-        self.device = torch.device(device)
+        self.device = torch.device("cuda:0" if device == "cuda" else device)
         self.sizes = sizes
         self.on_cuda = self.device.type == "cuda"
         self.half = "fp16" if self.on_cuda else "bf16"  # CPUs compute fp16 slowly if at all
@@ -238,7 +239,7 @@ def first_layer(bench: Bench) -> list[Row]:
     audio_s = OFTEN * seconds_of([(waveforms, lengths)])
     note = ", ".join(f"{name} {1e6 * s / audio_s:.2f} us" for name, s in taken.items())
     what = "first layer, as chosen against its steps, for a second of audio"
-    if first.activations == first.in_steps:
+    if not first.in_one_works:
         return [Row(what, "", f"steps are what was chosen ({note})")]
     return [Row.at_least(what, taken["steps"] / taken["chosen"], 1, "x", note)]
 
@@ -294,8 +295,7 @@ def _values(found: list[Features]) -> list[Tensor]:
 def memory(bench: Bench) -> list[Row]:
     """Rows for growth of device memory over a run, and for memory of a padded second."""
     batches, many = bench.batches, bench.sizes.many_batches
-    few = [batches[index % len(batches)] for index in range(10)]
-    after_few = bench.peak_mb(lambda: encode_all(bench.encoder, few))
+    after_few = bench.peak_mb(lambda: encode_all(bench.encoder, batches))
     endless = [batches[index % len(batches)] for index in range(many)]
 
     def run_many() -> None:
@@ -304,7 +304,7 @@ def memory(bench: Bench) -> list[Row]:
 
     after_many = bench.peak_mb(run_many)
     growth = 100 * (after_many / after_few - 1) if after_few else 0.0
-    what = f"peak device memory after {many} batches, above that after 10"
+    what = f"peak device memory after {many} batches, above that after the first {len(batches)}"
     note = f"{after_few:,.0f} MB to {after_many:,.0f} MB" + _no_card(bench)
     rows = [Row.at_most(what, growth, 1, " %", note)]
     for precision in dict.fromkeys((bench.half, "fp32")):
@@ -375,13 +375,13 @@ def out_of_memory(bench: Bench) -> list[Row]:
         batches = [collate([dataset[index] for index in indices]) for indices in plan]
         store = Store(Path(name) / "store", fsync=False)
         store.create()
-        ledger = Ledger(store.directory / "ledger.jsonl")
-        writers = Writers(store, ledger)
-        with _scarce_memory(bench, fits_s) as encoder:
+        with (
+            closing(Ledger(store.directory / "ledger.jsonl")) as ledger,
+            closing(Writers(store, ledger)) as writers,
+            _scarce_memory(bench, fits_s) as encoder,
+        ):
             encoding = BatchEncoder(encoder, 10 * wanted_s)
             run(batches, encoding, writers, torch.ones(len(manifest)).bool().numpy(), Clock())
-        writers.close()
-        ledger.close()
         share = 100 * count_saved(store.directory) / len(manifest)
     what = f"saved with a budget of {wanted_s:g} s where about {fits_s:g} s fit"
     note = (
@@ -527,7 +527,8 @@ def main() -> None:
     for name in options.only:
         print(f"{time.monotonic() - start:5.0f} s  {name}", file=sys.stderr, flush=True)
         rows += guarded(name, partial(PARTS[name], bench))
-    about["duration"] = f"{time.monotonic() - start:.0f} s"
+        about["duration"] = f"{time.monotonic() - start:.0f} s"
+        write(rows, options.json, about)  # kept if a later part is cut off
     show(rows, options.json, about)
 
 

@@ -27,7 +27,8 @@ def environment(num_cores: int = NUM_CORES) -> dict[str, str]:
     """
     kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     threads = {name: str(num_cores) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    return {**kept, **threads, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**kept, **threads, "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
 
 
 def in_process(command: list[str], out: Path, num_cores: int = NUM_CORES) -> None:

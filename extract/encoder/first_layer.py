@@ -85,9 +85,8 @@ class FirstLayer:
             self.bias = tensor("conv.bias")
         self.norm = tensor("layer_norm.weight"), tensor("layer_norm.bias")
         self.scratch = Scratch()
-        self.activations: Activations = self.in_steps
-        if device.type == "cuda":
-            self.activations = choose_activations(self, self.in_one)
+        # No bound method is kept: the weights would wait for the garbage collector.
+        self.in_one_works = device.type == "cuda" and agrees(self, self.in_one)
 
     def fold(self, waveforms: Tensor, lengths: Sequence[int], frames: int) -> Folded:
         """A batch's `Folded`; `waveforms` (B, S), of which the longest gives `frames` frames."""
@@ -133,6 +132,11 @@ class FirstLayer:
         windows = batch.windows(start, stop + self.reach)
         return self.activations(windows, batch.weight, batch.bias)
 
+    def activations(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Activations the fastest way that works here; the arguments are those of `in_steps`."""
+        way = self.in_one if self.in_one_works else self.in_steps
+        return way(windows, weight, bias)
+
     def in_steps(self, windows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Activations by torch's operations, one after the other.
 
@@ -175,8 +179,8 @@ class FirstLayer:
 
 
 @torch.inference_mode()
-def choose_activations(layer: FirstLayer, kernel: Activations) -> Activations:
-    """`kernel` if it agrees with `layer.in_steps` on a small input, else `layer.in_steps`."""
+def agrees(layer: FirstLayer, kernel: Activations) -> bool:
+    """Whether `kernel` works and gives what `layer.in_steps` does, on a small input."""
     short, long = layer.stack.min_samples(2), layer.stack.min_samples(3)
     batch = layer.fold(torch.randn(2, long, device=layer.device), [long, short], 3)
     arguments = batch.windows(1, 3 + layer.reach), batch.weight, batch.bias
@@ -185,11 +189,11 @@ def choose_activations(layer: FirstLayer, kernel: Activations) -> Activations:
         worst = float(((found - expected) / (1 + expected.abs())).abs().max())
     except Exception as failure:  # no Triton, no compiler, a card it does not know
         log.warning("the first layer's kernel fails here, using torch's operations: %s", failure)
-        return layer.in_steps
+        return False
     if not worst <= 2e-2:  # NaN included
         log.warning("the first layer's kernel is off by %.1e, using torch's operations", worst)
-        return layer.in_steps
-    return kernel
+        return False
+    return True
 
 
 def gain_sensitivity(variance: Tensor, gamma: Tensor, weight: Tensor, power: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, WARPS = 16, 8  # of one program, which computes all channels
+ROWS, WARPS = 16, 4  # of one program, which computes all channels
 
 
 def activations(

@@ -29,7 +29,7 @@ def fake_card(attention: Attention) -> Iterator[None]:
         patch.object(Packing, "to_device", to_device),
         patch.object(encoder, "_usable_device", lambda device: CARD),
         patch.object(encoder, "Copies", lambda device: None),  # streams want a driver
-        patch.object(first_layer, "choose_activations", lambda layer, kernel: layer.in_steps),
+        patch.object(first_layer, "agrees", lambda layer, kernel: False),
         patch.object(forward, "choose_attention", lambda *_: attention),
         FakeTensorMode(allow_non_fake_inputs=True),
     ]
