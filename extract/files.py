@@ -79,7 +79,7 @@ def replace_whole(path: Path, parts: bytes | Iterable[bytes], *, fsync: bool = T
         sync_folder(path.parent)
 
 
-def replace_cache(path: Path, data: bytes) -> None:
+def replace_cache(path: Path, parts: bytes | Iterable[bytes]) -> None:
     """Replaces a file whose loss costs a later run only time.
 
     If a folder that holds something has its name, logs that and leaves it.
@@ -88,7 +88,7 @@ def replace_cache(path: Path, data: bytes) -> None:
         OSError: the disk is full, read-only or gone.
     """
     try:
-        replace_whole(path, data, fsync=False)
+        replace_whole(path, parts, fsync=False)
     except (IsADirectoryError, FileExistsError, InUseError) as error:  # a folder that holds files
         log.warning("%s: %s: each run computes it again", printable(str(path)), error.strerror)
 

@@ -12,7 +12,8 @@ from extract.audit.about import About, about
 from extract.audit.findings import Findings
 from extract.audit.forms import Form, form
 from extract.audit.hashes import Hashes
-from extract.audit.ledgers import Record, note_missing, note_repeated, records
+from extract.audit.ledgers import Record, note_repeated, records
+from extract.audit.lists import note_missing
 from extract.audit.tree import NamedFiles, note_strays
 from extract.audit.utterances import breaches, has_own_names, named_files, units_breach
 from extract.values import SAVED
@@ -33,8 +34,8 @@ def audit(
 
     Args:
         directory: the store.
-        listed: a file with the ids that must have a line, one a line; None: that nothing is missing
-            is not audited.
+        listed: a file with the ids that must have a line, one a line; None: what the last runs were
+            given, by the notes that they left.
         sample: the share of saved utterances whose files are read; all lines and names are.
         progress: called with the number of lines of each chunk.
 
@@ -62,8 +63,7 @@ def audit(
             list(pool.map(examine, wanted))
             progress(len(chunk))
     note_repeated(directory, ids, findings)
-    if listed is not None:
-        note_missing(listed, ids, findings)
+    note_missing(directory, listed, ids, findings)
     note_strays(directory, of_layout, named, findings)
     return findings
 

@@ -15,6 +15,7 @@ Kind = Literal[
     "twice",
     "wrong_shard",
     "no_line",
+    "no_run",
     "wrong_name",
     "missing_file",
     "wrong_size",
@@ -38,7 +39,8 @@ KINDS: Final[dict[Kind, str]] = {
     "bad_reason": "a line's status or reason is none, or they do not go together",
     "twice": "an utterance has several lines",
     "wrong_shard": "a line is in the ledger of another shard, or ledgers divide the store twice",
-    "no_line": "an utterance of the list has no line",
+    "no_line": "an utterance of the list has no line: the same command goes on",
+    "no_run": "a part of the list that no run was given, of as many parts as other runs say",
     "wrong_name": "a line names files that are not its utterance's",
     "missing_file": "a file that a line names is not there, or is no regular file",
     "wrong_size": "a file has another length than its line says",
@@ -66,6 +68,7 @@ class Findings:
     num_saved: int = 0
     num_read: int = 0  # of the saved ones, whose files were read
     not_audited: str = ""  # why files were not read
+    has_list: bool = True  # whether it is known which utterances must have a line
     counts: Counter[Kind] = field(default_factory=Counter)
     examples: dict[Kind, list[str]] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)  # ids of utterances that are to be done again

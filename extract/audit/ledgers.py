@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from extract.audit.findings import Findings
-from extract.audit.hashes import Hashes, Known
+from extract.audit.hashes import Hashes
 from extract.shard import index_of
 from extract.text import count
 from extract.values import SAVED, STATUS_OF
@@ -88,13 +88,3 @@ def note_repeated(directory: Path, ids: Hashes, findings: Findings) -> None:
             lines[record["id"]] += 1
     for id_, number in lines.items():
         findings.add("twice", id_, count(number, "line"), id=id_)
-
-
-def note_missing(listed: Path, ids: Hashes, findings: Findings) -> None:
-    """Names the ids of a list, one a line, that have no line in any ledger."""
-    known = Known(ids)
-    with listed.open("rb") as file:
-        for line in file:
-            id_ = line.rstrip(b"\r\n").decode("utf8", "surrogateescape")
-            if id_ and id_ not in known:
-                findings.add("no_line", id_)

@@ -60,7 +60,9 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("extract audit", description=DESCRIPTION)
     parser.add_argument("store", metavar="STORE", help="the folder that holds ledger.jsonl")
-    parser.add_argument("--list", metavar="FILE", help="ids, one a line: each must have a line")
+    parser.add_argument(
+        "--list", metavar="FILE", help="ids, one a line, that must have one; else what runs noted"
+    )
     parser.add_argument(
         "--sample", type=_share, default=1.0, metavar="SHARE", help="read only so many: 0.01"
     )
@@ -112,6 +114,7 @@ def _write(findings: Findings, directory: Path, ignored: set[Kind], *, as_json: 
             "saved": findings.num_saved,
             "read": findings.num_read,
             "not_audited": findings.not_audited or None,
+            "has_list": findings.has_list,
             "breaches": dict(findings.counts),
             "examples": findings.examples,
             "ignored": sorted(ignored),
@@ -126,6 +129,8 @@ def _lines(findings: Findings, ignored: set[Kind]) -> list[str]:
     lines = [f"{count(findings.num_lines, 'line')}, {saved}"]
     if findings.not_audited:
         lines.append(f"files were not audited: {findings.not_audited}")
+    if not findings.has_list:
+        lines.append("no run has noted its list here: --list FILE finds what has no line")
     for kind, number in sorted(findings.counts.items()):
         ending = " (ignored)" if kind in ignored else ""
         lines.append(f"{kind}: {number:,}{ending}: {KINDS[kind]}")

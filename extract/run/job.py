@@ -47,6 +47,7 @@ from extract.shard import Shard
 from extract.store import foreign, settling
 from extract.store.events import Events
 from extract.store.ledger import Ledger, Record, read
+from extract.store.listed import note_listed
 from extract.store.store import StoreUnusable
 from extract.store.timings import Timings
 from extract.store.writers import Writers, failure_record
@@ -89,6 +90,7 @@ def run_shard(
     try:
         with opened(job) as foreign_ids:
             _prepare_process(job.encoder, int(config.loader.side_by_side))
+            note_listed(job.store, job.shard, job.manifest)
             loading = choose_loading(job)
             say_input(job)
             if job.units is not None and job.units.fill(stop).stopped:

@@ -20,6 +20,7 @@ from extract.shard import Shard
 from extract.store import foreign, settling
 from extract.store.layout import LayoutOptions
 from extract.store.ledger import Ledger, Record
+from extract.store.listed import note_listed
 from extract.store.lock import PRIVATE
 from extract.store.opened import find_rest, made_with, opened
 from extract.store.opening import Opening
@@ -89,6 +90,7 @@ class FeatureStore:
         with ExitStack() as stack:
             opening = self._opening(model, overwrite)
             self._foreign = stack.enter_context(opened(self.store, opening))
+            note_listed(self.store, self.shard, self._manifest)
             rest = find_rest(self.store, self._manifest, self.shard, ResumePolicy(retry_failed))
             self.todo[self._mine] = rest.todo
             self._ledger = self._opened_ledger(stack)

@@ -149,7 +149,6 @@ def test_a_whole_store_passes(whole, found, clips, tmp_path):
         ("audio=plain",),
         ("precision=bf16", "store.dtype=bfloat16"),
         ("precision=bf16", "store=webdataset"),
-        ("shard.index=0", "shard.count=2"),
         ("audio.min_samples=9000",),
     ],
     ids=" ".join,
@@ -253,6 +252,54 @@ def test_what_is_wrong_with_lines_is_found(store, layout, found, damage):
 def test_an_utterance_without_a_line_is_found_by_the_list(store, layout, found, tmp_path):
     (tmp_path / "ids").write_text("4.wav\nnever.wav\n录音 (2)/3.b.wav\n", "utf8")
     assert found(store, "--list", str(tmp_path / "ids")) == {"no_line": 1}
+
+
+def test_an_utterance_without_a_line_is_found_by_the_note_of_the_run(store, layout, found):
+    ledger = store / "ledger.jsonl"
+    _first, *rest = ledger.read_bytes().splitlines(keepends=True)
+    ledger.write_bytes(b"".join(rest))
+    assert found(store, "--ignore", "stray")["no_line"] == 1
+
+
+def test_ids_of_any_characters_are_noted(run, layout, tmp_path, clips, found):
+    for name in ("a\r.wav", "b\n.wav", os.fsdecode(b"c\xff.wav")):
+        shutil.copy(clips / "0.wav", tmp_path / name)
+    store = tmp_path / "store"
+    assert run(layout, store, f"dataset.path={tmp_path}", "store.audio=none") in (0, 1)
+    assert found(store) == {}
+    (store / "ledger.jsonl").write_bytes(b"")
+    assert found(store, "--ignore", "stray")["no_line"] == 3
+
+
+def test_a_part_that_had_no_run_is_found(run, layout, tmp_path, found):
+    store = tmp_path / "store"
+    for part in (0, 2):
+        run(layout, store, "shard.count=3", f"shard.index={part}")
+    assert found(store) == {"no_run": 1}
+    run(layout, store, "shard.count=3", "shard.index=1")
+    assert found(store) == {}
+    run(layout, store, "shard.count=2", "shard.index=0")
+    assert found(store) == {"no_run": 1}
+    run(layout, store)
+    assert found(store) == {}
+
+
+def test_a_recording_that_is_listed_no_longer_is_not_missed(run, layout, tmp_path, clips, found):
+    shutil.copytree(clips, folder := tmp_path / "in")
+    store = tmp_path / "store"
+    run(layout, store, f"dataset.path={folder}", "shard.count=2", "shard.index=0")
+    for path in folder.rglob("*.wav"):
+        if path.name != "1.wav":
+            path.unlink()
+    run(layout, store, f"dataset.path={folder}")
+    assert "no_line" not in found(store)
+
+
+def test_a_store_without_a_note_is_said_to_be_without(store, layout, capsys):
+    for path in (store / ".extract").glob("listed*"):
+        path.unlink()
+    assert audit.main([str(store)]) == 0
+    assert "no run has noted its list here" in capsys.readouterr().out
 
 
 # --- files of one utterance -----------------------------------------------------------------------
@@ -487,7 +534,7 @@ def test_a_line_that_is_none_goes_with_fix(store, layout, found, capsys):
     assert audit.main([str(store), "--fix"]) == 1
     assert "3 lines removed" in capsys.readouterr().out
     assert not (store / "4-cnhubert" / "4.wav.pt").exists()
-    assert found(store) == {}
+    assert found(store) == {"no_line": 1}  # until the next run
 
 
 def test_a_sample_reads_fewer_files_and_all_lines(store, layout, capsys):
@@ -515,7 +562,7 @@ def test_a_layout_from_outside_is_named_and_not_audited(store, layout, capsys):
 
 def test_every_kind_of_breach_is_explained_and_seen(store, layout):
     seen = set(LINES.values()) | set(AUDIO.values()) | set(ARCHIVES.values())
-    seen |= set().union(*FILES.values()) | {"wrong_index", "no_line"}
+    seen |= set().union(*FILES.values()) | {"wrong_index", "no_line", "no_run"}
     assert seen == KINDS.keys()
 
 

@@ -1,0 +1,53 @@
+"""The note of what a run was given: the ids of its shard's part, for `python -m extract audit`.
+
+It lies in `.extract/` as `listed-0-of-4`, for a layout to which other lists add as
+`listed-4fb1c25e-0-of-4` with the hash of the list's name. Each id ends with a zero byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+
+from extract.files import replace_cache
+from extract.manifest.manifest import Manifest
+from extract.shard import Shard
+from extract.store.lock import PRIVATE
+from extract.store.store import Store
+from extract.write_errors import explained
+
+_AT_ONCE = 4096  # ids that are joined at a time
+
+
+def note_listed(store: Store, shard: Shard, manifest: Manifest) -> None:
+    """Notes the ids of a shard's part, in the place of the notes of other divisions of the list.
+
+    Args:
+        store: open for this process.
+        shard: this process's.
+        manifest: the shard's recordings and what the source lists and is none.
+
+    Raises:
+        StoreUnusable: the disk takes no files.
+    """
+    folder = store.directory / PRIVATE
+    of_list = f"listed-{_hash(manifest.source)}" if store.layout.adds else "listed"
+    others = re.compile(rf"{of_list}-\d+-of-(?!{shard.count}$)\d+")
+    failed = (failure.recording.id for failure in manifest.failures)
+    with explained(store.directory):
+        replace_cache(folder / f"{of_list}-{shard}", _joined(itertools.chain(manifest.ids, failed)))
+        for path in folder.iterdir():
+            if others.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+
+def _hash(source: str) -> str:
+    return hashlib.blake2b(source.encode("utf8", "surrogateescape"), digest_size=4).hexdigest()
+
+
+def _joined(ids: Iterable[str]) -> Iterator[bytes]:
+    iterator = iter(ids)
+    while some := list(itertools.islice(iterator, _AT_ONCE)):
+        yield "".join(f"{id_}\0" for id_ in some).encode("utf8", "surrogateescape")
