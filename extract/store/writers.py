@@ -63,7 +63,8 @@ class Writers:
         # Lines of utterances that the layout holds. No lock: each access is one atomic operation.
         self._waiting: dict[str, partial[Record]] = {}
         self._threads = [
-            threading.Thread(target=self._work, name=f"writer-{number}")
+            # A daemon: Python would wait for ever for the threads of writers that nobody closed.
+            threading.Thread(target=self._work, name=f"writer-{number}", daemon=True)
             for number in range(num_threads)
         ]
         for thread in self._threads:

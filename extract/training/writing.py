@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -37,7 +40,8 @@ class FeatureStore:
     """A store, open to be written by this process; `python -m extract` goes on with what is in it.
 
     An utterance is in the ledger once its files are whole on the disk. As a context manager it
-    keeps what it was given where its block ends, and after an exception what is whole by then.
+    keeps what it was given where its block ends, and after an exception what is whole by then. One
+    that is never closed is closed when Python ends.
 
     Attributes:
         todo: (len(recordings),) bool: which recordings the store lacks, of this shard, and were not
@@ -95,6 +99,8 @@ class FeatureStore:
             self.todo[self._mine] = rest.todo
             self._ledger = self._opened_ledger(stack)
             self._stack, self.is_open = stack.pop_all(), True
+        self._at_exit = partial(_close_at_exit, weakref.ref(self), os.getpid())
+        atexit.register(self._at_exit)
 
     def _opening(self, model: str, overwrite: bool) -> Opening:
         identity = identity_for(self.store, self.encoder, self.recordings)
@@ -193,6 +199,7 @@ class FeatureStore:
         """
         if self.is_open:
             self.is_open = False
+            atexit.unregister(self._at_exit)
             with self._stack, explained(self.store.directory):
                 self._finish(abandon)
 
@@ -232,3 +239,10 @@ class FeatureStore:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(abandon=kind is not None)
+
+
+def _close_at_exit(of: weakref.ref[FeatureStore], pid: int) -> None:
+    """Closes a store that nobody closed; in a forked child, which has no writers, nothing."""
+    store = of()
+    if store is not None and os.getpid() == pid:
+        store.close()

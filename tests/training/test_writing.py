@@ -1,6 +1,8 @@
 """`FeatureStore`: a store written by a loop of one's own."""
 
 import json
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from extract.store.lock import StoreBusy
 from extract.store.store import StoreUnusable
 from extract.values import Entry
 from support import readers
+from support.posix import START_METHODS
 from support.recordings import write_wav
 from support.stores import audit, ledger
 
@@ -252,3 +255,28 @@ def test_a_full_disk_is_said_and_the_store_is_free_again(
             store.close()
     with FeatureStore(tmp_path, encoder, recordings) as store:
         assert store.todo.all()
+
+
+UNCLOSED = """
+import os, sys
+from extract import AudioDataset, Encoder, FeatureStore, collate, load_model, read_folder
+recordings = AudioDataset(read_folder(sys.argv[1]))
+encoder = Encoder(load_model("tiny_random"))
+store = FeatureStore(sys.argv[2], encoder, recordings)
+batch = collate([recordings[index] for index in range(3)])
+store.put_batch(batch, encoder.encode(batch.waveforms, batch.lengths.tolist()))
+if not os.fork():
+    sys.exit()  # runs what is to be done at exit; the store is its parent's
+assert os.wait()[1] == 0
+raise RuntimeError("a fault of the loop")
+"""
+
+
+@START_METHODS
+def test_a_store_that_nobody_closed_is_closed_when_python_ends(clips, tmp_path):
+    command = [sys.executable, "-c", UNCLOSED, str(clips), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("RuntimeError: a fault of the loop\n")
+    assert sum(line["status"] == "saved" for line in ledger(tmp_path)) == 3
+    audit(tmp_path, {line["id"] for line in ledger(tmp_path)})
