@@ -17,9 +17,9 @@ import pytest
 import submitit
 import yaml
 
-from extract import exits
+from extract import app, exits
 from extract.commands import audit as audit_command
-from extract.jobs import Ended, sent
+from extract.jobs import Ended, Jobs, sent
 from extract.report import child
 from extract.run.summary import Summary
 from support.command import TINY
@@ -55,7 +55,7 @@ def test_shards_as_jobs_of_the_local_executor_are_one_store_and_one_table(
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
     (recordings / "bad.wav").write_bytes(b"no recording")
-    monkeypatch.setenv("COLUMNS", "68")  # no room for the store beside the figures
+    monkeypatch.setenv("COLUMNS", "70")  # no room for the store beside the figures
     pages = []
     monkeypatch.setattr(child, "make", lambda stores, stop, **more: pages.append(stores) or [])
     where = ["dataset=folder", f"dataset.path={recordings}", "store.dir=out", "report=html"]
@@ -235,6 +235,18 @@ def test_an_error_of_a_job_is_said_where_it_was_raised(codes, handled, capsys):
     ended = sent(["a=1"], lambda: 1 / 0, Ended(exits.CRASHED)).job[1]
     assert (ended.exit, handled, codes) == (exits.CRASHED, [], [70])
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_submitits_handler_may_end_the_process_before_there_is_work(command, monkeypatch, capfd):
+    """While torch is imported, which takes seconds."""
+
+    def importing(config, sweep):
+        raise SystemExit(144)
+
+    monkeypatch.setattr(Jobs, "is_here", False)
+    monkeypatch.setattr(app, "_job", importing)
+    command("-m", LOCAL.replace("submitit_local", "basic"), "dataset=demo")
+    assert capfd.readouterr().err == ""
 
 
 def test_a_job_without_a_result_is_named_and_the_command_is_unfinished(
