@@ -9,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -26,6 +25,7 @@ from extract import completion, exits
 from extract.config import Config, Page
 from extract.exits import Exit
 from extract.hydra_setup import VERSION_BASE, chosen_by, conf_dir, not_set, register
+from extract.jobs import Ended, Jobs, Sent, no_launcher, of_launcher, sent
 from extract.launchers import place
 from extract.options import ChoiceError, check, expand_home
 from extract.words import (
@@ -42,7 +42,6 @@ from extract.words import (
 if TYPE_CHECKING:  # what `--help` does not wait for
     from rich.console import Console
 
-    from extract.run.summary import Summary
     from extract.run.sweep import Sweep
 
 # What an error says when memory runs out: from Linux's loader, torch's allocator, the C library,
@@ -56,30 +55,23 @@ OUT_OF_MEMORY = (
 )
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How one job of the command line ended."""
-
-    exit: Exit
-    summaries: Sequence[Summary] = ()  # one for each shard; none if no work began
-    shown: Sequence[Path] = ()  # stores that are to have a page
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code (docs/faults.md, `Exit codes`)."""
     register()
-    jobs: list[tuple[Sequence[str], Ended]] = []
+    jobs = Jobs()
     sweep: Sweep | None = None
-    here = os.getpid()
 
     @hydra.main(config_path=conf_dir(), config_name="config", **VERSION_BASE)
-    def job(config: DictConfig) -> None:
+    def job(config: DictConfig) -> Sent | None:
         overrides = HydraConfig.get().overrides.task
-        jobs.append((overrides, Ended(exits.CRASHED, shown=_shown(config))))  # if the job raises
-        run_job = _guarded if os.getpid() == here else _within_memory  # a launcher sees its errors
-        jobs[-1] = overrides, run_job(config, sweep)
+        crashed = Ended(exits.CRASHED, shown=_shown(config))
+        if not jobs.is_here:  # jobs in other processes share nothing
+            return sent(overrides, functools.partial(_within_memory, config, None), crashed)
+        jobs.append((overrides, crashed))  # if the job raises
+        jobs[-1] = overrides, _guarded(config, sweep)
         if jobs[-1][1].exit in (exits.INTERRUPTED, exits.TERMINATED):
             raise KeyboardInterrupt  # or Hydra would go on with the next job of a sweep
+        return None
 
     words = list(sys.argv[1:] if argv is None else argv)
     if is_asked(words, completion.COMPLETES):
@@ -104,11 +96,14 @@ def main(argv: list[str] | None = None) -> int:
         without_a_job = exits.INTERRUPTED
     except Exception as error:
         without_a_job = _failed(error, composed=bool(jobs))
-    if len(jobs) > 1:
-        from extract.run.tables import sweep_table
+    jobs.collect()
+    logs = [ended.log for _overrides, ended in jobs]
+    if len(jobs) > 1 or any(logs):
+        from extract.run.tables import sweep_logs, sweep_table
 
         rows = [(overrides, ended.summaries, str(ended.exit)) for overrides, ended in jobs]
         sweep_table(_console(), rows)
+        sweep_logs(_console(), rows, logs)
     ends = [without_a_job, *(ended.exit for _overrides, ended in jobs)]
     if not {exits.INTERRUPTED, exits.TERMINATED} & {*ends}:
         stores = [store for _overrides, ended in jobs for store in ended.shown]
@@ -119,7 +114,9 @@ def main(argv: list[str] | None = None) -> int:
 def _failed(error: Exception, *, composed: bool) -> Exit:
     """Prints the error that ended the command line; returns the exit to use if no job has one."""
     if isinstance(error, HydraException | OmegaConfBaseException | ChoiceError) and not composed:
-        return _usage(_message(error))
+        return _usage(no_launcher(_message(error)))
+    if (found := of_launcher(error)) is not None:
+        return found
     traceback.print_exception(error)
     return exits.CRASHED
 
@@ -268,7 +265,8 @@ def _run(config: Config, engine: ModuleType, console: Console, sweep: Sweep | No
         if sweep is not None:
             sweep.ended(summary.directory for summary in summaries)
         if stop.signal_name and HydraConfig.get().mode is RunMode.MULTIRUN:
-            return Ended(exits.after_signal(stop.signal_name), summaries)  # ends the sweep too
+            ended = exits.after_signal(stop.signal_name)  # ends the sweep too
+            return Ended(ended, summaries, signals=stop.signals)
         is_shown = config.report.page is not Page.none and not stop.signal_name
         stores = [summary.directory for summary in summaries] if is_shown else []
         return Ended(exits.of_run(summaries), summaries, stores)

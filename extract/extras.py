@@ -16,6 +16,7 @@ EXTRAS: dict[str, str] = {  # the name that is imported: the extra that installs
     "aiohttp": "remote",
     "datasets": "hf",
     "fsspec": "remote",
+    "hydra_submitit_launcher": "slurm",  # a plugin, by the name of what pip installs
     "s3fs": "remote",
     "pyarrow": "parquet",
     "ray": "ray",

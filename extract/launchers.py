@@ -67,7 +67,8 @@ def _places(variables: Mapping[str, str]) -> Iterator[Place]:
         yield _torchrun(variables)
     if "SLURM_STEP_ID" in variables and "SLURM_PROCID" in variables:
         yield from _slurm_step(variables)
-    if "SLURM_ARRAY_TASK_ID" in variables:
+    # submitit makes an array of any jobs, such as those of a sweep over a setting.
+    if "SLURM_ARRAY_TASK_ID" in variables and "SUBMITIT_EXECUTOR" not in variables:
         yield _slurm_array(variables)
     if "JOB_COMPLETION_INDEX" in variables:
         yield _kubernetes(variables)

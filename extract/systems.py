@@ -16,6 +16,10 @@ from pathlib import Path
 
 StrPath = str | os.PathLike[str]
 
+# Signals that ask a run to stop. Slurm sends one before it preempts a job or a time limit ends it:
+# SIGTERM, or that of `sbatch --signal`, which submitit sets to SIGUSR2. Windows has the first two.
+ASKING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+
 _NO_FOLLOW, _BINARY = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_BINARY", 0)
 
 PAUSES_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)  # a virus scanner reads a new file in less

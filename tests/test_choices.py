@@ -72,7 +72,10 @@ def test_a_choice_that_needs_an_optional_package_names_the_command_that_installs
 def test_the_extra_that_is_named_installs_the_package():
     text = (Path(choices.__file__).parents[1] / "pyproject.toml").read_text("utf8")
     extras = tomllib.loads(text)["project"]["optional-dependencies"]
-    installs = {"sklearn": "scikit-learn"}  # where it is not the name that is imported
+    installs = {  # where it is not the name that is imported
+        "sklearn": "scikit-learn",
+        "hydra_submitit_launcher": "hydra-submitit-launcher",
+    }
     for package, extra in EXTRAS.items():
         names = {Requirement(line).name for line in extras[extra]}
         assert installs.get(package, package) in names

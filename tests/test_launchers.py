@@ -30,7 +30,8 @@ ARRAY = {
     "SLURM_LOCALID": "0",
 }
 POD = {"JOB_COMPLETION_INDEX": "7"}
-OURS = {*TORCHRUN, *SCRIPT, *STEP, *ARRAY, *POD}
+SUBMITIT = ARRAY | {"SUBMITIT_EXECUTOR": "slurm", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}
+OURS = {"SUBMITIT_EXECUTOR", *TORCHRUN, *SCRIPT, *STEP, *ARRAY, *POD}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,8 @@ OURS = {*TORCHRUN, *SCRIPT, *STEP, *ARRAY, *POD}
         (ARRAY, (3, 4)),
         (ARRAY | {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}, (3, 4)),  # srun inside
         (POD, (7, None)),
+        (SUBMITIT, None),  # its jobs may be anything, such as those of a sweep over a setting
+        (SUBMITIT | STEP, (1, 2)),  # several tasks of one job
         ({"RANK": "0", "WORLD_SIZE": "1"}, None),
         ({"RANK": "0"}, None),
         (TORCHRUN | {"JOB_COMPLETION_INDEX": "5"} | {"WORLD_SIZE": "1", "RANK": "0"}, (5, None)),
@@ -148,6 +151,13 @@ def test_the_options_come_before_the_environment(launched, tmp_path):
     assert code == 0
     assert "RANK" not in said
     assert len((tmp_path / "out" / "ledger.jsonl").read_text().splitlines()) == 24
+
+
+def test_in_a_job_of_submitits_array_the_options_say_which_part_it_is(launched, tmp_path):
+    code, said = launched(SUBMITIT, "shard.index=1", "shard.count=3")
+    assert code == 0
+    assert "SLURM" not in said
+    assert [path.name for path in tmp_path.glob("out/ledger*")] == ["ledger.1-of-3.jsonl"]
 
 
 @pytest.mark.parametrize(

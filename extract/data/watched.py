@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from extract.systems import end_with_parent
+from extract.systems import ASKING, end_with_parent
 
 IDLE = -1
 INDEX, SINCE_S, PID = 0, 1, 2  # columns of the workers' notes
@@ -62,8 +62,8 @@ def prepare_worker(parent: int | None, current: torch.Tensor, worker: int) -> No
         current: where the worker notes its process id.
         worker: its number.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):  # Windows has no SIGUSR1
+    for name in ASKING:
+        if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if parent is None:
         threading.Thread(target=_end_with_main, daemon=True).start()

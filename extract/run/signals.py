@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from extract.systems import ASKING
+
 log = logging.getLogger(__name__)
-
-# SIGUSR1 is what Slurm sends before it preempts or a time limit ends a job (sbatch --signal).
-ASKING = ("SIGINT", "SIGTERM", "SIGUSR1")
-
 
 FINISHING = "finishing what is under way (Ctrl-C again stops at once)"
 
@@ -28,7 +26,8 @@ class Stop:
     """
 
     def __init__(self, answer: str = FINISHING) -> None:
-        self.signal_name: str | None = None
+        self.signal_name: str | None = None  # of the first signal
+        self.signals: list[str] = []  # names of all that came
         self._answer = answer
 
     def __call__(self) -> bool:
@@ -38,6 +37,7 @@ class Stop:
     def handle(self, signum: int, _frame: FrameType | None) -> None:
         """Notes the signal; a second Ctrl-C raises KeyboardInterrupt at once."""
         name = signal.Signals(signum).name
+        self.signals.append(name)
         if self.signal_name is not None:
             if name == "SIGINT":
                 raise KeyboardInterrupt

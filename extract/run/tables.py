@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,9 +135,36 @@ def sweep_table(console: Console, jobs: Sequence[Job]) -> None:
         console.print(wide)
         return
     console.print(_jobs_table(labels, jobs))
-    for label, (_overrides, summaries, _state) in zip(labels, jobs, strict=True):
-        if store := _store(summaries):
+    stores = [_store(summaries) for _overrides, summaries, _state in jobs]
+    if len(stores) > 1 and len({*stores} - {""}) == 1:  # the parts of one job
+        labels, stores = ["output"], [max(stores)]
+    for label, store in zip(labels, stores, strict=True):
+        if store:
             console.print(f"{label}: {store}", soft_wrap=True, markup=False, highlight=False)
+
+
+def sweep_logs(console: Console, jobs: Sequence[Job], logs: Sequence[str]) -> None:
+    """Prints the folder of the logs of jobs in other processes, and the log of each one not done.
+
+    Args:
+        console: where to.
+        jobs: as `sweep_table` has them.
+        logs: a job's file with what its process said; "" for a job of this process.
+    """
+    folders = [os.path.dirname(os.path.dirname(log)) for log in logs if log]  # noqa: PTH120
+    lines = [f"logs: {_shorter(folders[0])}"] if folders else []
+    labels = _differing([overrides for overrides, _summaries, _state in jobs])
+    for label, (_overrides, _summaries, state), log in zip(labels, jobs, logs, strict=True):
+        if log and not state.startswith("0 "):
+            lines.append(f"{label}: {state}: {_shorter(log)}")
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _shorter(path: str) -> str:
+    """A path as a terminal can show it, from the working folder on if it is below that."""
+    here = f"{Path.cwd()}{os.sep}"
+    return _name(Path(path.removeprefix(here)))
 
 
 def _differing(jobs: Sequence[Sequence[str]]) -> list[str]:

@@ -22,7 +22,7 @@ while True:
 
 
 @pytest.mark.parametrize("library", ["hydra", "torch"])
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), posix.SIGUSR1])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), *posix.SIGUSR])
 def test_a_signal_during_the_imports_ends_the_run_as_one_later_does(tmp_path, library, name, code):
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow" / f"{library}.py").write_text(SLOW)

@@ -14,4 +14,5 @@ START_METHODS = pytest.mark.posix("only spawn starts processes")
 
 PIPE = pytest.param("pipe", marks=NAMED_PIPES)
 SIGUSR1 = pytest.param("SIGUSR1", 143, marks=SIGNALS)
+SIGUSR = [SIGUSR1, pytest.param("SIGUSR2", 143, marks=SIGNALS)]
 FORKS = [pytest.param(method, marks=START_METHODS) for method in ("fork", "forkserver")]
