@@ -75,7 +75,8 @@ def _form(settings: About | None, findings: Findings) -> Form | None:
         return None
     if not settings.has_files:
         return None
-    found = form(settings.layout, str(settings.identity.get("store.folder", "")))
+    folder, levels = map(settings.identity.get, ("store.folder", "store.subfolders"))
+    found = form(settings.layout, str(folder or ""), levels if isinstance(levels, int) else 0)
     if found is None:
         findings.not_audited = f"the layout {settings.layout} is not of this package"
     return found

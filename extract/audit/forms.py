@@ -5,6 +5,7 @@ torch, NumPy, `wave` and `tarfile` read what they define. Kaldi's matrices are r
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import struct
@@ -53,12 +54,15 @@ class OneFile:
     read: Callable[[bytes], Array]
     audio_folder: str | None = None
     audio_suffix: str = ""
+    levels: int = 0  # of sub-folders by the id's SHA-256
 
     def names(self, id: str) -> list[str]:  # noqa: A002 - the ledger's own word
         """Its files below the store, the features first."""
-        names = [f"{self.folder}/{id}{self.suffix}".lstrip("/")]
+        digits = hashlib.sha256(id.encode("utf8", "replace")).hexdigest()
+        below = "/".join([*(digits[2 * level :][:2] for level in range(self.levels)), id])
+        names = [f"{self.folder}/{below}{self.suffix}".lstrip("/")]
         if self.audio_folder is not None:
-            names.append(f"{self.audio_folder}/{id}{self.audio_suffix}")
+            names.append(f"{self.audio_folder}/{below}{self.audio_suffix}")
         return names
 
 
@@ -75,16 +79,17 @@ class InArchives:
 Form = OneFile | InArchives
 
 
-def form(layout: str, folder: str) -> Form | None:
+def form(layout: str, folder: str, levels: int) -> Form | None:
     """The form of a built-in layout; None of any other.
 
     Args:
         layout: its name.
         folder: `store.folder`, for the layout that has it.
+        levels: `store.subfolders`, likewise.
     """
     forms: dict[str, Form] = {
         "gpt_sovits": OneFile("4-cnhubert", ".pt", read_torch, "5-wav32k"),
-        "npy": OneFile("", ".npy", read_numpy, "wav32k", ".wav"),
+        "npy": OneFile("", ".npy", read_numpy, "wav32k", ".wav", levels),
         "rvc": OneFile(folder or "3_feature768", ".npy", read_numpy),
         "applio": OneFile("extracted", ".npy", read_numpy),
         "so_vits_svc": OneFile("", ".soft.pt", read_torch),

@@ -16,7 +16,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from extract import __version__, choices
+from extract import __version__
 from extract.audio.loudness import loudness_lufs
 from extract.report import charts, pages, sounds, speed
 from extract.report.charts import Chart
@@ -25,7 +25,7 @@ from extract.report.gallery import gallery
 from extract.report.pages import Table, name_of, table_of
 from extract.report.place import LIVE, REFRESH, TITLE, is_foreign, page_of
 from extract.store import ledger, metadata
-from extract.store.layout import LayoutOptions
+from extract.store.existing import store_of
 from extract.store.store import Store
 from extract.text import shown
 from extract.values import FAILED, REJECTED, SAVED, AudioSettings, Gain
@@ -97,20 +97,14 @@ def found(directory: Path) -> Found:
     identity, made_with = _mapping(known.get("identity")), _mapping(known.get("made_with"))
     store: Store | None = None
     try:
-        store = _store(directory, identity) if known else None
-    except (ValueError, TypeError) as error:
+        store = store_of(directory, identity) if known else None
+    except (ValueError, TypeError, KeyError) as error:
         problem = f"Features cannot be read: {error}."
     return Found(directory, identity, made_with, _frame_s(known), store, problem)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _store(directory: Path, identity: Mapping[str, Any]) -> Store:
-    layout = str(identity.get("layout", LayoutOptions.layout))
-    options = choices.find("layouts", layout).Options(dir=str(directory), layout=layout)
-    return Store(directory, options=options, features=identity.get("features") is not False)
 
 
 def _frame_s(known: Mapping[str, Any]) -> float:

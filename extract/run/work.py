@@ -165,7 +165,8 @@ def job_of(
         require_tensorboard()
     store = open_store(config, shard)
     require_layers(config, store.layout)
-    manifest = shard.part_of(read_manifest(config, store.layout, clashes))
+    whole = read_manifest(config, store.layout, clashes)
+    store, manifest = opened.settled(store, whole.ids, watch.said), shard.part_of(whole)
     encoder = load_encoder(config)
     quantizer = load_quantizer(config, encoder)
     if quantizer is not None:

@@ -25,6 +25,7 @@ from extract.files import (
     Temporary,
     make_folder,
     open_regular,
+    sync_folder,
 )
 from extract.manifest.folders import PRIVATE
 from extract.store.layout import KeptFile
@@ -67,6 +68,7 @@ class StoreFiles:
         self.run_id = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._counter = itertools.count()
         self._own_folders: set[str] = set()  # known to be in the store, behind no link
+        self._lasting_folders = {""}  # below the store, whose names survive a power cut
 
     def make_folders(self, names: Sequence[str]) -> None:
         """Makes folders of the store, and tries whether a file can be made in each.
@@ -87,6 +89,8 @@ class StoreFiles:
                 probe = self.directory / name / f"{TEMPORARY_PREFIX}{self.run_id}-probe"
                 probe.touch()
                 probe.unlink()
+                # The metadata, which are written next, fsync the store's own folder.
+                self._lasting_folders.add(name)
         except OSError as error:
             raise StoreUnusable(cannot_be_made(self.directory, error)) from None
 
@@ -123,12 +127,25 @@ class StoreFiles:
                     file.write([] if isinstance(parts, SameFile) else parts)
                 for file in files:
                     file.publish()
+            for name in contents:
+                self._make_last(name.rpartition("/")[0])
         except OSError as error:
             if error.errno in _OF_ONE_FILE or isinstance(error, InUseError):
                 raise WriteFailed(f"{id}: {error.strerror}: {error.filename}") from None
             needed = sum(_size_and_crc(parts)[0] for parts in contents.values())
             raise StoreUnusable(self.explain(error, needed)) from None
         return [(name, 0, *_size_and_crc(parts)) for name, parts in contents.items()]
+
+    def _make_last(self, folder: str) -> None:
+        """Brings a folder's name, and those of the folders above it, to the disk, once a process.
+
+        Also where another thread or process made the folder: its fsync may come after our line.
+        """
+        if self.fsync and folder not in self._lasting_folders:
+            above = folder.rpartition("/")[0]
+            self._make_last(above)
+            sync_folder(self.directory / above)
+            self._lasting_folders.add(folder)
 
     def _begun(self, name: str, content: list[Buffer] | SameFile) -> Temporary:
         if not isinstance(content, SameFile):

@@ -9,7 +9,7 @@ they were there before that run.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 from extract.files import read_whole, replace_whole
@@ -36,6 +36,17 @@ def foreign_ids(store: Store, named: Set[str], *, is_new: bool) -> set[str]:
         return {*store.layout.ids_of_files()} - named
     listed = {id_ for note in notes for id_ in _listed(note)} - named
     return {id_ for id_ in listed if not check_id(id_) and store.layout.has_files(id_)}
+
+
+def left_without_lines(store: Store, ids: Iterable[str]) -> Iterator[str]:
+    """Those of `ids` that have no line, and whose files in the store a killed run had just written.
+
+    Call it once the files that lines name are gone.
+    """
+    notes = [*_files(store.directory, _NOTE), *_files(store.directory, _OWNER)]
+    if notes:
+        listed = {id_ for note in notes for id_ in _listed(note)}
+        yield from (id_ for id_ in ids if id_ not in listed and store.layout.has_files(id_))
 
 
 def begin(directory: Path, shard: Shard, foreign: Set[str], *, alone: bool) -> None:

@@ -13,11 +13,12 @@ without it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from extract.fields import location, number
+from extract.fields import checked, location, number
+from extract.store.subfolders import NEEDED, is_subfolders
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +67,10 @@ class LayoutOptions:
     layout: str = "gpt_sovits"  # which files are written: the name of a layout
     dtype: DType = DType.auto
     audio: TrainingAudio = TrainingAudio.wav32k
+    # Levels of sub-folders by a hash of the id, 256 in each: for a million files of one folder.
+    # auto = as the store has it; in a new one 1 where more than 50,000 recordings of the list would
+    # lie in one folder, 2 where more than 1,000,000 would. Only `npy` has them
+    subfolders: Any = field(default=0, metadata=checked(NEEDED, is_subfolders))
     num_writers: int = number(4, at_least=1, at_most=1024)  # threads that write
     # Saved files survive a power cut, not only a killed process. The ledger's lines of the last 5 s
     # may be lost; their recordings are then done again
@@ -136,6 +141,10 @@ class Layout(Protocol):
 
     keeps_audio: bool = True
     """Whether it saves training audio. Else a run that asks for it is refused before any work."""
+
+    takes_subfolders: bool = False
+    """Whether `store.subfolders` may put its files into sub-folders by a hash of the id, since its
+    readers find them in any folder below. Else that option is refused before any work."""
 
     lies_beside: bool = False
     """Whether its store may be a folder of recordings: a source reads those beside its files. Then

@@ -18,6 +18,7 @@ from extract.frames import HUBERT_STACK, ConvStack
 from extract.manifest.folders import BESIDE, METADATA, Beside
 from extract.models.wanted import FinalNorm, Wanted
 from extract.store.layout import DType, TrainingAudio
+from extract.store.subfolders import KEY as SUBFOLDERS
 from extract.text import printable
 from extract.values import AudioSettings
 
@@ -124,6 +125,7 @@ LATER_SETTINGS = {
     "model.input_norm": NO_INPUT_NORM,
     "store.dtype": AS_COMPUTED,
     "store.audio": TrainingAudio.wav32k.name,
+    SUBFOLDERS: 0,
     QUANTIZER: None,
     "features": True,
     **{

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 from extract import __version__
 from extract.encoder.encoder import Encoder
 from extract.manifest.manifest import Manifest
+from extract.manifest.strings import PackedStrings
 from extract.shard import Shard
-from extract.store import metadata
+from extract.store import metadata, subfolders
 from extract.store.ledger import dtype_name
 from extract.store.lock import locked
 from extract.store.metadata import Identity
@@ -20,8 +21,42 @@ from extract.store.opening import Opening, open_store
 from extract.store.resume import Remaining, ResumePolicy, remaining
 from extract.store.settling import settle_again
 from extract.store.store import Store
+from extract.text import count
 from extract.values import AudioSettings
 from extract.write_errors import explained
+
+
+def settled(
+    store: Store, ids: PackedStrings, say: Callable[[str], None] = lambda line: None
+) -> Store:
+    """The store with what `store.subfolders=auto` means: what it has, or what the list needs.
+
+    All shards of a new store have one list, and so choose the same without a word between them.
+
+    Args:
+        store: not open yet.
+        ids: of the whole list, of all shards.
+        say: told the choice.
+    """
+    if store.options.subfolders != subfolders.AUTO:
+        return store
+    num = subfolders.fullest(ids)
+    levels = subfolders.levels_for(num)
+    why = f"{count(num, 'recording')} would lie in one folder"
+    if (there := _levels_of(store)) is not None:
+        levels, why = there, f"as this store has it; {why}"
+    say(f"store.subfolders=auto: {levels}, {why}")
+    return store.with_options(subfolders=levels)
+
+
+def _levels_of(store: Store) -> int | None:
+    """The levels of sub-folders that a store has; None of a new one, and of one to be replaced."""
+    with suppress(metadata.Unreadable):
+        known = metadata.read(store.directory)
+        if known and known["identity"].get("layout") == store.layout_name:
+            levels = known["identity"].get(subfolders.KEY, 0)
+            return levels if levels in subfolders.LEVELS else None
+    return None
 
 
 @contextmanager

@@ -8,24 +8,22 @@ import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from extract.frames import ConvStack
 from extract.manifest.folders import Beside
 from extract.shard import Shard
-from extract.store import differences, foreign, ledger, metadata, units
+from extract.store import differences, foreign, ledger, metadata, replacing
 from extract.store.differences import Comparison
 from extract.store.layout import endings_beside
 from extract.store.lock import PRIVATE, StoreBusy
 from extract.store.metadata import Identity
 from extract.store.resharding import reshard
-from extract.store.resume import judge_again
 from extract.store.settling import settle
 from extract.store.store import Store
 from extract.text import printable
-from extract.values import SAVED, AudioSettings
+from extract.values import AudioSettings
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +126,7 @@ def _compare(store: Store, run: Opening, alone: bool) -> bool:
         if not run.overwrite:
             raise ValueError(f"{error}. {WAYS_OUT_UNREADABLE}") from None
         _need_to_be_alone(store, alone)
-        _drop(store)
+        replacing.drop_all(store)
         return False
     if known is None:
         return True
@@ -137,7 +135,7 @@ def _compare(store: Store, run: Opening, alone: bool) -> bool:
         if not run.overwrite:
             raise ValueError(comparison.message(store.directory))
         _need_to_be_alone(store, alone)
-        _replace(store, comparison, run.gates)
+        replacing.replace(store, known["identity"], comparison, run.gates, run.ids)
     return False
 
 
@@ -219,28 +217,6 @@ def _sweep_own(directory: Path) -> None:
     for path in (directory / PRIVATE).glob("lengths-*-of-*"):  # the durations' cache, as of 0.1.0
         with suppress(OSError):
             path.replace(path.with_name(path.name.replace("lengths", "durations")))
-
-
-def _replace(store: Store, comparison: Comparison, gates: AudioSettings) -> None:
-    """Drops all utterances; if only the gates differ, those that may not pass the new ones.
-
-    If only the quantizer differs, drops the units and keeps the features.
-    """
-    if comparison.only_gates:
-        judge_again(store, gates)
-    elif comparison.only_units and store.features:
-        units.drop(store.directory)
-    else:
-        _drop(store)
-
-
-def _drop(store: Store) -> None:
-    """Removes every utterance that a ledger names, and the ledgers."""
-    paths = ledger.ledger_paths(store.directory)
-    lines = chain.from_iterable(map(store.read_lines, paths))
-    store.layout.discard_all(record for _line, record in lines if record["status"] == SAVED)
-    for path in paths:
-        path.unlink()
 
 
 def _foreign_message(directory: Path, named: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from extract.shard import LEDGER_NAME
 from extract.store.files import StoreFiles, WriteFailed
 from extract.store.layout import Kept, Layout, LayoutOptions, TrainingAudio
 from extract.store.reused import NotReusable, Reused, SameFile
+from extract.store.subfolders import AUTO, KEY, folder_of, id_below
 from extract.text import printable
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class PerUtterance(Layout):
     def __init__(self, options: LayoutOptions, files: StoreFiles) -> None:
         self._files = files
         self._has_audio = self.keeps_audio and options.audio is TrainingAudio.wav32k
+        self._subfolders = options.subfolders
+        if self._subfolders not in (0, AUTO):
+            self.settings = {KEY: self._subfolders}
 
     def encode(self, features: Tensor) -> list[Buffer]:
         """The bytes of a feature file, in parts: of (layers, num_frames, hidden_size)."""
@@ -50,8 +54,14 @@ class PerUtterance(Layout):
 
     def names(self, id: str) -> tuple[str, ...]:  # noqa: A002 - the ledger's own word
         """An utterance's files below the store: its features, and its training audio."""
+        below = f"{folder_of(id, self._levels)}{id}"
         pairs = zip(self.folders, self.suffixes, strict=True)
-        return tuple(f"{folder}/{id}{suffix}".lstrip("/") for folder, suffix in pairs)
+        return tuple(f"{folder}/{below}{suffix}".lstrip("/") for folder, suffix in pairs)
+
+    @property
+    def _levels(self) -> int:
+        assert self._subfolders != AUTO, "`extract.store.opened.settled` comes first"
+        return int(self._subfolders)
 
     def create(self) -> None:
         """Makes the folders: `Layout.create`."""
@@ -77,8 +87,8 @@ class PerUtterance(Layout):
         from extract.store.formats import encode_wav
 
         id_ = item.recording.id
-        self._refuse_own_names(id_)
         feature, *audio = self.names(id_)
+        self._refuse_own_names(id_, feature)
         contents: dict[str, list[Buffer] | SameFile] = {feature: features}
         if self._has_audio and len(item.wav32k):
             contents = {audio[0]: encode_wav(item.wav32k), **contents}
@@ -88,11 +98,11 @@ class PerUtterance(Layout):
                 self._files.remove(name)
         return [Kept(id_, tuple(reversed(kept)))]
 
-    def _refuse_own_names(self, id_: str) -> None:
+    def _refuse_own_names(self, id_: str, feature: str) -> None:
         """WriteFailed if a file would lie in a folder that the store has for something else."""
-        first, _, below = id_.partition("/")
+        first, _, below = feature.partition("/")
         is_own = below and (first == METADATA or LEDGER_NAME.fullmatch(first))
-        if "" in self.folders and (is_own or PRIVATE in id_.split("/")[:-1]):
+        if "" in self.folders and (is_own or PRIVATE in feature.split("/")[:-1]):
             raise WriteFailed(f"{id_}: one of its folders has a name that the store itself uses")
 
     def close(self, *, abandon: bool = False) -> Iterable[Kept]:
@@ -139,8 +149,9 @@ class PerUtterance(Layout):
         """The ids that have a file in one of the folders."""
         for folder, suffix in zip(self.folders, self.suffixes, strict=True):
             for name in self._files.names(folder):
-                if name.endswith(suffix):
-                    yield name.removesuffix(suffix)
+                id_ = id_below(name.removesuffix(suffix), self._levels)
+                if id_ is not None and name.endswith(suffix):
+                    yield id_
 
     def has_files(self, id: str) -> bool:  # noqa: A002
         """Whether anything exists at the path of one of its files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from extract.store import ledger
 from extract.store.alone import UnitsAlone
 from extract.store.files import StoreFiles, WriteFailed
 from extract.store.layout import DType, Layout, LayoutOptions, TrainingAudio
+from extract.store.subfolders import NEEDED, is_subfolders
 from extract.write_errors import StoreUnusable
 
 __all__ = ["Store", "StoreUnusable", "WriteFailed"]
@@ -60,6 +62,16 @@ class Store:
             return self.options.dtype.name
         return computed if computed in self.layout.dtypes else DType.float32.name
 
+    def with_options(self, **changed: Any) -> Store:
+        """The same store with some of its layout's options changed; nothing is written."""
+        return Store(
+            self.directory,
+            fsync=self.fsync,
+            options=replace(self.options, **changed),
+            part=self.files.part,
+            features=self.features,
+        )
+
     def create(self) -> None:
         """Makes the folders.
 
@@ -94,6 +106,13 @@ class Store:
 
 
 def _check(options: LayoutOptions, layout: Layout) -> None:
+    if not is_subfolders(options.subfolders):
+        raise ValueError(f"store.subfolders: {options.subfolders!r}; needed {NEEDED}")
+    if options.subfolders != 0 and not layout.takes_subfolders:
+        raise ValueError(
+            f"store.subfolders={options.subfolders}: the layout {options.layout} has none, since "
+            f"{_why_none(layout)}; needed store.subfolders=0, or a layout that has them: store=npy"
+        )
     if options.dtype.name not in (DType.auto.name, *layout.dtypes):
         holds = " or ".join((DType.auto.name, *layout.dtypes))
         raise ValueError(
@@ -105,3 +124,10 @@ def _check(options: LayoutOptions, layout: Layout) -> None:
             f"store.audio=wav32k: the layout {options.layout} saves no audio; needed "
             "store.audio=none, or a layout that does: store=gpt_sovits, store=npy"
         )
+
+
+def _why_none(layout: Layout) -> str:
+    """Why files of a layout lie in no sub-folders."""
+    if layout.holds_many:
+        return "its archives hold many utterances each"
+    return "its readers open an utterance's file by the recording's name alone"

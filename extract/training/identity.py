@@ -17,7 +17,7 @@ from extract.store import differences, metadata
 from extract.store.existing import store_of
 from extract.store.layout import LayoutOptions, TrainingAudio
 from extract.store.metadata import NO_INPUT_NORM, Identity
-from extract.store.opened import identity_of
+from extract.store.opened import identity_of, settled
 from extract.store.store import Store
 from extract.systems import folds_case
 from extract.text import printable
@@ -60,7 +60,7 @@ def store_for(
     store = Store(folder, fsync=options.fsync, options=options, part=str(shard or Shard()))
     _require_layers(encoder, store)
     _require_names(recordings.manifest, store)
-    return store
+    return settled(store, recordings.manifest.ids)
 
 
 def _base(folder: Path, layout: str | LayoutOptions | None) -> Store:

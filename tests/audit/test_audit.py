@@ -17,6 +17,7 @@ from extract.app import main
 from extract.audit.findings import KINDS
 from extract.commands import audit
 from support.command import TINY
+from support.layouts import words
 from support.recordings import write_wav
 
 NUM = 6
@@ -37,7 +38,7 @@ def run(clips, tmp_path_factory):
     """Runs the command into a store, in a folder where nothing else is."""
 
     def run(layout: str, store: Path, *more: str) -> int:
-        where = [f"dataset.path={clips}", f"store={layout}", f"store.dir={store}"]
+        where = [f"dataset.path={clips}", *words(layout), f"store.dir={store}"]
         more = ("loader.num_workers=0", "store.fsync=false", "report=none", *more)
         return main(["dataset=folder", *where, *TINY, *more])
 
@@ -394,7 +395,9 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("layout", ["gpt_sovits", "npy", "so_vits_svc", "rvc"], scope="module")
+@pytest.mark.parametrize(
+    "layout", ["gpt_sovits", "npy", "npy_subfolders", "so_vits_svc", "rvc"], scope="module"
+)
 @pytest.mark.parametrize("damage", FILES, ids=lambda damage: damage.__name__)
 def test_what_is_wrong_with_files_is_found_and_nothing_else(store, layout, found, damage):
     damage(store)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from extract.options import schema_of
 from extract.store.layout import Kept, TrainingAudio
 from extract.store.per_utterance import PerUtterance
 from extract.store.reused import NotReusable, Reused
 from extract.store.store import Store
 from extract.values import Encoded, Features, Recording
+from support.layouts import options as options_of
 
 pytestmark = pytest.mark.each_layout
 
@@ -16,7 +16,7 @@ RECORDING = Recording(0, "a.wav", "/there/a.wav", 100, 7, 0.5, 1.0, 0)
 
 
 def made(layout: str, directory) -> Store:
-    options = schema_of("store", layout)(dir=str(directory), layout=layout)
+    options = options_of(layout, dir=str(directory))
     store = Store(directory, fsync=False, options=options)
     store.create()
     return store

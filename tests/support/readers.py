@@ -36,7 +36,8 @@ def gpt_sovits(store: Path) -> Read:
 
 
 def npy(store: Path) -> Read:
-    return {id_: _of_numpy(path) for id_, path in _files(store, ".npy")}
+    levels = identity(store).get("store.subfolders", 0)
+    return {id_.split("/", levels)[-1]: _of_numpy(path) for id_, path in _files(store, ".npy")}
 
 
 def rvc(store: Path) -> Read:
@@ -85,8 +86,10 @@ def opened(store: Path) -> Store:
     """A store as its layout's own code sees it, with the options that its identity names."""
     name = layout_of(store)
     options = schema_of("store", name)(dir=str(store), layout=name)
-    if "store.folder" in (said := identity(store) if name != "gpt_sovits" else {}):
-        options.folder = said["store.folder"]
+    said = identity(store) if name != "gpt_sovits" else {}
+    for option in ("folder", "subfolders"):
+        if f"store.{option}" in said:
+            setattr(options, option, said[f"store.{option}"])
     return Store(store, options=options)
 
 

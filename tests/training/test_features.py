@@ -25,6 +25,7 @@ from extract import (
 )
 from extract.store.layouts import applio
 from support import posix, readers
+from support.layouts import options as options_of
 from support.recordings import write_wav
 from support.stores import ledger
 from support.units import by_scikit_learn
@@ -88,7 +89,7 @@ def saved_lines(store: Path) -> list[dict]:
 
 @pytest.mark.each_layout
 def test_features_are_those_that_other_programs_read(clips, encoder, layout, tmp_path):
-    options = applio.Options(embedder_model="custom") if layout == "applio" else layout
+    options = applio.Options(embedder_model="custom") if layout == "applio" else options_of(layout)
     put_all(tmp_path, clips, encoder, options)
     found = readers.read(tmp_path)
     assert len(found) == NUM
@@ -321,7 +322,7 @@ def test_batches_of_files_give_the_centres_of_their_frames(store):
 
 @pytest.mark.each_layout
 def test_a_dataset_is_picklable(clips, encoder, layout, tmp_path):
-    options = applio.Options(embedder_model="custom") if layout == "applio" else layout
+    options = applio.Options(embedder_model="custom") if layout == "applio" else options_of(layout)
     put_all(tmp_path, clips, encoder, options)
     dataset = FeatureDataset(tmp_path)
     dataset[0]

@@ -9,6 +9,7 @@ import torch
 from extract.app import main
 from support import readers
 from support.command import TINY
+from support.layouts import words
 from support.recordings import write_wav
 from support.stores import audit, contents, files_of, ids_of, ledger
 
@@ -30,7 +31,7 @@ def whole(layout, tmp_path_factory) -> Path:
 
 
 def arguments(layout: str, *more: str) -> list[str]:
-    where = ["dataset=folder", "dataset.path=in", f"store={layout}", "store.dir=out"]
+    where = ["dataset=folder", "dataset.path=in", *words(layout), "store.dir=out"]
     return [*where, *TINY, "loader.num_workers=0", *more]
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from extract.app import main
 from support import readers
 from support.command import TINY
+from support.layouts import words
 from support.recordings import write_wav
 from support.stores import files_of, is_per_utterance
 from support.windows import is_disguised
@@ -51,7 +52,7 @@ def place(tmp_path_factory, layout) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["extract"])
         patch.chdir(place)
-        assert run(place, place / "whole", f"store={layout}") == 0
+        assert run(place, place / "whole", *words(layout)) == 0
     return place
 
 
@@ -177,7 +178,7 @@ def test_a_damaged_store_is_mended_or_refused_with_a_way_out(
         (store / folder).rename(outside / "folder")
         (store / folder).symlink_to(outside / "folder")
     before = seen(outside), seen(place / "in")
-    again = f"store={layout}", "store.verify=checksum"
+    again = *words(layout), "store.verify=checksum"
     code = run(place, store, *again)
     said = capfd.readouterr().err.replace("\n", " ")
     if code == 2 and "overwrite=true" in said:

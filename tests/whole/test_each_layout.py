@@ -23,6 +23,7 @@ from extract.store import writers
 from support import readers
 from support.command import TINY, start
 from support.disks import tmpfs
+from support.layouts import VARIANTS, name_of, words
 from support.recordings import write_wav
 from support.stores import audit, contents, files_of, ids_of, is_per_utterance, ledger
 
@@ -51,7 +52,7 @@ def options(clips, layout):
     """The arguments of a run over the clips into a store of the layout."""
 
     def options(store: Path, *more: str) -> list[str]:
-        where = [f"dataset.path={clips}", f"store={layout}", f"store.dir={store}"]
+        where = [f"dataset.path={clips}", *words(layout), f"store.dir={store}"]
         return ["dataset=folder", *where, *TINY, *SMALL, "store.fsync=false", *more]
 
     return options
@@ -189,10 +190,10 @@ def test_a_damaged_file_is_found_and_its_utterances_are_done_again(
 
 def test_the_page_reads_a_store_as_it_is(whole, layout):
     """docs/layouts.md has a section of each layout that begins with its reader."""
-    section = PAGE.read_text("utf8").split(f"## `store={layout}`\n")[1].split("\n## ")[0]
+    section = PAGE.read_text("utf8").split(f"## `store={name_of(layout)}`\n")[1].split("\n## ")[0]
     if not is_per_utterance(whole):
         return  # its own tests run it
-    example = section.split("```python\n")[1].split("```")[0]
+    example = section.split("```python\n")[1 + (layout in VARIANTS)].split("```")[0]
     for shown, real in (("STORE", str(whole)), ("a.wav", "0.wav")):
         assert shown in example
         example = example.replace(shown, real)

@@ -29,6 +29,7 @@ from extract.store import lock, writers
 from support import readers
 from support.command import TINY, start
 from support.disks import tmpfs
+from support.layouts import words
 from support.posix import PATCHED_WORKER, SIGUSR1
 from support.recordings import write_wav
 from support.stores import audit, contents, files_of, ids_of, is_per_utterance, ledger
@@ -47,7 +48,7 @@ def argv(layout):
     """The arguments of a run over a folder, into a store of the layout under test."""
 
     def argv(folder: Path, store: Path, *options: str) -> list[str]:
-        where = [f"dataset.path={folder}", f"store={layout}", f"store.dir={store}"]
+        where = [f"dataset.path={folder}", *words(layout), f"store.dir={store}"]
         return ["dataset=folder", *where, *TINY, *SMALL, *options]
 
     return argv
@@ -498,7 +499,7 @@ def test_a_disk_that_is_full_at_any_write_says_so(
     disk, stopped_at = tmp_path / "disk", set()
     with tmpfs(disk, "size=2m,nr_inodes=200"):
         for pages, inodes in [*FEW, (100, 100)]:
-            options = (f"store={layout}", f"store.dir={disk / 'out'}", "store.num_writers=1")
+            options = (*words(layout), f"store.dir={disk / 'out'}", "store.num_writers=1")
             options += ("loader.num_workers=0",)
             leave(disk, pages, inodes)
             with monkeypatch.context() as patch:
@@ -534,7 +535,7 @@ def test_a_disk_that_is_full_at_any_write_says_so(
 def test_a_target_that_is_a_folder_fails_that_utterance_alone(
     extract_folder, recordings, tmp_path, layout
 ):
-    where = f"store={layout}", f"store.dir={tmp_path / 'whole'}"
+    where = *words(layout), f"store.dir={tmp_path / 'whole'}"
     assert extract_folder(recordings, *where) == 0
     if not is_per_utterance(tmp_path / "whole"):
         pytest.skip("no file is one utterance's")
@@ -591,7 +592,7 @@ def test_bad_files_of_every_kind_land_in_the_ledger_and_their_neighbours_are_sav
     wav("loud.wav", 3 * tone)
     (recordings / "nowhere.wav").symlink_to(tmp_path / "nothing")
     os.mkfifo(recordings / "pipe.wav")
-    assert extract_folder(recordings, f"store={layout}", f"store.dir={tmp_path / 'out'}") == 1
+    assert extract_folder(recordings, *words(layout), f"store.dir={tmp_path / 'out'}") == 1
     records = ledger(tmp_path / "out")
     reasons = {record["id"]: record["reason"] for record in records if record["id"] not in good}
     assert reasons == {
@@ -616,7 +617,7 @@ def test_a_recording_above_the_time_gate_is_not_decoded(
     extract_folder, recordings, tmp_path, layout
 ):
     write_wav(recordings / "long.wav", 30)
-    assert extract_folder(recordings, f"store={layout}", "audio.max_duration_s=5") == 0
+    assert extract_folder(recordings, *words(layout), "audio.max_duration_s=5") == 0
     reasons = {record["id"]: record["reason"] for record in ledger(tmp_path / "out")}
     assert reasons["long.wav"] == "too_long"
     assert sum(reason is None for reason in reasons.values()) == 24

@@ -36,6 +36,7 @@ class Npy(NumpyFiles):
     suffixes = (".npy", ".wav")
     folders = ("", "wav32k")
     takes_layers = True
+    takes_subfolders = True
     lies_beside = True
 
     def create(self) -> None:
