@@ -94,13 +94,15 @@ def is_known_dead(path: Path) -> bool:
 def is_renewed(path: Path, mine: Path, lease_s: float) -> bool:
     """Whether the record at `path` was renewed within `lease_s`, by the storage's own clock.
 
+    False, if it was or not, where the storage takes its times from machines whose clocks differ.
+
     Args:
         path: a record.
         mine: one that this process renews, in the same folder.
         lease_s: the lease's length.
     """
     theirs, ours = _stamp(path), _stamp(mine)
-    return theirs is not None and ours is not None and ours[1] - theirs[1] < lease_s * 1e9
+    return theirs is not None and ours is not None and abs(ours[1] - theirs[1]) < lease_s * 1e9
 
 
 class Fence:
