@@ -21,6 +21,7 @@ from filelock import MarkerSoftFileLock
 
 from extract.store import caches, lease, lock, lock_kind, mounts
 from extract.store.layout import LockKind
+from extract.store.ledger import Ledger
 from extract.store.lock import StoreBusy, locked, starting
 from extract.write_errors import StoreUnusable
 from support.command import TINY
@@ -211,6 +212,48 @@ def test_a_run_that_was_stopped_past_its_lease_writes_nothing_more(machines, sta
         process.join(30)
         assert process.exitcode == 0
         assert MarkerSoftFileLock(owner_of(two)).owner == record, "what the other run holds stays"
+
+
+def take_from(directory) -> str:
+    """Makes the lock another host's, as a process there does that waited for its end."""
+    taken = owner_of(directory).with_name("taken")
+    fields = f"pid=7\nhost=elsewhere\nmode=lease\ntoken=0123\nduration={lock.LEASE_S}\n"
+    taken.write_text("filelock/2\n" + fields)
+    taken.rename(owner_of(directory))
+    return owner_of(directory).read_text()
+
+
+def test_a_run_that_lost_its_lock_adds_no_file_and_no_line(
+    tmp_path, speech_folder, command, monkeypatch, capsys
+):
+    monkeypatch.setattr(lease, "CHECKED_S", 0.0)
+    monkeypatch.setattr(lock, "RENEWED_S", 0.5)  # the writer is to notice before the heartbeat does
+    store, records, append = tmp_path / "out", [], Ledger.append
+
+    def append_and_lose(ledger, record):
+        append(ledger, record)
+        records.append(take_from(store))
+
+    monkeypatch.setattr(Ledger, "append", append_and_lose)
+    options = ("store.lock=lease", "store.num_writers=1")
+    assert extract(command, speech_folder, store, *options) == 1
+    assert "lost its lock" in capsys.readouterr().err
+    assert len((store / "ledger.jsonl").read_bytes().splitlines()) == 1
+    assert len([*(store / "4-cnhubert").iterdir()]) == 1
+    assert owner_of(store).read_text() == records[0], "what the other run holds stays"
+
+
+def test_a_line_that_a_robbed_run_still_writes_is_not_in_the_ledger(
+    tmp_path, speech_folder, command
+):
+    store = tmp_path / "out"
+    assert extract(command, speech_folder, store, "store.lock=lease") == 0
+    late = os.open(store / "ledger.jsonl", os.O_WRONLY | os.O_APPEND)
+    lines = (store / "ledger.jsonl").read_bytes()
+    assert extract(command, speech_folder, store) == 0
+    os.write(late, lines)
+    os.close(late)
+    assert (store / "ledger.jsonl").read_bytes() == lines
 
 
 def test_a_run_that_was_stopped_and_not_robbed_goes_on(machines, start):
