@@ -15,7 +15,14 @@ from extract.store.layout import LayoutOptions
 NOT_IN_NAME = (
     *("dataset.", "model.name", "model.path", "loader.", "shard.", "engine.", "report.", "device"),
     "quantizer.",
-    *("store.dir", "store.subfolders", "store.num_writers", "store.fsync", "store.verify"),
+    *(
+        "store.dir",
+        "store.subfolders",
+        "store.num_writers",
+        "store.fsync",
+        "store.verify",
+        "store.lock",
+    ),
     "store.embedder_model",
     *("store.ark_mb", "store.shard_mb"),
     *("cpu_fallback", "share_features", "retry_failed", "overwrite", "preflight"),

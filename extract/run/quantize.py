@@ -85,7 +85,7 @@ def quantize(
     for shard in shards:
         part = ShardUnits(store, shard, quantizer, files, on, place, num_layers)
         settle = partial(_take_over, part, overwrite, output is not None)
-        with locked(directory, shard.index, shard.count, settle):
+        with locked(directory, shard.index, shard.count, settle, guard=store.guard_with):
             filled = part.fill(stop)
             if filled.stopped:
                 return num_without

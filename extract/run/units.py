@@ -114,12 +114,14 @@ class ShardUnits:
             with Journal(self._private("quantizing"), self.quantizer.fingerprint) as journal:
                 stopped = self._write(journal, stop)
                 if not stopped:
+                    self.store.fence()
                     ledger.rewrite(self.ledger, self._merged(journal.texts()))
                     journal.remove()
                 return Filled(journal.num_made, journal.num_without, stopped)
 
     def write(self, ids: Sequence[str | None]) -> None:
         """Writes the shard's file, whole or not at all: what of `ids` is saved, in their order."""
+        self.store.fence()
         text = self.files.text(units.rows(ids, self.ledger))
         with explained(self.store.directory):
             replace_whole(self._private("units"), self.files.format.encode(), fsync=False)

@@ -25,8 +25,10 @@ def forget(directory: Path, ids: Set[str]) -> int:
         StoreUnusable: the disk takes no change.
     """
     store, removed = existing_store(directory), 0
-    with explained(directory), locked(directory, settle=partial(_need_to_be_alone, directory)):
+    settle = partial(_need_to_be_alone, directory)
+    with explained(directory), locked(directory, settle=settle, guard=store.guard_with):
         for path in ledger.ledger_paths(directory):
+            store.fence()
             before = sum(1 for _line in ledger.lines(path))
             mine = (record for _line, record in store.read_lines(path) if record["id"] in ids)
             store.layout.discard_all(mine)

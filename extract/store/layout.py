@@ -56,6 +56,18 @@ class TrainingAudio(Enum):
     none = "none"
 
 
+class LockKind(Enum):
+    """What keeps two processes from one shard.
+
+    `auto`: flock where it reaches all machines that see the store, else a lease; what a process
+    chose first holds for the store.
+    """
+
+    auto = "auto"
+    flock = "flock"
+    lease = "lease"
+
+
 @dataclass
 class LayoutOptions:
     """Where features go and how they are kept.
@@ -76,6 +88,7 @@ class LayoutOptions:
     # may be lost; their recordings are then done again
     fsync: bool = True
     verify: Verify = Verify.size
+    lock: LockKind = LockKind.auto
 
 
 @dataclass(frozen=True)

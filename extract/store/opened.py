@@ -85,7 +85,9 @@ def opened(
         settle(alone)
 
     store.create()
-    with locked(store.directory, opening.shard.index, opening.shard.count, begin):
+    shard = opening.shard
+    lock = store.options.lock
+    with locked(store.directory, shard.index, shard.count, begin, lock, store.guard_with):
         yield foreign[0]
 
 

@@ -35,7 +35,7 @@ MAX_SHOWN = 5  # ids that a message names
 
 _OWN_TEMPORARY = re.compile(  # of `replace_whole`; without the eight digits, of 0.1.0
     r"\.tmp-(?:metadata\.json|report\.html|sweep\.(?:html|csv)|ledger(?:\.\d+-of-\d+)?\.jsonl"
-    r"|units(?:\.\d+-of-\d+)?\.(?:km|txt|jsonl)|6-name2semantic-\d+\.tsv|units-\d+-of-\d+"
+    r"|look|units(?:\.\d+-of-\d+)?\.(?:km|txt|jsonl)|6-name2semantic-\d+\.tsv|units-\d+-of-\d+"
     r"|(?:plan|durations|lengths|owner|unfinished|archives|listed(?:-[0-9a-f]{8})?)-\d+-of-\d+(?:\.json)?|timings(?:\.\d+-of-\d+)?\.jsonl)-\d+(?:-[0-9a-f]{8})?"
 )
 

@@ -45,6 +45,7 @@ def _sort(store: Store, index_named: Mapping[str, int]) -> None:
             mine = lines[index_of(record["id"], len(index_named))]
             if _is_better(record, mine.get(record["id"]), store):
                 mine[record["id"]] = line
+    store.fence()
     for name, index in index_named.items():
         path = store.directory / name
         if lines[index] or path.exists():

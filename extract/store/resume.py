@@ -95,7 +95,8 @@ def remaining(
         index = lines.index_of.get(record["id"])
         if holding[-1] and (index is None or extras.is_in(record, index)):
             num_bytes += len(line)  # else the file is written again
-    if not _is_as_it_should_be(path, num_bytes):
+    store.fence()
+    if (store.rewrites_ledger and path.exists()) or not _is_as_it_should_be(path, num_bytes):
         kept_lines = compress(ledger.read_lines(path), holding)
         changed = (extras.put(*one, lines.index_of.get(one[1]["id"])) for one in kept_lines)
         ledger.rewrite(path, changed)
@@ -244,6 +245,7 @@ def judge_again(store: Store, gates: AudioSettings) -> None:
     """
     for path in ledger.ledger_paths(store.directory):
         records = (record for _line, record in store.read_lines(path))
+        store.fence()
         store.layout.discard_all(record for record in records if not _passes(record, gates))
         lines = (
             line

@@ -35,6 +35,7 @@ def settle(store: Store, shard: Shard, *, alone: bool) -> None:
     if not store.layout.holds_many:
         return
     paths = ledger.ledger_paths(store.directory)
+    store.fence()
     mine = [path for path in paths if alone or path.name == shard.ledger_name]
     others = [path for path in paths if path not in mine]
     with explained(store.directory):
@@ -57,6 +58,7 @@ def finish(store: Store) -> None:
     if store.layout.holds_many:
         paths = partial(ledger.ledger_paths, store.directory)
         with explained(store.directory), starting(store.directory):
+            store.fence()
             store.layout.finish(lambda: _saved(paths()))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from extract.store import ledger
 from extract.store.alone import UnitsAlone
 from extract.store.files import StoreFiles, WriteFailed
 from extract.store.layout import DType, Layout, LayoutOptions, TrainingAudio
+from extract.store.lease import Fence
+from extract.store.mounts import storage_of
 from extract.store.subfolders import NEEDED, is_subfolders
 from extract.write_errors import StoreUnusable
 
@@ -43,6 +45,12 @@ class Store:
     ) -> None:
         options = options or LayoutOptions(str(directory))
         self.directory, self.fsync = Path(directory), fsync
+        # Called before each write that other processes rely on; raises StoreUnusable once this
+        # process has lost its lock
+        self.fence: Callable[[], None] = _holds
+        # Whether a ledger may have been appended to by a process that lost its lock, or be longer
+        # than this machine remembers: it is written anew before it is appended to
+        self.rewrites_ledger = False
         self.layout_name = options.layout
         self.files = StoreFiles(self.directory, fsync=fsync, part=part)
         module = find("layouts", self.layout_name)
@@ -71,6 +79,11 @@ class Store:
             part=self.files.part,
             features=self.features,
         )
+
+    def guard_with(self, fence: Fence) -> None:
+        """Has each write that other processes rely on stopped once a lock is lost."""
+        self.fence = fence
+        self.rewrites_ledger = fence.is_lease or not storage_of(self.directory).is_local
 
     def create(self) -> None:
         """Makes the folders.
@@ -103,6 +116,10 @@ class Store:
     def explain(self, error: OSError, needed: int = 0) -> str:
         """Why a write into this store failed, for the user: `extract.write_errors.explain`."""
         return self.files.explain(error, needed)
+
+
+def _holds() -> None:
+    """No lock can be lost."""
 
 
 def _check(options: LayoutOptions, layout: Layout) -> None:

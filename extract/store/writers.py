@@ -141,6 +141,8 @@ class Writers:
 
     def _keep_the_rest(self) -> None:
         """Closes the layout and records the utterances it held; after a failure drops them."""
+        with self._noting_errors():
+            self.store.fence()
         abandon = self._abandoned or self._error is not None
         with self._noting_errors():
             self._commit(self.store.layout.close(abandon=abandon))
@@ -157,6 +159,7 @@ class Writers:
             self._error = self._error or error
 
     def _save(self, item: Encoded | Reused | Failure) -> None:
+        self.store.fence()
         if not isinstance(item, Failure):
             id_ = item.recording.id
             try:
@@ -194,6 +197,7 @@ class Writers:
             self._record(self._waiting.pop(one.id)(files=one.files))
 
     def _record(self, record: Record) -> None:
+        self.store.fence()
         self.ledger.append(record)
         self.done(record)
 
