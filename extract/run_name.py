@@ -17,7 +17,7 @@ NOT_IN_NAME = (
     "quantizer.",
     *("store.dir", "store.num_writers", "store.fsync", "store.verify"),
     "store.embedder_model",
-    *("store.ark_mb", "store.shard_mb"),
+    *("store.ark_mb", "store.shard_mb", "store.scratch"),
     *("cpu_fallback", "share_features", "retry_failed", "overwrite", "preflight"),
 )
 ALWAYS_NAMED = ("audio.maxx", "audio.alpha")

@@ -46,12 +46,16 @@ def opened(
     foreign = list[frozenset[str]]()
 
     def begin(alone: bool) -> None:
-        foreign.append(open_store(store, opening, alone))
-        settle(alone)
+        with store.place.opening(opening.shard, alone) as alone:
+            foreign.append(open_store(store, opening, alone))
+            settle(alone)
 
     store.create()
     with locked(store.directory, opening.shard.index, opening.shard.count, begin):
-        yield foreign[0]
+        try:
+            yield foreign[0]
+        finally:
+            store.place.close()
 
 
 def identity_of(

@@ -26,6 +26,7 @@ from extract.run.signals import Stop
 from extract.run.summary import Summary, merged
 from extract.shard import Shard
 from extract.store.lock import LEASE_S, StoreBusy
+from extract.store.store import no_url
 from extract.text import count
 from extract.urls import is_url
 
@@ -73,6 +74,8 @@ def run(
         ValueError: a node does not see the storage or has another version of this package, or the
             options cannot be carried out; nothing was done.
     """
+    if is_url(config.store.dir):
+        raise ValueError(no_url(config.store.dir, "engine=ray"))
     options = _options(config)
     ray, start = connect(options.address), time.monotonic()
     try:

@@ -1,0 +1,47 @@
+"""Stores at URLs: the folder in which one is worked on, and a copy of what readers need of one."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from extract.remote.objects import Objects, require_folder
+from extract.shard import LEDGER_NAME
+from extract.store import metadata
+from extract.urls import folder_name, redacted
+
+
+def working_folder(url: str, scratch: str | None) -> str:
+    """The folder in which a store at a URL is worked on: `scratch`, or one in the user's cache.
+
+    Its name holds no secret of the URL, and stays the same when these change.
+    """
+    if scratch:
+        return scratch
+    shown = redacted(url.rstrip("/"))
+    name = f"{folder_name(shown)}-{hashlib.sha256(shown.encode()).hexdigest()[:12]}"
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    return f"{cache}/extract/stores/{name}"
+
+
+def copy_of_ledgers(url: str) -> Path:
+    """A temporary folder with the metadata and the ledgers of a store at a URL.
+
+    It is removed when this process ends.
+
+    Raises:
+        ValueError: no store can be there, or a package is missing.
+        OSError: the object store cannot be reached.
+    """
+    require_folder(url)
+    objects = Objects(url)
+    folder = Path(tempfile.mkdtemp(prefix="extract-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in objects.list():
+        if name == metadata.NAME or LEDGER_NAME.fullmatch(name):
+            objects.download(name, folder / name)
+    return folder
