@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import tarfile
 from collections import Counter
 
@@ -11,7 +13,9 @@ pytest.importorskip("fsspec")
 
 import fsspec
 
-from support.command import TINY
+from extract.remote import leases
+from extract.remote.objects import Objects
+from support.command import TINY, start
 from support.recordings import write_wav
 
 SHARD = "store.shard_mb=0.05"  # a tar holds a few of these recordings
@@ -108,3 +112,66 @@ def test_the_same_command_again_asks_for_no_archive(run, s3, s3_calls):
     assert asked["put_object"] == asked["delete_object"] == 2  # two locks
     assert asked.total() < 15
     assert Held(url).objects == before
+
+
+@pytest.fixture
+def leases_end(monkeypatch):
+    """The minute is over after which the lease of a process that died ends."""
+    monkeypatch.setattr(leases, "is_alive", lambda *_: False)
+
+
+def kill_at(monkeypatch, moment, which):
+    """Has this process and its children killed at a moment of the upload of an object."""
+    really = Objects.upload
+
+    def upload(self, path, name):
+        if moment == "before" and which(name):
+            os.kill(os.getpid(), signal.SIGKILL)
+        really(self, path, name)
+        if moment == "after" and which(name):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(Objects, "upload", upload)
+
+
+def is_third_tar(name):
+    return name.endswith("-000002.tar")
+
+
+def is_ledger(name):
+    return name.endswith(".jsonl")
+
+
+MOMENTS = {
+    "before a tar": ("before", is_third_tar),
+    "between a tar and its lines": ("after", is_third_tar),
+    "after lines": ("after", is_ledger),
+}
+
+
+@pytest.mark.parametrize("machine", ["one", "another"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_run_goes_on_here_and_elsewhere(
+    moment, machine, run, s3, folder, tmp_path, leases_end
+):
+    url = f"{s3().url}/features"
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, *MOMENTS[moment])
+        argv = [f"store.dir={url}", f"store.scratch={tmp_path / 'one'}", f"dataset.path={folder}"]
+        options = ["dataset=folder", "store=webdataset", SHARD, *TINY, "loader.num_workers=0"]
+        process = start([*argv, *options], tmp_path)
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
+    before = Held(url)
+    named = {name for line in before.lines for name, *_ in line["files"]}
+    assert named <= {*before.tars}  # a line only of what is there
+    assert run(url, machine=machine) == 0
+    held = require_whole(url)
+    assert named <= {*held.tars}
+    runs = {name.split("-")[3] for name in held.tars}
+    if machine == "one":  # what was finished in the folder is sent, not done again
+        assert len(runs) == 2
+        return
+    assert run(url, machine="one") == 0  # the machine that was killed comes back
+    assert require_whole(url).objects == held.objects
+    assert not list((tmp_path / "one").rglob("*.tar"))
