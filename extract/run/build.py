@@ -116,7 +116,7 @@ def require_url(config: Config) -> None:
     for is_asked, what in (
         (config.quantizer.kind != "none", f"quantizer={config.quantizer.kind}"),
         (bool(config.preflight), f"preflight={config.preflight}"),
-        (config.report.page is Page.live, "report=live"),
+        (config.report.page is Page.live, "report.page=live"),
     ):
         if is_asked:
             raise ValueError(no_url(url, what))

@@ -10,9 +10,9 @@ from typing import Any
 from extract.choices import find
 from extract.store import ledger, metadata
 from extract.store.layout import DType, LayoutOptions, TrainingAudio
-from extract.store.store import Store
+from extract.store.store import Store, no_url
 from extract.text import printable
-from extract.urls import redacted
+from extract.urls import as_url, redacted, was_url
 
 _ENUMS = {"dtype": DType, "audio": TrainingAudio}
 
@@ -29,6 +29,8 @@ def existing_store(directory: Path, url: str = "") -> Store:
         ValueError: no run wrote there, its metadata are damaged (`metadata.Unreadable`), or its
             layout cannot be had here.
     """
+    if was_url(str(directory)):
+        raise ValueError(no_url(as_url(str(directory)), "this"))
     known = metadata.read(directory)
     if known is None or not ledger.ledger_paths(directory):
         needed = "needed the folder of a run, which its last line names"

@@ -3,19 +3,26 @@
 import io
 import json
 import os
+import pickle
+import shutil
 import signal
 import tarfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("fsspec")
 
 import fsspec
 
+from extract import FeatureDataset
+from extract.commands import audit, report, show
 from extract.remote import leases
 from extract.remote.objects import Objects
-from support.command import TINY, start
+from extract.store.existing import existing_store
+from support.command import TINY, extract_into, start
 from support.recordings import write_wav
 
 SHARD = "store.shard_mb=0.05"  # a tar holds a few of these recordings
@@ -175,3 +182,188 @@ def test_a_killed_run_goes_on_here_and_elsewhere(
     assert run(url, machine="one") == 0  # the machine that was killed comes back
     assert require_whole(url).objects == held.objects
     assert not list((tmp_path / "one").rglob("*.tar"))
+
+
+def test_an_upload_that_fails_ends_the_run_and_marks_nothing_failed(
+    run, s3, monkeypatch, capsys, tmp_path
+):
+    url = f"{s3().url}/features"
+    really = Objects.upload
+    with monkeypatch.context() as patch:
+
+        def upload(self, path, name):
+            if is_third_tar(name):
+                raise OSError(5, "SlowDown: reduce your request rate", f"{self.shown}/{name}")
+            really(self, path, name)
+
+        patch.setattr(Objects, "upload", upload)
+        assert run(url, "store.num_writers=1") == 1
+    said = capsys.readouterr().err
+    assert "SlowDown" in said
+    assert "the same command goes on" in said
+    held = Held(url)
+    assert {line["status"] for line in held.lines} == {"saved"}
+    assert {name for line in held.lines for name, *_ in line["files"]} <= {*held.tars}
+    assert not any(map(is_third_tar, held.tars))
+    assert run(url) == 0
+    assert {*held.tars} < {*require_whole(url).tars}
+
+
+def test_archives_that_lose_utterances_are_rewritten_once_by_ranges(run, s3, folder, tmp_path):
+    url, source = f"{s3().url}/features", tmp_path / "in"
+    shutil.copytree(folder, source)
+    assert run(url, source=source) == 0
+    before = Held(url)
+    for name in ("00.wav", "11.wav"):
+        write_wav(source / name, 0.3, 99)
+    assert run(url, source=source, machine="another") == 0
+    held = require_whole(url)
+    changed = {name for name in before.tars if held.objects.get(name) != before.objects[name]}
+    assert 1 <= len(changed) <= 2
+    assert len(before.tars) > 2
+
+
+def test_shards_of_two_machines_and_then_one(run, s3):
+    url = f"{s3().url}/features"
+    for index, machine in enumerate(("one", "another")):
+        assert run(url, f"shard.index={index}", "shard.count=2", machine=machine) == 0
+    held = require_whole(url)
+    assert {"ledger.0-of-2.jsonl", "ledger.1-of-2.jsonl"} <= held.objects.keys()
+    assert run(url, machine="third") == 0
+    last = require_whole(url)
+    assert last.tars == held.tars
+    assert {name for name in last.objects if is_ledger(name)} == {"ledger.jsonl"}
+
+
+def test_a_second_run_is_refused_while_the_first_is_alive(run, s3, capsys, monkeypatch):
+    url = f"{s3().url}/features"
+    monkeypatch.setattr(leases, "RENEWED_S", 0.1)
+    monkeypatch.setattr(leases, "POLLED_S", 0.05)
+    lease = leases.Lease(Objects(url), ".extract/lock-0-of-1", "elsewhere")
+    lease.take(lambda _owner: False, 0)
+    assert run(url) == 2
+    assert f"process {os.getpid()} on" in capsys.readouterr().err
+    assert run(url, "shard.count=2") == 2
+    assert "shard.count=2 needs it for itself" in capsys.readouterr().err
+    assert {*Held(url).objects} == {".extract/lock-0-of-1"}
+    lease.release()
+    assert run(url) == 0
+
+
+def test_a_lease_that_is_not_renewed_ends_and_its_owner_writes_no_more(s3, monkeypatch):
+    objects = Objects(f"{s3().url}/features")
+    monkeypatch.setattr(leases, "LEASE_S", 0.3)
+    first = leases.Lease(objects, "lock", "one")
+    first.take(lambda _owner: False, 0)
+    first.require()
+    second = leases.Lease(objects, "lock", "two")
+    second.take(lambda _owner: False, 0)
+    with pytest.raises(OSError, match="not renewed"):
+        first.require()
+    second.release()
+    assert objects.list() == {}
+
+
+def test_features_of_other_settings_are_refused_on_any_machine_and_replaced_if_asked(
+    run, s3, capsys, tmp_path
+):
+    url = f"{s3().url}/features"
+    assert run(url) == 0
+    before = Held(url)
+    assert run(url, "audio.max_duration_s=0.5", "audio.alpha=0.3", machine="another") == 2
+    assert "audio.alpha" in capsys.readouterr().err
+    assert Held(url).objects == before.objects
+    assert run(url, "audio.alpha=0.3", "overwrite=true", machine="another") == 0
+    assert not {*require_whole(url).tars} & {*before.tars}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["store=gpt_sovits"], "store=gpt_sovits needs a folder"),
+        (["store=npy"], "store=npy needs a folder"),
+        (["store=kaldi"], "store=kaldi needs a folder"),
+        (["store=webdataset", "preflight=true"], "preflight=True needs a folder"),
+        (["store=webdataset", "report.page=live"], "report.page=live needs a folder"),
+        (["store=webdataset", "engine=ray"], "engine=ray needs a folder"),
+        (["store=webdataset", "store.dir=https://host/a"], "no store can be written there"),
+    ],
+)
+def test_what_needs_a_folder_refuses_a_url_before_any_work(
+    options, said, command, folder, capsys, tmp_path
+):
+    where = ["dataset=folder", f"dataset.path={folder}", "store.dir=s3://someone:secret@bucket/a"]
+    assert command(*where, *options, *TINY) == 2
+    heard = capsys.readouterr().err
+    assert said in " ".join(heard.split())
+    assert "secret" not in heard
+
+
+@pytest.fixture(scope="module")
+def memory(folder, tmp_path_factory):
+    """A finished store in memory, whose URL holds a password."""
+    url, made = "memory://someone:s3cret@features", tmp_path_factory.mktemp("memory")
+    options = ["store=webdataset", f"store.scratch={made / 'scratch'}", SHARD]
+    assert extract_into(url, folder, *options) == 0
+    return url, made / "scratch"
+
+
+def test_no_secret_of_a_url_is_written_anywhere(memory):
+    url, scratch = memory
+    held = Held(url)
+    assert held.tars
+    for content in held.objects.values():
+        assert b"s3cret" not in content
+    for path in scratch.rglob("*"):
+        assert "s3cret" not in path.name
+        assert path.is_dir() or b"s3cret" not in path.read_bytes()
+
+
+def test_webdataset_reads_the_tars_of_a_url(memory, folder):
+    import webdataset
+
+    url, _scratch = memory
+    files, root = fsspec.core.url_to_fs(url)
+    streams = ({"url": name, "stream": files.open(name)} for name in files.find(f"{root}/shards"))
+    samples = webdataset.tariterators.group_by_keys(
+        webdataset.tariterators.tar_file_expander(streams)
+    )
+    ids = [json.loads(sample["json"])["id"] for sample in samples]
+    assert Counter(ids) == Counter(path.name for path in folder.iterdir())
+
+
+def test_a_dataset_reads_items_by_ranges_here_and_in_another_process(memory, folder):
+    url, _scratch = memory
+    dataset = FeatureDataset(url)
+    held = Held(url)
+    assert len(dataset) == len(held.lines)
+    twin = pickle.loads(pickle.dumps(dataset))
+    for index, line in enumerate(held.lines):
+        item = dataset[index]
+        assert item.recording.id == line["id"]
+        assert len(item.features) == line["num_frames"]
+        assert torch.equal(twin[index].features, item.features)
+
+
+def test_show_and_audit_read_a_url(memory, capsys):
+    url, _scratch = memory
+    assert show.main([url, "--json"]) == 0
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert shown == Held(url).lines
+    assert audit.main([url]) == 0
+    assert "nothing is wrong" in capsys.readouterr().out
+    assert audit.main([url, "--fix"]) == 2
+    name = Held(url).tars[0]
+    files, root = fsspec.core.url_to_fs(url)
+    whole = files.cat(f"{root}/{name}")
+    files.pipe(f"{root}/{name}", whole[: len(whole) // 2])
+    assert audit.main([url]) == 1
+    files.pipe(f"{root}/{name}", whole)
+
+
+def test_commands_that_need_a_folder_say_so(memory, capsys):
+    url, _scratch = memory
+    assert report.main([url]) == 2
+    assert "needs a folder of this machine" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"needs a folder.*"):
+        existing_store(Path(url))

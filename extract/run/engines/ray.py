@@ -56,8 +56,10 @@ def shards(config: Config) -> Sequence[Shard]:
 
     Raises:
         ValueError: Ray is not installed, or there is no such cluster, or the options ask for more
-            than it has.
+            than it has, or the store is at a URL.
     """
+    if is_url(config.store.dir):
+        raise ValueError(no_url(config.store.dir, "engine=ray"))
     ray = connect(_options(config).address)
     total = config.shard.count
     if total == 1:
@@ -74,8 +76,6 @@ def run(
         ValueError: a node does not see the storage or has another version of this package, or the
             options cannot be carried out; nothing was done.
     """
-    if is_url(config.store.dir):
-        raise ValueError(no_url(config.store.dir, "engine=ray"))
     options = _options(config)
     ray, start = connect(options.address), time.monotonic()
     try:
