@@ -235,6 +235,27 @@ def test_shards_of_two_machines_and_then_one(run, s3):
     assert {name for name in last.objects if is_ledger(name)} == {"ledger.jsonl"}
 
 
+def test_shards_at_work_at_once_in_one_folder_and_elsewhere(s3, folder, tmp_path):
+    url = f"{s3().url}/features"
+    where = [f"store.dir={url}", f"dataset.path={folder}", "dataset=folder", "store=webdataset"]
+    processes = [
+        start(
+            [
+                *where,
+                *(SHARD, *TINY, "loader.num_workers=0", "shard.count=3"),
+                *(f"shard.index={index}", f"store.scratch={tmp_path / machine}"),
+            ],
+            tmp_path,
+            tmp_path / "log",
+        )
+        for index, machine in enumerate(("one", "one", "another"))
+    ]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0], (tmp_path / "log").read_text()
+    require_whole(url)
+
+
 def test_a_second_run_is_refused_while_the_first_is_alive(run, s3, capsys, monkeypatch):
     url = f"{s3().url}/features"
     monkeypatch.setattr(leases, "RENEWED_S", 0.1)
