@@ -45,6 +45,8 @@ class Lease:
             origin is dead, as far as the caller's lock on that folder says so.
     """
 
+    is_lost = False  # whether another process has it
+
     def __init__(self, objects: Objects, name: str, origin: str) -> None:
         self._objects, self.name = objects, name
         self._said = {
@@ -53,7 +55,7 @@ class Lease:
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
-        self._times, self._renewed_s, self._is_lost = 0, 0.0, False
+        self._times, self._renewed_s = 0, 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name=f"lease {name}", daemon=True)
 
@@ -81,7 +83,7 @@ class Lease:
 
     def require(self) -> None:
         """Raises OSError if the lease was lost, or may have been: it was not renewed for long."""
-        if self._is_lost or time.monotonic() - self._renewed_s > LEASE_S:
+        if self.is_lost or time.monotonic() - self._renewed_s > LEASE_S:
             raise OSError(
                 errno.ESTALE,
                 "the lease was not renewed in time, so another run may work here",
@@ -106,7 +108,7 @@ class Lease:
             start = time.monotonic()
             with suppress(OSError):  # tried again; `require` counts the seconds
                 if owner_of(self._objects, self.name).get("owner") != self._said["owner"]:
-                    self._is_lost = True
+                    self.is_lost = True
                     return
                 self._objects.write(self.name, self._data())
                 self._renewed_s = start

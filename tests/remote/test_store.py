@@ -21,6 +21,7 @@ from extract import FeatureDataset
 from extract.commands import audit, report, show
 from extract.remote import leases
 from extract.remote.objects import Objects
+from extract.store import remote_place
 from extract.store.existing import existing_store
 from support.command import TINY, extract_into, start
 from support.recordings import write_wav
@@ -108,6 +109,24 @@ def test_a_run_leaves_whole_tars_and_their_ledger_and_nothing_else(run, s3, tmp_
     assert not list((tmp_path / "one").rglob("*.tar"))
 
 
+@pytest.mark.parametrize("share", [remote_place.SHARE, 10**9])
+def test_a_ledger_names_only_tars_that_are_there_already(share, run, s3, monkeypatch):
+    url, really, ledgers = f"{s3().url}/features", Objects.upload, []
+    monkeypatch.setattr(remote_place, "SHARE", share)
+
+    def upload(self, path, name):
+        if is_ledger(name):
+            lines = map(json.loads, Path(path).read_text().splitlines())
+            ledgers.append({place[0] for line in lines for place in line["files"]})
+            assert ledgers[-1] <= {*self.list()}
+        really(self, path, name)
+
+    monkeypatch.setattr(Objects, "upload", upload)
+    assert run(url) == 0
+    assert ledgers[-1] == {*require_whole(url).tars}
+    assert len(ledgers) == 1 if share > 4 else len(ledgers) > 1
+
+
 def test_the_same_command_again_asks_for_no_archive(run, s3, s3_calls):
     url = s3().url
     assert run(url) == 0
@@ -119,12 +138,6 @@ def test_the_same_command_again_asks_for_no_archive(run, s3, s3_calls):
     assert asked["put_object"] == asked["delete_object"] == 2  # two locks
     assert asked.total() < 15
     assert Held(url).objects == before
-
-
-@pytest.fixture
-def leases_end(monkeypatch):
-    """The minute is over after which the lease of a process that died ends."""
-    monkeypatch.setattr(leases, "is_alive", lambda *_: False)
 
 
 def kill_at(monkeypatch, moment, which):
@@ -159,7 +172,7 @@ MOMENTS = {
 @pytest.mark.parametrize("machine", ["one", "another"])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_run_goes_on_here_and_elsewhere(
-    moment, machine, run, s3, folder, tmp_path, leases_end
+    moment, machine, run, s3, folder, tmp_path, monkeypatch
 ):
     url = f"{s3().url}/features"
     with pytest.MonkeyPatch.context() as patch:
@@ -172,6 +185,8 @@ def test_a_killed_run_goes_on_here_and_elsewhere(
     before = Held(url)
     named = {name for line in before.lines for name, *_ in line["files"]}
     assert named <= {*before.tars}  # a line only of what is there
+    waits = pytest.fail if machine == "one" else lambda *_: False  # the minute is over
+    monkeypatch.setattr(leases, "is_alive", waits)
     assert run(url, machine=machine) == 0
     held = require_whole(url)
     assert named <= {*held.tars}
@@ -207,6 +222,17 @@ def test_an_upload_that_fails_ends_the_run_and_marks_nothing_failed(
     assert not any(map(is_third_tar, held.tars))
     assert run(url) == 0
     assert {*held.tars} < {*require_whole(url).tars}
+
+
+def test_a_run_whose_lease_is_lost_sends_nothing_more(run, s3, monkeypatch, capsys):
+    url = f"{s3().url}/features"
+    with monkeypatch.context() as patch:
+        patch.setattr(leases.Lease, "is_lost", True)
+        assert run(url) == 1
+    assert "another run may work here" in capsys.readouterr().err
+    assert {*Held(url).objects} == {"metadata.json"}
+    assert run(url) == 0
+    require_whole(url)
 
 
 def test_archives_that_lose_utterances_are_rewritten_once_by_ranges(run, s3, folder, tmp_path):
