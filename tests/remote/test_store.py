@@ -297,6 +297,40 @@ def test_a_second_run_is_refused_while_the_first_is_alive(run, s3, capsys, monke
     assert run(url) == 0
 
 
+def test_what_another_machine_has_just_sent_stays_and_a_dead_one_s_goes(run, s3):
+    bucket = s3()
+    url, objects = f"{bucket.url}/features", Objects(f"{bucket.url}/features")
+    mine, other = (f"shards/{part}-of-2-0123abc{part}-000000.tar" for part in (0, 1))
+    assert run(url, "shard.index=1", "shard.count=2", machine="another") == 0
+    for name in (mine, other):  # tars without lines
+        objects.write(name, bytes(1024))
+    lease = leases.Lease(objects, ".extract/lock-1-of-2", "elsewhere")
+    lease.take(lambda _owner: False, 0)
+    assert run(url, "shard.count=2", "shard.index=0") == 0
+    assert {other} == {*objects.list()} & {mine, other}
+    lease.release()
+    assert run(url, "shard.count=2", "shard.index=0") == 0
+    require_whole(url)
+
+
+def test_what_waits_in_a_folder_is_not_sent_to_features_of_other_settings(run, s3, monkeypatch):
+    url, really = f"{s3().url}/features", Objects.upload
+    changed = ["audio.alpha=0.3", "overwrite=true"]
+
+    def upload(self, path, name):
+        if name.endswith(".tar"):
+            raise OSError(5, "unreachable", name)
+        really(self, path, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "upload", upload)
+        assert run(url) == 1
+        assert run(url, *changed, machine="another") == 1
+    assert run(url, *changed) == 0
+    runs = {name.split("-")[3] for name in require_whole(url).tars}
+    assert len(runs) == 1
+
+
 def test_a_lease_that_is_not_renewed_ends_and_its_owner_writes_no_more(s3, monkeypatch):
     objects = Objects(f"{s3().url}/features")
     monkeypatch.setattr(leases, "LEASE_S", 0.3)
