@@ -15,16 +15,10 @@ from extract.store.layout import LayoutOptions
 NOT_IN_NAME = (
     *("dataset.", "model.name", "model.path", "loader.", "shard.", "engine.", "report.", "device"),
     "quantizer.",
-    *(
-        "store.dir",
-        "store.subfolders",
-        "store.num_writers",
-        "store.fsync",
-        "store.verify",
-        "store.lock",
-    ),
+    *("store.dir", "store.subfolders", "store.lock"),
+    *("store.num_writers", "store.fsync", "store.verify"),
     "store.embedder_model",
-    *("store.ark_mb", "store.shard_mb"),
+    *("store.ark_mb", "store.shard_mb", "store.scratch"),
     *("cpu_fallback", "share_features", "retry_failed", "overwrite", "preflight"),
 )
 ALWAYS_NAMED = ("audio.maxx", "audio.alpha")

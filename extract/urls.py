@@ -22,6 +22,16 @@ def is_url(path: str) -> bool:
     return "://" in path and _START.match(path) is not None
 
 
+def was_url(path: str) -> bool:
+    """Whether a path of pathlib's was made of a URL, of which it keeps one slash: `s3:/bucket`."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]", path) is not None
+
+
+def as_url(path: str) -> str:
+    """The URL of which pathlib made a path: see `was_url`."""
+    return path.replace(":/", "://", 1)
+
+
 def file_name(path: str) -> str:
     """The name of the file at a path or URL: `a.wav` of `https://host/a.wav?token=1`."""
     if is_url(path):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 from extract import exits
 from extract.audit.findings import KINDS, Kind
 from extract.text import count, shown
+from extract.urls import is_url, redacted
 
 if TYPE_CHECKING:
     from extract.audit.findings import Findings
@@ -34,11 +35,11 @@ def main(argv: Sequence[str]) -> int:
         something cannot be fixed; 130: Ctrl-C.
     """
     options = _parser().parse_args(argv)
-    directory = Path(options.store).expanduser()
     from extract.audit.audit import audit  # NumPy, for which `--help` does not wait
     from extract.audit.ledgers import ledgers
 
     try:
+        directory = _folder(options.store, options.fix)
         if not directory.is_dir() or not ledgers(directory):
             return _refused(f"{directory}: no ledger here; needed the folder of a run")
         listed = None if options.list is None else Path(options.list).expanduser()
@@ -57,9 +58,20 @@ def main(argv: Sequence[str]) -> int:
         return exits.INTERRUPTED.code
 
 
+def _folder(store: str, fix: bool) -> Path:
+    """The store's folder; of a store at a URL one with a copy of all of it."""
+    if not is_url(store):
+        return Path(store).expanduser()
+    if fix:
+        raise ValueError(f"{redacted(store)}: --fix changes a folder of this machine alone")
+    from extract.store.at_url import copy_of_all  # copies; the audit itself reads the folder
+
+    return copy_of_all(store)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("extract audit", description=DESCRIPTION)
-    parser.add_argument("store", metavar="STORE", help="the folder that holds ledger.jsonl")
+    parser.add_argument("store", metavar="STORE", help="the folder of ledger.jsonl, or its URL")
     parser.add_argument(
         "--list", metavar="FILE", help="ids, one a line, that must have one; else what runs noted"
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from extract import exits
 from extract.store.export import output_path
 from extract.text import shown
+from extract.urls import as_url, was_url
 
 MAX_NAME = 200  # characters of a path in a message
 
@@ -31,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
     if options.output is not None and len(stores) > 1 and not options.sweep:
         parser.error("--output FILE takes one STORE; without it each store has its own report.html")
     try:
+        _require_folders(stores)
         codes = _sweeps(stores, options.output) if options.sweep else _reports(stores, options)
     except ValueError as error:
         sys.stderr.write(f"extract report: {shown(str(error), 2 * MAX_NAME)}\n")
@@ -38,6 +40,14 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return exits.INTERRUPTED.code
     return max(codes)
+
+
+def _require_folders(stores: Sequence[Path]) -> None:
+    from extract.store.store import no_url
+
+    for store in map(str, stores):
+        if was_url(store):
+            raise ValueError(no_url(as_url(store), "extract report"))
 
 
 def _parser() -> argparse.ArgumentParser:

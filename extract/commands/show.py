@@ -20,6 +20,7 @@ from extract.files import replace_whole
 from extract.store.export import csv_parts, output_path, parquet_parts
 from extract.store.ledger import ledger_paths, lines
 from extract.text import count, shown
+from extract.urls import is_url, redacted
 from extract.values import FAILED, REJECTED, SAVED, STATUS_OF, STATUSES
 
 BLOCK = 1_000  # rows that are held at a time and share their columns' widths
@@ -55,10 +56,10 @@ def main(argv: Sequence[str]) -> int:
         or a package is missing; 130: Ctrl-C.
     """
     options = _parser().parse_args(argv)
-    directory = Path(options.store).expanduser()
     try:
+        directory = _folder(options.store)
         if not ledger_paths(directory):
-            sys.stderr.write(f"{shown(str(directory), MAX_CELL)}: {NO_STORE}\n")
+            sys.stderr.write(f"{shown(redacted(options.store), MAX_CELL)}: {NO_STORE}\n")
             return exits.USAGE.code
         _give(_records(directory), directory, options)
     except BrokenPipeError:
@@ -76,9 +77,18 @@ def main(argv: Sequence[str]) -> int:
     return exits.DONE.code
 
 
+def _folder(store: str) -> Path:
+    """The store's folder; of a store at a URL one with a copy of its ledgers."""
+    if not is_url(store):
+        return Path(store).expanduser()
+    from extract.store.at_url import copy_of_ledgers  # filelock, for which `show` does not wait
+
+    return copy_of_ledgers(store)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("extract show", description=__doc__)
-    parser.add_argument("store", metavar="STORE", help="the folder that holds ledger.jsonl")
+    parser.add_argument("store", metavar="STORE", help="the folder of ledger.jsonl, or its URL")
     parser.add_argument("--status", choices=STATUSES, help="only utterances of this status")
     parser.add_argument(
         "--reason",

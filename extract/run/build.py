@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from extract import choices
-from extract.config import Config, InputNorm, StartMethod
+from extract.config import Config, InputNorm, Page, StartMethod
 from extract.data.batch import Batch, collate
 from extract.data.dataset import AudioDataset, identify
 from extract.data.durations import UNKNOWN_S, Headers, Scanned
@@ -29,13 +29,16 @@ from extract.manifest.manifest import Manifest
 from extract.manifest.source import Output, read_source
 from extract.models.load import load_model
 from extract.models.wanted import Layer, is_several, plain_layer
+from extract.remote.objects import require_folder
 from extract.run.auto import LoaderPlan
 from extract.shard import Shard
+from extract.store.at_url import working_folder
 from extract.store.layout import Layout, TrainingAudio, endings_beside
 from extract.store.ledger import dtype_name
-from extract.store.store import Store
+from extract.store.store import Store, no_url
 from extract.systems import folds_case
 from extract.text import printable
+from extract.urls import is_url
 from extract.values import Failure, Gain
 
 AUTO = re.compile(r"auto(:\d+)?")
@@ -61,9 +64,18 @@ def read_manifest(config: Config, layout: Layout, clashes: list[Clash] | None = 
 
 def output_of(config: Config, layout: Layout) -> Output:
     """The store that a run of the config will write, as far as sources know it."""
-    folds = folds_case(config.store.dir)
+    folder = store_folder(config)
+    folds = folds_case(folder)
     beside = endings_beside(layout) if layout.lies_beside else None
-    return Output(config.store.dir, layout.folders, layout.suffixes, folds, beside, layout.adds)
+    return Output(folder, layout.folders, layout.suffixes, folds, beside, layout.adds)
+
+
+def store_folder(config: Config) -> str:
+    """The store's folder, or the one in which a store at a URL is worked on."""
+    options = config.store
+    if not is_url(options.dir):
+        return options.dir
+    return working_folder(options.dir, getattr(options, "scratch", None))
 
 
 def open_store(config: Config, shard: Shard) -> Store:
@@ -73,7 +85,9 @@ def open_store(config: Config, shard: Shard) -> Store:
         ValueError: there is no such layout, or its files cannot hold what the options ask for, or
             they ask for audio that is not made.
     """
-    options = config.store
+    options, url = config.store, config.store.dir if is_url(config.store.dir) else ""
+    if url:
+        require_url(config)
     if not config.audio.has_training_audio and options.audio is TrainingAudio.wav32k:
         if type(options)().audio is not TrainingAudio.wav32k:  # it was asked for
             raise ValueError(
@@ -82,12 +96,30 @@ def open_store(config: Config, shard: Shard) -> Store:
             )
         options = replace(options, audio=TrainingAudio.none)
     return Store(
-        options.dir,
+        store_folder(config),
         fsync=options.fsync,
         options=options,
         part=str(shard),
         features=config.features,
+        url=url,
     )
+
+
+def require_url(config: Config) -> None:
+    """Refuses what a store at a URL cannot do.
+
+    Raises:
+        ValueError: names it, and what else can be done.
+    """
+    url = config.store.dir
+    require_folder(url)
+    for is_asked, what in (
+        (config.quantizer.kind != "none", f"quantizer={config.quantizer.kind}"),
+        (bool(config.preflight), f"preflight={config.preflight}"),
+        (config.report.page is Page.live, "report.page=live"),
+    ):
+        if is_asked:
+            raise ValueError(no_url(url, what))
 
 
 def require_layers(config: Config, layout: Layout) -> None:

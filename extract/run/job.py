@@ -93,14 +93,16 @@ def run_shard(
             note_listed(job.store, job.shard, job.manifest)
             loading = choose_loading(job)
             say_input(job)
+            if job.url:
+                watch.said(f"{job.url}: worked on in {printable(str(job.store.directory))}")
             if job.units is not None and job.units.fill(stop).stopped:
                 summary = Summary(
-                    job.store.directory, interrupted=stop.signal_name or "", left=None
+                    job.directory, interrupted=stop.signal_name or "", left=None, url=job.url
                 )
             else:
                 return _extract(job, _work(job, loading, foreign_ids))
     except StoreUnusable as error:
-        summary = Summary(job.store.directory, stopped=str(error))
+        summary = Summary(job.directory, stopped=str(error), url=job.url)
     watch.ended(summary)
     return summary
 
@@ -138,7 +140,7 @@ def _extract(job: Job, work: Work) -> Summary:
     """Encodes and saves what is left; calls the observer's `ended`, also before an exception."""
     tally, clock = Tally(work.num_records, work.seconds, job.left_out), Clock()
     summarized = functools.partial(
-        summarize, job.store.directory, tally, clock, work.rest, job.part
+        summarize, job.directory, tally, clock, work.rest, job.part, job.url
     )
     job.watch.planned(work.num_records, work.seconds, clock)
     sampler = _sampler(job, tally, clock)
@@ -186,6 +188,7 @@ def _save(job: Job, work: Work, tally: Tally, clock: Clock, sampler: Sampler) ->
         _encode(job, work, [*take(job, work, writers, clock), *work.batches], writers, clock)
         writers.close()
         settling.finish(job.store)
+        job.store.place.publish(last=True)
     except BaseException:
         writers.close(abandon=True)
         raise

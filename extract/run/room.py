@@ -129,6 +129,9 @@ def require_room(job: Job, todo: Mask, seconds: Seconds, linked: Mask | None = N
     if linked is not None:  # no more than the training audio is written of them
         seconds = np.where(linked, seconds * _share_of_audio(job), seconds)
     found = room_for(job, seconds[saved])
+    if job.url:  # an object store says nothing of its room, and the folder holds some archives
+        job.watch.said(f"{hours:.3f} h to save: about {size(found.needed)} needed{by_headers}")
+        return
     job.watch.said(f"{hours:.3f} h to save: {found}{by_headers}")
     if found.free < found.at_least:
         found = room_for(job, seconds[saved], _certain(job, saved))

@@ -28,7 +28,7 @@ class Summary:
     The last fields say how it ended. At most one of `interrupted` and `stopped` is set.
     """
 
-    directory: Path  # the store
+    directory: Path  # the store; of one at a URL no folder, so that nothing is made there
     outcomes: Outcomes = field(default_factory=Counter)
     earlier: Outcomes = field(default_factory=Counter)  # what earlier runs left as it is
     saved_s: float = 0.0  # seconds of audio
@@ -50,7 +50,13 @@ class Summary:
     stopped: str = ""  # why the store could not be used
     needed_bytes: float | None = None  # if `stopped`: what the remaining audio will take
     num_internal: int = 0  # recordings that met a fault of this program
+    url: str = ""  # of a store that is at one, without secrets
     not_retried: int = 0  # failures of earlier runs, in all ledgers of the store, left as they are
+
+    @property
+    def place(self) -> str:
+        """The store's folder or URL, for a message."""
+        return self.url or str(self.directory)
 
     @property
     def done(self) -> int:
@@ -69,7 +75,12 @@ class Summary:
 
 
 def summarize(
-    directory: Path, tally: Tally, clock: Clock, rest: Remaining, part: str = ""
+    directory: Path,
+    tally: Tally,
+    clock: Clock,
+    rest: Remaining,
+    part: str = "",
+    url: str = "",
 ) -> Summary:
     """A summary of what the loop has counted so far; the caller adds how the loop ended."""
     return Summary(
@@ -89,6 +100,7 @@ def summarize(
         hint=hint(clock),
         left_out=tally.left_out.rows(),
         part=part,
+        url=url,
     )
 
 
@@ -109,6 +121,7 @@ def merged(summaries: Sequence[Summary], elapsed_s: float) -> Summary:
         earlier=sum((Counter(one.earlier) for one in summaries), Counter()),
         elapsed_s=elapsed_s,
         failures=tuple(record for one in summaries for record in one.failures)[:MAX_NAMED],
+        url=summaries[0].url,
         left_out=_rows(row for one in summaries for row in one.left_out),
         interrupted=next((one.interrupted for one in summaries if one.interrupted), ""),
         left=None if None in left else sum(one or 0 for one in left),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -84,7 +83,7 @@ def closing_lines(summary: Summary) -> list[str]:
     The failures come last: for whoever sees only the end.
     """
     help_ = [summary.hint] if summary.hint and summary.done else []
-    output = f"output: {_name(summary.directory)}"
+    output = f"output: {_name(summary.place)}"
     return [*_left_out(summary.left_out), *help_, output, *_failures(summary)]
 
 
@@ -106,7 +105,7 @@ def _failures(summary: Summary) -> list[str]:
     ]
     if more := summary.num(FAILED) - len(lines):
         which = f"and {more:,} more" if lines else f"{more:,} in earlier runs"
-        store = _name(summary.directory, quoted=True)
+        store = _name(summary.place, quoted=True)
         lines.append(f"failed: {which}: python -m extract show {store} --status failed")
     return lines
 
@@ -117,9 +116,8 @@ def _detail(record: Record) -> str:
     return detail and f": {shown(detail, MAX_DETAIL)}"
 
 
-def _name(directory: Path, *, quoted: bool = False) -> str:
-    """A folder as a terminal can show it; `quoted` as a shell takes it."""
-    text = str(directory)
+def _name(text: str, *, quoted: bool = False) -> str:
+    """A folder or URL as a terminal can show it; `quoted` as a shell takes it."""
     return shown(shlex.quote(text) if quoted else text, MAX_PATH)
 
 
@@ -199,7 +197,7 @@ def _figures(summaries: Sequence[Summary]) -> list[str]:
 
 def _store(summaries: Sequence[Summary]) -> str:
     """The folder that a job's shards share; empty for a job that began none."""
-    return _name(summaries[0].directory) if summaries else ""
+    return _name(summaries[0].place) if summaries else ""
 
 
 def _table(label: str, *numbers: str, left: Sequence[str] = ()) -> Table:

@@ -121,6 +121,16 @@ class Job:
         return f"part {self.shard.index} of {self.shard.count}" if self.shard.count > 1 else ""
 
     @property
+    def url(self) -> str:
+        """The URL of the store without its secrets; "" of one in a folder."""
+        return self.store.shown if self.store.url else ""
+
+    @property
+    def directory(self) -> Path:
+        """The store's folder; of a store at a URL a path that does not exist."""
+        return Path(self.url) if self.url else self.store.directory
+
+    @property
     def ledger_path(self) -> Path:
         """The shard's ledger."""
         return self.store.directory / self.shard.ledger_name

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import BinaryIO
 
-from extract.files import open_regular, sync_folder
+from extract.files import sync_folder
 from extract.store.blocks import Block, Format, Piece, copied, without
 from extract.store.files import StoreFiles
 from extract.store.layout import KeptFile
@@ -70,8 +70,8 @@ class ArchiveFiles:
 
     def size_of(self, name: str) -> int:
         """Bytes of an archive; -1 where no regular file of the store has that name."""
-        with suppress(OSError), self.opened(name) as file:
-            return file.seek(0, 2)
+        with suppress(OSError):
+            return self.files.size(name)
         return -1
 
     def opened(self, name: str) -> BinaryIO:
@@ -80,7 +80,15 @@ class ArchiveFiles:
         Raises:
             OSError: no regular file of the store is there.
         """
-        return open_regular(self.files.existing(name))
+        return self.files.opened(name)
+
+    def ends(self, name: str, end: int) -> bool:
+        """Whether an archive's ending is at `end`."""
+        if self.files.is_sealed(name):
+            return self.size_of(name) == end + len(self.format.ending)
+        with self.opened(name) as file:
+            file.seek(max(0, end))
+            return file.read() == self.format.ending
 
     def blocks(self, name: str) -> Iterator[Block]:
         """The blocks of an archive; none where it cannot be read."""

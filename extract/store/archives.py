@@ -145,9 +145,9 @@ class Archives(Layout):
         name, offset, _size, _crc = kept.files[0]
         start = self._format.start(kept.id)
         with suppress(OSError):
-            found = self._files.read((name, offset, len(start), None))
+            found = self._files.peek((name, offset, len(start), None))
             return kept if found == start else None
-        return kept  # the archive is not there, which `intact` says
+        return kept  # `intact` says if the archive is not there, and `read` what begins there
 
     def intact(self, kept: Kept, *, checksum: bool) -> bool:
         """Whether its archive reaches so far: `Layout.intact`."""

@@ -142,18 +142,12 @@ class Compaction:
     def _settle(self, name: str, named: Named) -> None:
         size = self._archives.size_of(name)
         end = size - len(self._archives.format.ending)
-        if size < 0 or (named.tile(end) and self._ends(name, end)):
+        if size < 0 or (named.tile(end) and self._archives.ends(name, end)):
             return
         if named.by_others:
             self._blank_out(name, named, end)
         else:
             self._compact(name, named, end)
-
-    def _ends(self, name: str, end: int) -> bool:
-        """Whether an archive's ending is at `end`."""
-        with self._archives.opened(name) as file:
-            file.seek(max(0, end))
-            return file.read() == self._archives.format.ending
 
     def _blank_out(self, name: str, named: Named, end: int) -> None:
         """Makes what no line names blank, and leaves every block where it is."""
@@ -193,7 +187,7 @@ class Compaction:
             return
         target = name
         stay = offsets == {place: place for place, _size in blocks}
-        if not stay or at != end or not self._ends(name, end):
+        if not stay or at != end or not self._archives.ends(name, end):
             target = archives.new_name() if archives.format.renames else name
             pieces = [Piece(place, size) for place, size in blocks]
             archives.rewrite(name, target, pieces, archives.format.ending)

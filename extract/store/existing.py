@@ -10,30 +10,37 @@ from typing import Any
 from extract.choices import find
 from extract.store import ledger, metadata
 from extract.store.layout import DType, LayoutOptions, TrainingAudio
-from extract.store.store import Store
+from extract.store.store import Store, no_url
 from extract.text import printable
+from extract.urls import as_url, redacted, was_url
 
 _ENUMS = {"dtype": DType, "audio": TrainingAudio}
 
 
-def existing_store(directory: Path) -> Store:
+def existing_store(directory: Path, url: str = "") -> Store:
     """The store at `directory`, with the layout and the options that it was made with.
+
+    Args:
+        directory: of the store; or that of a copy of its metadata and ledgers, whose files are at
+            `url`.
+        url: of the store, if it is at one.
 
     Raises:
         ValueError: no run wrote there, its metadata are damaged (`metadata.Unreadable`), or its
             layout cannot be had here.
     """
+    if was_url(str(directory)):
+        raise ValueError(no_url(as_url(str(directory)), "this"))
     known = metadata.read(directory)
     if known is None or not ledger.ledger_paths(directory):
         needed = "needed the folder of a run, which its last line names"
-        raise ValueError(
-            f"{printable(str(directory))}: no metadata.json or no ledger here; {needed}"
-        )
-    return store_of(directory, known["identity"])
+        where = printable(redacted(url) if url else str(directory))
+        raise ValueError(f"{where}: no metadata.json or no ledger here; {needed}")
+    return store_of(directory, known["identity"], url)
 
 
-def store_of(directory: Path, identity: Mapping[str, Any]) -> Store:
-    """A store at `directory`, with the layout and the options of an identity.
+def store_of(directory: Path, identity: Mapping[str, Any], url: str = "") -> Store:
+    """A store at `directory`, or whose files are at `url`, with the options of an identity.
 
     Raises:
         ValueError: its layout cannot be had here.
@@ -44,7 +51,8 @@ def store_of(directory: Path, identity: Mapping[str, Any]) -> Store:
     for name, value in _options(identity).items():
         if name in {field.name for field in fields(options)}:
             setattr(options, name, value)
-    return Store(directory, options=options, features=identity.get("features") is not False)
+    features = identity.get("features") is not False
+    return Store(directory, options=options, features=features, url=url)
 
 
 def _options(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,6 +166,8 @@ class Layout(Protocol):
     settings: Mapping[str, Any] = {}
     """What else the store's identity says: options of the layout, by their names, whose other
     value would be another place or content of files."""
+    takes_url: bool = False
+    """Whether its store may be at a URL: its files are then sent as objects, each once."""
     holds_many: bool = False
     """Whether its files are archives of several utterances. Then `settle` and `finish` are called,
     and at the start of a run nothing is discarded singly."""

@@ -81,14 +81,17 @@ def opened(
     foreign = list[frozenset[str]]()
 
     def begin(alone: bool) -> None:
-        foreign.append(open_store(store, opening, alone))
-        settle(alone)
+        with store.place.opening(opening.shard, alone) as alone:
+            foreign.append(open_store(store, opening, alone))
+            settle(alone)
 
     store.create()
-    shard = opening.shard
-    lock = store.options.lock
+    shard, lock = opening.shard, store.options.lock
     with locked(store.directory, shard.index, shard.count, begin, lock, store.guard_with):
-        yield foreign[0]
+        try:
+            yield foreign[0]
+        finally:
+            store.place.close()
 
 
 def identity_of(

@@ -49,7 +49,7 @@ def settle(store: Store, shard: Shard, *, alone: bool) -> None:
 def settle_again(store: Store, shard: Shard) -> None:
     """Settles archives once lines of this shard were dropped; waits for the start-up lock."""
     if store.layout.holds_many:
-        with explained(store.directory), starting(store.directory):
+        with explained(store.directory), store.place.starting():
             settle(store, shard, alone=False)
 
 

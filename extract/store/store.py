@@ -14,7 +14,10 @@ from extract.store.files import StoreFiles, WriteFailed
 from extract.store.layout import DType, Layout, LayoutOptions, TrainingAudio
 from extract.store.lease import Fence
 from extract.store.mounts import storage_of
+from extract.store.place import Here, Place
 from extract.store.subfolders import NEEDED, is_subfolders
+from extract.text import printable
+from extract.urls import redacted
 from extract.write_errors import StoreUnusable
 
 __all__ = ["Store", "StoreUnusable", "WriteFailed"]
@@ -29,6 +32,7 @@ class Store:
         options: the layout and its options; those of `gpt_sovits` where there are none.
         part: which shard writes: `0-of-4`.
         features: false keeps units alone, in the ledger, whatever the layout.
+        url: where the store is kept, if `directory` is only the folder in which it is worked on.
 
     Raises:
         ValueError: there is no such layout, or its files cannot hold what the options ask for.
@@ -42,6 +46,7 @@ class Store:
         options: LayoutOptions | None = None,
         part: str = "0-of-1",
         features: bool = True,
+        url: str = "",
     ) -> None:
         options = options or LayoutOptions(str(directory))
         self.directory, self.fsync = Path(directory), fsync
@@ -51,13 +56,20 @@ class Store:
         # Whether a ledger may have been appended to by a process that lost its lock, or be longer
         # than this machine remembers: it is written anew before it is appended to
         self.rewrites_ledger = False
-        self.layout_name = options.layout
-        self.files = StoreFiles(self.directory, fsync=fsync, part=part)
+        self.layout_name, self.url = options.layout, url
+        self.files, self.place = _files_and_place(self.directory, url, fsync=fsync, part=part)
         module = find("layouts", self.layout_name)
         of_files: Layout = module.layout(options, self.directory, self.files)
         _check(options, of_files)
         self.options, self.features = options, features
         self.layout: Layout = of_files if features else UnitsAlone(self.files, of_files)
+        if url and not self.layout.takes_url:
+            raise ValueError(no_url(url, f"store={self.layout_name}"))
+
+    @property
+    def shown(self) -> str:
+        """The store's folder, or its URL without secrets, for a message."""
+        return printable(redacted(self.url) if self.url else str(self.directory))
 
     @property
     def keeps_audio(self) -> bool:
@@ -78,6 +90,7 @@ class Store:
             options=replace(self.options, **changed),
             part=self.files.part,
             features=self.features,
+            url=self.url,
         )
 
     def guard_with(self, fence: Fence) -> None:
@@ -120,6 +133,29 @@ class Store:
 
 def _holds() -> None:
     """No lock can be lost."""
+
+
+def _files_and_place(
+    directory: Path, url: str, *, fsync: bool, part: str
+) -> tuple[StoreFiles, Place]:
+    if not url:
+        return StoreFiles(directory, fsync=fsync, part=part), Here(directory)
+    from extract.remote.objects import Objects
+    from extract.store.remote_files import RemoteFiles
+    from extract.store.remote_place import At
+
+    objects = Objects(url)
+    files = RemoteFiles(directory, objects, fsync=fsync, part=part)
+    return files, At(files, objects)
+
+
+def no_url(url: str, what: str) -> str:
+    """That `what` needs a folder, and is given a URL."""
+    return (
+        f"{printable(redacted(url))}: a URL, and {what} needs a folder of this machine. Ways out: "
+        "store=webdataset, whose tars are whole objects; or a store in a folder, copied there "
+        "once it is finished"
+    )
 
 
 def _check(options: LayoutOptions, layout: Layout) -> None:

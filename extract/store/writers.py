@@ -193,8 +193,11 @@ class Writers:
         return replace(item, features=converted(item.features, dtype))
 
     def _commit(self, kept: Iterable[Kept]) -> None:
+        kept = list(kept)
         for one in kept:
             self._record(self._waiting.pop(one.id)(files=one.files))
+        if kept:
+            self.store.place.publish(kept)
 
     def _record(self, record: Record) -> None:
         self.store.fence()

@@ -21,8 +21,10 @@ from extract.encoder.batches import batch_encoder
 from extract.encoder.encoder import Encoder
 from extract.manifest.manifest import Manifest
 from extract.shard import Shard
+from extract.store.at_url import copy_of_ledgers
 from extract.store.layout import Kept, LayoutOptions
 from extract.store.ledger import Record
+from extract.store.store import no_url
 from extract.text import printable
 from extract.training.computing import Computed
 from extract.training.identity import identity_for, require_same, store_for
@@ -30,6 +32,7 @@ from extract.training.index import NOWHERE, index_of_recordings, index_of_store
 from extract.training.loader import scan_headers
 from extract.training.reading import Mapped, Reader, StoredUtterance, store_to_read
 from extract.training.writing import FeatureStore
+from extract.urls import is_url
 from extract.values import SAVED, Encoded, Failure, Recording
 
 MAX_NOTED = 16_384  # lines of this process's that are held until the ledgers are read again
@@ -52,7 +55,8 @@ class FeatureDataset(Dataset[StoredUtterance | Failure]):
     the weights, and one process writes a ledger.
 
     Args:
-        store: its folder.
+        store: its folder; or the URL of a store of tars (`store=webdataset`), whose ledgers are
+            copied into a temporary folder as they are now. Its items take one request each.
         fallback: computes what the store lacks. The store has to hold what it would compute.
         write: writes what is computed into the store, which is made if it is not there. This
             process holds the lock of its `shard` until all is written, or until `close`.
@@ -87,7 +91,10 @@ class FeatureDataset(Dataset[StoredUtterance | Failure]):
         layout: str | LayoutOptions | None = None,
         shard: Shard | None = None,
     ) -> None:
-        self.directory = Path(store).expanduser()
+        url = str(store) if is_url(str(store)) else ""
+        if url and fallback is not None:
+            raise ValueError(no_url(url, "fallback=Encoder(...)"))
+        self.directory = copy_of_ledgers(url) if url else Path(store).expanduser()
         self._recordings, self._layout, self._shard = recordings, layout, shard or Shard()
         self._fallback, self._write = fallback, write
         self._process, self._seconds = os.getpid(), np.empty(0)
@@ -98,7 +105,7 @@ class FeatureDataset(Dataset[StoredUtterance | Failure]):
         if fallback is None:
             if write:
                 raise ValueError("write=True: needed fallback=Encoder(...), which computes")
-            self._read = reader(*store_to_read(self.directory))
+            self._read = reader(*store_to_read(self.directory, url))
         else:
             self._read = reader(*self._store_to_compare(fallback, audio))
         self._open()

@@ -18,9 +18,10 @@ from extract.store.existing import store_of
 from extract.store.layout import LayoutOptions, TrainingAudio
 from extract.store.metadata import NO_INPUT_NORM, Identity
 from extract.store.opened import identity_of, settled
-from extract.store.store import Store
+from extract.store.store import Store, no_url
 from extract.systems import folds_case
 from extract.text import printable
+from extract.urls import as_url, was_url
 
 UNIT_VARIANCE = "unit_variance"  # of the option model.input_norm
 AUDIO = "store.audio"
@@ -65,6 +66,8 @@ def store_for(
 
 def _base(folder: Path, layout: str | LayoutOptions | None) -> Store:
     """The store with the options of its identity, or with those that are given."""
+    if was_url(str(folder)):
+        raise ValueError(no_url(as_url(str(folder)), "FeatureStore"))
     known = metadata.read(folder)
     identity = known["identity"] if known else {}
     if isinstance(layout, LayoutOptions):

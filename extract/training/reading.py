@@ -34,13 +34,17 @@ class StoredUtterance:
     wav32k: Tensor | None = None  # (num_samples,) int16, 32 kHz; None unless it was asked for
 
 
-def store_to_read(directory: Path) -> tuple[Store, Mapping[str, Any]]:
+def store_to_read(directory: Path, url: str = "") -> tuple[Store, Mapping[str, Any]]:
     """A store of features that runs have left, and its identity.
+
+    Args:
+        directory: of the store, or of a copy of its ledgers.
+        url: of the store, if it is at one.
 
     Raises:
         ValueError: there is none, or it keeps units alone.
     """
-    store, known = existing_store(directory), metadata.read(directory)
+    store, known = existing_store(directory, url), metadata.read(directory)
     assert known is not None
     if not store.features:
         shown = printable(str(directory))
@@ -69,6 +73,7 @@ class Reader:
         checksum: bool = False,
     ) -> None:
         self.directory, self.identity = store.directory, dict(identity)
+        self._url, self._shown = store.url, store.shown
         self.audio, self.mapped, self.checksum = audio, mapped, checksum
         self._store: Store | None = store
 
@@ -100,11 +105,11 @@ class Reader:
     def opened(self) -> Store:
         """The store, opened anew in another process."""
         if self._store is None:
-            self._store = store_of(self.directory, self.identity)
+            self._store = store_of(self.directory, self.identity, self._url)
         return self._store
 
     def _path(self, kept: Kept) -> str:
-        return printable(f"{self.directory}/{kept.files[0][0]}")
+        return printable(f"{self._shown}/{kept.files[0][0]}")
 
     def _missing_bytes(self, kept: Kept) -> str:
         """Which file of an utterance ends before its line says; "" if none does."""

@@ -11,6 +11,7 @@ from extract.run.observer import Observer, Unit
 from extract.run.signals import Stop
 from extract.run.summary import Summary
 from extract.shard import Shard
+from extract.urls import redacted
 
 
 @dataclass
@@ -39,4 +40,4 @@ def run(
 
 
 def _not_begun(config: Config, stop: Stop) -> Summary:
-    return Summary(Path(config.store.dir), interrupted=stop.signal_name or "", left=None)
+    return Summary(Path(redacted(config.store.dir)), interrupted=stop.signal_name or "", left=None)

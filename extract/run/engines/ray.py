@@ -26,6 +26,7 @@ from extract.run.signals import Stop
 from extract.run.summary import Summary, merged
 from extract.shard import Shard
 from extract.store.lock import LEASE_S, StoreBusy
+from extract.store.store import no_url
 from extract.text import count
 from extract.urls import is_url
 
@@ -55,8 +56,10 @@ def shards(config: Config) -> Sequence[Shard]:
 
     Raises:
         ValueError: Ray is not installed, or there is no such cluster, or the options ask for more
-            than it has.
+            than it has, or the store is at a URL.
     """
+    if is_url(config.store.dir):
+        raise ValueError(no_url(config.store.dir, "engine=ray"))
     ray = connect(_options(config).address)
     total = config.shard.count
     if total == 1:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from extract.fields import number
+from extract.fields import location, number
 from extract.files import Buffer
 from extract.frames import RECORDING_RATE_HZ
 from extract.store.archives import Archives
@@ -48,6 +48,9 @@ class Options(LayoutOptions):
 
     layout: str = "webdataset"
     shard_mb: float = number(256.0, above=0)  # megabytes of a tar; a killed run loses less than one
+    # Where a store at a URL (store.dir=s3://...) is worked on: holds what is not sent yet; null = a
+    # folder of that URL's own in the user's cache
+    scratch: str | None = location(None)
 
 
 def layout(options: Options, directory: Path, files: StoreFiles) -> Layout:
@@ -183,6 +186,7 @@ class WebDataset(Archives):
 
     suffixes = (".json", ".npy", ".wav")
     folders = (FOLDER,)
+    takes_url = True
     takes_layers = True
     dtypes = ("float32", "float16")
 

@@ -1,0 +1,57 @@
+"""Stores at URLs: the folder in which one is worked on, and a copy of what readers need of one."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from extract.manifest.folders import PRIVATE
+from extract.remote.objects import Objects, require_folder
+from extract.shard import LEDGER_NAME
+from extract.store import metadata
+from extract.urls import folder_name, redacted
+
+
+def working_folder(url: str, scratch: str | None) -> str:
+    """The folder in which a store at a URL is worked on: `scratch`, or one in the user's cache.
+
+    Its name holds no secret of the URL, and stays the same when these change.
+    """
+    if scratch:
+        return scratch
+    shown = redacted(url.rstrip("/"))
+    name = f"{folder_name(shown)}-{hashlib.sha256(shown.encode()).hexdigest()[:12]}"
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    return f"{cache}/extract/stores/{name}"
+
+
+def copy_of_ledgers(url: str) -> Path:
+    """A temporary folder with the metadata and the ledgers of a store at a URL: see `_copy`."""
+    return _copy(url, lambda name: name == metadata.NAME or bool(LEDGER_NAME.fullmatch(name)))
+
+
+def copy_of_all(url: str) -> Path:
+    """A temporary folder with all of a store at a URL but its lock objects: see `_copy`."""
+    return _copy(url, lambda name: not name.startswith(f"{PRIVATE}/"))
+
+
+def _copy(url: str, is_wanted: Callable[[str], bool]) -> Path:
+    """A folder with some of a store's files, which is removed when this process ends.
+
+    Raises:
+        ValueError: no store can be there, or a package is missing.
+        OSError: the object store cannot be reached, or the disk is full.
+    """
+    require_folder(url)
+    objects = Objects(url)
+    folder = Path(tempfile.mkdtemp(prefix="extract-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in filter(is_wanted, objects.list()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        objects.download(name, folder / name)
+    return folder
