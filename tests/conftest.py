@@ -69,6 +69,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-table", type=Path, help="write what became of each fault here")
     parser.addoption("--slurm", action="store_true", help="run the tests that start a Slurm")
     parser.addoption("--trials", type=int, help="try each fault of the protocol so often")
+    parser.addoption(
+        "--netns", action="store_true", help="give Ray's nodes networks of their own, as root"
+    )
     parser.addoption("--all-layouts", action="store_true", help="run every fault on every layout")
 
 

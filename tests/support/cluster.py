@@ -71,6 +71,8 @@ class Unit:
             time.sleep(self.slow_s)
             kept = put(layout, item)
             _note(f"{store}.saves", [item.recording.id])
+            while Path(f"{store}.hold").exists():
+                time.sleep(0.01)
             return kept
 
         def encoding(encoder, batch):

@@ -17,18 +17,25 @@ from extract.run import job as job_module
 from extract.run import terminal
 from support import command
 from support.cluster import Unit, notes
+from support.netns import enter
 from support.served import Served
 
 TIMEOUT_S = 200
-ENDED = (0, 1, 2, 130, 143)  # exit codes of a command that no SIGKILL has ended
+ENDED = (0, 1, 2, 70, 130, 143)  # exit codes of a command that no SIGKILL has ended
 
 Start = Callable[[list[str]], None]
 
 
 class Commands:
-    """Forks commands with everything imported; of a process without threads of Ray's."""
+    """Forks commands with everything imported; of a process without threads of Ray's.
 
-    def __init__(self) -> None:
+    Args:
+        namespace: of the network, in which they run.
+    """
+
+    def __init__(self, namespace: str | None) -> None:
+        if namespace is not None:
+            enter(namespace)
         with suppress(ImportError):
             import ray
 
@@ -224,6 +231,11 @@ class Job:
     def places(self) -> set[int]:
         """The nodes whose processes have saved."""
         return {self.engine.place(pid, parent) for pid, parent, _ in notes(self._beside("saves"))}
+
+    @property
+    def hold(self) -> Path:
+        """While this file is there, no save ends."""
+        return self._beside("hold")
 
     def forget_notes(self) -> None:
         for suffix in ("saves", "forwards"):

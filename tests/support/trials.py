@@ -16,6 +16,11 @@ class Trial:
     lost: int = 0  # utterances without a line, or without their files
     again: int = 0  # encoded more than once
 
+    def add(self, faults: int) -> int:
+        """Counts faults; returns how many there are now."""
+        self.faults += faults
+        return self.faults
+
     def rng(self) -> random.Random:
         """The same moments and victims for the same seed, as far as a machine repeats them."""
         return random.Random(f"{self.fault} {self.seed}")

@@ -23,6 +23,7 @@ from extract.commands import audit as audit_command
 from support import readers
 from support.cluster import Nodes, Unit
 from support.command import TINY
+from support.netns import FIRST, NamespaceNodes
 from support.placed import Commands, Job, Local, OnRay
 from support.recordings import write_wav
 from support.served import Served
@@ -77,8 +78,20 @@ def ids(clips: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def commands() -> Iterator[Served]:
-    served = Served(Commands)
+def nodes(request) -> Iterator[Served]:
+    """A cluster of Ray."""
+    pytest.importorskip("ray", reason="no wheel of it for this Python")
+    served = Served(NamespaceNodes if request.config.getoption("--netns") else Nodes)
+    yield served
+    served.stop()
+
+
+@pytest.fixture(scope="module")
+def commands(request) -> Iterator[Served]:
+    """What starts commands: in the network of the cluster's head."""
+    if in_namespace := request.config.getoption("--netns"):
+        request.getfixturevalue("nodes")
+    served = Served(Commands, FIRST if in_namespace else None)
     yield served
     served.stop()
 
@@ -89,11 +102,8 @@ def local(commands) -> Local:
 
 
 @pytest.fixture(scope="module")
-def on_ray(commands) -> Iterator[OnRay]:
-    pytest.importorskip("ray", reason="no wheel of it for this Python")
-    nodes = Served(Nodes)
-    yield OnRay(commands, nodes)
-    nodes.stop()
+def on_ray(commands, nodes) -> OnRay:
+    return OnRay(commands, nodes)
 
 
 @pytest.fixture(params=["local", "ray"], scope="module")
@@ -211,8 +221,8 @@ def test_a_killed_task(job, trial, rng, checked):
 @pytest.mark.trial("SIGKILL of a task's loader workers")
 def test_killed_workers(job, trial, rng, checked):
     job.start()
-    somewhere(job, rng)
-    trial.faults = job.kill_workers(rng)
+    job.wait_for_saves(rng.randrange(1, NUM_GOOD // 2))
+    job.wait_for(lambda: trial.add(job.kill_workers(rng)) or not job.tasks())
     checked()
 
 
@@ -228,12 +238,14 @@ def test_a_lost_node(job, trial, rng, checked):
 
 @pytest.mark.trial("a node added")
 def test_an_added_node(job, trial, checked):
-    begin_rest = job.start_on_one_node()
-    job.wait_for_saves(2)
+    job.hold.touch()
+    add_the_others = job.start_on_one_node()
+    job.wait_for_saves(1)
+    add_the_others()
     trial.faults = 1
-    begin_rest()
+    job.wait_for(lambda: len(job.places()) > 1)
+    job.hold.unlink()
     checked()
-    assert len(job.places()) > 1
 
 
 @pytest.mark.trial("SIGKILL of the command, the same command again")
