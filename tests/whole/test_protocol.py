@@ -215,7 +215,8 @@ def test_a_killed_task(job, trial, rng, checked):
     trial.faults = job.kill_task(rng)
     checked()
     if job.engine.name == "ray":
-        assert job.num_started == 1
+        assert (job.num_started, job.log.read_text().count("output: ")) == (1, 1)
+        assert "started again" in job.log.read_text() or not trial.faults
 
 
 @pytest.mark.trial("SIGKILL of a task's loader workers")
@@ -280,6 +281,9 @@ def test_signals(job, trial, rng, checked):
     codes = set(job.finish())
     assert codes <= {code, 1}
     trial.faults = code in codes
+    if trial.faults:
+        assert len(outcomes(job.store)) < NUM_GOOD + len(BAD)
+        assert "the same command goes on from here" in " ".join(job.log.read_text().split())
     audit(job.store, set(outcomes(job.store)))
     job.exit_codes.clear()
     job.start()
