@@ -2,7 +2,6 @@
 
 import ctypes
 import itertools
-import os
 import subprocess
 import sys
 import time
@@ -15,6 +14,13 @@ from support.cluster import NODES
 BRIDGE, FIRST, HEAD = "extract-br", "extract-1", "10.77.0.1"
 PORT = 6379
 HEAD_OPTIONS = ["--head", "--port", str(PORT), "--include-dashboard=false"]
+# All nodes need one token otherwise. Without the keepalives the command learns within a minute that
+# a node is gone, and waits for its tasks until TCP gives up.
+NAMESPACE_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_grpc_client_keepalive_time_ms": "10000",
+    "RAY_grpc_client_keepalive_timeout_ms": "10000",
+}
 CLONE_NEWNET = 0x40000000
 
 
@@ -36,7 +42,6 @@ class NamespaceNodes:
         self._numbers = itertools.count(1)
         self._nodes: list[subprocess.Popen] = []
         self._number_of: dict[int, int] = {}  # of each raylet that can be reached
-        os.environ["RAY_AUTH_MODE"] = "disabled"  # else all nodes need one token
         ip("link", "add", BRIDGE, "type", "bridge")
         ip("link", "set", BRIDGE, "up")
         try:
