@@ -11,6 +11,7 @@ import torch
 from hypothesis import settings
 
 from extract.app import main
+from support import trials
 from support.command import TINY
 from support.faults import fault_row
 from support.layouts import EVERY
@@ -67,6 +68,10 @@ def extract_folder(command: Callable[..., int], tmp_path: Path) -> Callable[...,
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-table", type=Path, help="write what became of each fault here")
     parser.addoption("--slurm", action="store_true", help="run the tests that start a Slurm")
+    parser.addoption("--trials", type=int, help="try each fault of the protocol so often")
+    parser.addoption(
+        "--netns", action="store_true", help="give Ray's nodes networks of their own, as root"
+    )
     parser.addoption("--all-layouts", action="store_true", help="run every fault on every layout")
 
 
@@ -78,6 +83,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marked = metafunc.definition.get_closest_marker("each_layout")
         layouts = EVERY if every or marked else ("gpt_sovits",)
         metafunc.parametrize("layout", layouts, scope="module")
+    if "trial_seed" in metafunc.fixturenames:
+        seeds = range(metafunc.config.getoption("--trials") or 1)
+        metafunc.parametrize("trial_seed", seeds)
 
 
 survived: list[str] = []  # rows of the fault table in docs/faults.md, in the order of the tests
@@ -88,6 +96,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         row = dict(report.user_properties).get("fault")
         if row and row not in survived:
             survived.append(row)
+    if report.when == "call" and (trial := dict(report.user_properties).get("trial")):
+        trials.count(trial, failed=report.failed)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -97,6 +107,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("only with --slurm: it starts daemons as root")
     if marker := item.get_closest_marker("fault"):
         item.user_properties.append(("fault", fault_row(*marker.args)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if terminalreporter.config.getoption("--trials"):
+        for line in trials.table():
+            terminalreporter.line(line)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -86,6 +86,9 @@ class Board:
 class Reporter(Silent):
     """A task's observer: counts, and tells the board once a second, from a thread of its own.
 
+    Only that thread waits for the board. While a task's main thread waits in `ray.get`, Ray gives
+    the task's cores to another task, and the node then has more at work than it has cores for.
+
     Args:
         board: the actor's handle.
         shard: the task's.
@@ -98,14 +101,12 @@ class Reporter(Silent):
         self._thread = threading.Thread(target=self._tell, daemon=True)
 
     def __enter__(self) -> Reporter:
-        self._obey(self._board.begin, socket.gethostname())
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        self._obey(self._board.end, self._counts)
 
     def planned(self, todo: int, seconds: float, clock: Clock) -> None:
         """Notes what there is to do."""
@@ -119,8 +120,11 @@ class Reporter(Silent):
             self._counts.saved_s += (record.status == SAVED) * (record.duration_s or 0.0)
 
     def _tell(self) -> None:
+        node = socket.gethostname()
+        self._obey(self._board.begin, node)
         while not self._over.wait(REPORT_S):
-            self._obey(self._board.report, socket.gethostname(), self._counts)
+            self._obey(self._board.report, node, self._counts)
+        self._obey(self._board.end, self._counts)
 
     def _obey(self, method: Any, *arguments: Any) -> None:
         """Tells the board; a board that is gone for a moment hinders no work."""

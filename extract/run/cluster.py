@@ -14,6 +14,7 @@ from typing import Any
 from extract import __version__
 from extract.extras import missing
 from extract.run.observer import Observer
+from extract.run.signals import kept_handlers
 from extract.store.lock import LEASE_S, PRIVATE
 from extract.text import count
 from extract.urls import is_url
@@ -43,12 +44,13 @@ def connect(address: str) -> Any:
         raise ValueError(missing("ray")) from None
     if not ray.is_initialized():
         try:
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                include_dashboard=False if address == "local" else None,
-                logging_level=logging.ERROR,
-            )
+            with kept_handlers():  # Ray's of SIGTERM ends the process with a traceback
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    include_dashboard=False if address == "local" else None,
+                    logging_level=logging.ERROR,
+                )
         except (ConnectionError, RuntimeError) as error:
             raise ValueError(f"engine.address={address}: no cluster there: {error}") from None
     return ray

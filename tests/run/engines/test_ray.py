@@ -1,203 +1,23 @@
-"""`engine=ray` on a cluster of three nodes on this machine, of which things are taken away."""
+"""What `engine=ray` decides. `tests/whole/test_protocol.py` runs it on a cluster."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+import threading
 from dataclasses import replace
-from pathlib import Path
+from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from extract import __version__
-from extract.app import main
-from extract.config import Config, LoaderConfig, ModelConfig, Precision
+from extract.config import Config, ModelConfig
 from extract.manifest.sources import folder
+from extract.run import board
 from extract.run import cluster as cluster_of
 from extract.run.engines import ray as engine
-from extract.run.observer import Silent
 from extract.run.signals import Stop
 from extract.shard import Shard
 from extract.store.layouts import gpt_sovits
-from support.cluster import slow_shard
-from support.recordings import write_wav
 
 ray = pytest.importorskip("ray", reason="no wheel of it for this Python")
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="Ray's processes are found in /proc"),
-    pytest.mark.timeout(280),
-]
-
-NUM = 120
-NUM_SHARDS = 5
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory) -> Path:
-    folder_ = tmp_path_factory.mktemp("clips")
-    for number in range(NUM):
-        write_wav(folder_ / f"{number}.wav", 0.2 + number % 5 / 20, number)
-    return folder_
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Three nodes of one core each."""
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # where nodes find `support`
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        for _ in range(2):
-            made.add_node(num_cpus=1)
-        yield made
-        made.shutdown()
-
-
-@pytest.fixture
-def config(clips, cluster, tmp_path) -> Config:
-    return Config(
-        folder.Options(path=str(clips), name="clips"),
-        ModelConfig("tiny_random", "tiny_random"),
-        loader=LoaderConfig(num_workers=1, batch_seconds=2.0),
-        store=gpt_sovits.Options(str(tmp_path / "store"), fsync=False, num_writers=1),
-        shard=Shard(0, NUM_SHARDS),
-        engine=engine.Options(address=cluster.address, num_cpus=1),
-        device="cpu",
-        precision=Precision.fp32,
-    )
-
-
-class Watch(Silent):
-    def __init__(self):
-        self.lines, self.summaries = [], []
-
-    def progress(self, text):
-        self.lines.append(text)
-
-    def said(self, text):
-        self.lines.append(text)
-
-    def ended(self, summary):
-        self.summaries.append(summary)
-
-
-def run(config, stop=None):
-    watch = Watch()
-    parts = engine.shards(config)
-    [summary] = engine.run(config, parts, slow_shard, watch, stop or Stop())
-    return summary, watch
-
-
-def records(config) -> list[dict]:
-    ledgers = Path(config.store.dir).glob("ledger*.jsonl")
-    lines = [line for path in ledgers for line in path.read_text().splitlines()]
-    return [json.loads(line) for line in lines if line.endswith("}")]
-
-
-def until(is_so, seconds=120.0, said=None):
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end, said.read_text() if said else "it did not happen"
-        time.sleep(0.05)
-
-
-def whole(config):
-    found = records(config)
-    assert Counter(one["status"] for one in found) == {"saved": NUM}
-    assert len({one["id"] for one in found}) == NUM
-    assert len(list((Path(config.store.dir) / "4-cnhubert").iterdir())) == NUM
-
-
-def tasks() -> list[psutil.Process]:
-    """The processes that do shards, without the workers that they forked."""
-    every = psutil.process_iter(["pid", "ppid", "cmdline"])
-    found = {one.info["pid"]: one for one in every if "ray::_shard" in _words(one)}
-    return [one for one in found.values() if one.info["ppid"] not in found]
-
-
-def saving() -> list[psutil.Process]:
-    """Those that have begun to save: each has its shard's ledger open."""
-    found = []
-    for process in tasks():
-        with suppress(psutil.Error):
-            if any("/ledger." in file.path for file in process.open_files()):
-                found.append(process)
-    return found
-
-
-def _words(process) -> str:
-    return " ".join(process.info["cmdline"] or ())
-
-
-class Running:
-    """A run in a thread of its own, since Ray adds nodes in the main one only."""
-
-    def __init__(self, config, stop=None):
-        self._pool = ThreadPoolExecutor(1)
-        self._run = self._pool.submit(run, config, stop)
-
-    def result(self):
-        return self._run.result(240)
-
-
-def test_a_killed_task_and_a_lost_node_cost_only_what_was_in_flight(config, cluster):
-    running = Running(config)
-    until(lambda: [one.kill() for one in saving()[:1]])
-    until(lambda: len(records(config)) > 20)
-    mine = ray.get_runtime_context().get_node_id()  # of the command, which its death would end
-    lost = next(node for node in cluster.worker_nodes if node.node_id != mine)
-    cluster.remove_node(lost, allow_graceful=False)
-    cluster.add_node(num_cpus=1)
-    summary, watch = running.result()
-    assert (summary.left, summary.stopped, summary.interrupted) == (0, "", "")
-    whole(config)
-    assert any("started again" in line for line in watch.lines), "\n".join(watch.lines)
-    assert watch.summaries == [summary]
-
-
-def test_a_killed_driver_and_the_same_command_again(config, clips, cluster, tmp_path):
-    """With other shards than before: what is saved is not done again."""
-    words = [
-        *("dataset=folder", f"dataset.path={clips}", f"store.dir={config.store.dir}"),
-        *("model=tiny_random", "device=cpu", "loader.num_workers=1", "loader.batch_seconds=2"),
-        *("store.num_writers=1", "engine=ray", f"engine.address={cluster.address}"),
-        *("engine.num_cpus=1", "report=none"),
-    ]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with (tmp_path / "said").open("w") as said:
-        driver = subprocess.Popen(
-            [sys.executable, "-m", "extract", *words, "shard.count=4"],
-            env=environment,
-            stdout=said,
-            stderr=said,
-        )
-    until(lambda: len(records(config)) > 5, said=tmp_path / "said")
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    assert main([*words, "shard.count=3"]) == 0
-    whole(config)
-
-
-def test_a_signal_ends_the_shards_in_order(config):
-    stop = Stop()
-    running = Running(config, stop)
-    until(lambda: len(records(config)) > 10)
-    stop.signal_name = "SIGINT"
-    summary, watch = running.result()
-    assert summary.interrupted == "SIGINT"
-    assert 10 < len(records(config)) < NUM
-    assert len({one["id"] for one in records(config)}) == len(records(config))
-    assert any("the same command goes on from here" in line for line in watch.lines)
-
-
-# --- without a cluster ----------------------------------------------------------------------------
 
 
 class FakeRay:
@@ -270,3 +90,35 @@ def test_that_there_is_no_cluster_is_said(monkeypatch):
     config = Config(engine=engine.Options(address="auto"))
     with pytest.raises(ValueError, match=r"engine.address=auto: no cluster there: nothing answers"):
         engine.shards(config)
+
+
+def test_signals_keep_the_handlers_that_they_had_before_ray(monkeypatch):
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        mine = signal.getsignal(signal.SIGTERM)
+        monkeypatch.setattr(
+            ray, "init", lambda **_options: signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        )
+        cluster_of.connect("auto")
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_task_waits_for_the_board_in_another_thread_than_its_own(monkeypatch):
+    """Ray takes the cores of a task whose main thread waits: others would begin on them."""
+    calls = []
+
+    def method(name):
+        return SimpleNamespace(remote=lambda *_: calls.append((name, threading.current_thread())))
+
+    fake = SimpleNamespace(**{name: method(name) for name in ("begin", "report", "end")})
+    monkeypatch.setattr(ray, "get", lambda _reference: "SIGTERM")
+    monkeypatch.setattr(board, "REPORT_S", 0.001)
+    stop, told = Stop(), threading.Event()
+    fake.report = SimpleNamespace(remote=lambda *_: told.set())
+    with board.Reporter(fake, Shard(0, 2), stop):
+        assert told.wait(60)
+    assert [name for name, _thread in calls] == ["begin", "end"]
+    assert threading.main_thread() not in {thread for _name, thread in calls}
+    assert stop.signal_name == "SIGTERM"
