@@ -541,7 +541,7 @@ def test_a_target_that_is_a_folder_fails_that_utterance_alone(
         pytest.skip("no file is one utterance's")
     [record] = [record for record in ledger(tmp_path / "whole") if record["id"] == "05.wav"]
     (tmp_path / "out" / record["files"][0][0]).mkdir(parents=True)
-    assert extract_folder(recordings, where[0]) == 1
+    assert extract_folder(recordings, *words(layout)) == 1
     reasons = {record["id"]: record["reason"] for record in ledger(tmp_path / "out")}
     assert reasons["05.wav"] == "write_failed"
     assert sum(reason is None for reason in reasons.values()) == 23
