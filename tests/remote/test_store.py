@@ -103,7 +103,7 @@ def require_whole(url, num=12):
 
 def test_a_run_leaves_whole_tars_and_their_ledger_and_nothing_else(run, s3, tmp_path):
     url = f"{s3().url}/some/features"
-    assert run(url) == 0
+    assert run(url, "loader.num_workers=2") == 0
     held = require_whole(url)
     assert len(held.tars) > 2
     assert not list((tmp_path / "one").rglob("*.tar"))
