@@ -71,7 +71,7 @@ def _folder(store: str, fix: bool) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("extract audit", description=DESCRIPTION)
-    parser.add_argument("store", metavar="STORE", help="the folder of ledger.jsonl, or its URL")
+    parser.add_argument("store", metavar="STORE", help="the folder that holds ledger.jsonl")
     parser.add_argument("--list", metavar="FILE", help="ids, one a line: each must have a line")
     parser.add_argument(
         "--sample", type=_share, default=1.0, metavar="SHARE", help="read only so many: 0.01"
