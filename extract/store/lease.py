@@ -10,6 +10,7 @@ that no two processes remove it, and one of them the other's.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -220,5 +221,6 @@ def _stamp(path: Path) -> _Stamp | None:
 
 def _clock() -> float:
     """Seconds that pass while the machine sleeps, too."""
-    number = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if number is None else time.clock_gettime(number)
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()

@@ -473,6 +473,16 @@ def test_a_ledger_that_another_machine_has_just_written_is_gone_on_with(
     assert (one / "ledger.jsonl").read_bytes() == lines
 
 
+def test_a_name_that_a_machine_remembers_as_not_there_is_found_after_looking_again(forgetful):
+    one, two = forgetful
+    assert not (two / "new").exists()
+    (one / "new").touch()
+    assert not (two / "new").exists(), "the file system does not remember: nothing is tested"
+    caches.look_again(two)
+    assert (two / "new").exists()
+    assert [path.name for path in one.iterdir()] == ["new"]
+
+
 def test_names_that_are_listed_and_never_found_stop_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(caches, "LONGEST_S", 0.0)
     (tmp_path / "there").touch()
