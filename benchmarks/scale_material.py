@@ -91,7 +91,7 @@ def _note_durations(job: Job) -> None:
             yield [(int(index), CLIP_S[index % NUM_ORIGINALS]) for index in chunk]
 
     path = job.cache_path("durations")
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     durations(job.manifest, path, scan, lambda _num: None)
 
 
@@ -109,16 +109,8 @@ def _finish(job: Job) -> None:
                 os.link(contents, store.directory / name)
                 ledger.write(_record(entry.id, entry.path, name).line())
         contents.unlink()
-        _note_durations_in_open_store(job)
+        _note_durations(job)
     foreign.end(store.directory, job.shard)
-
-
-def _note_durations_in_open_store(job: Job) -> None:
-    def scan(_items: Headers, chunks: list[Indices]) -> Iterator[Scanned]:
-        for chunk in chunks:
-            yield [(int(index), CLIP_S[index % NUM_ORIGINALS]) for index in chunk]
-
-    durations(job.manifest, job.cache_path("durations"), scan, lambda _num: None)
 
 
 def _record(id_: str, path: str, name: str) -> Record:
