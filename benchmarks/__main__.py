@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from benchmarks import (
@@ -15,6 +16,7 @@ from benchmarks import (
     reading,
     rival,
     run,
+    scale,
     startup,
     sweep,
     writer,
@@ -29,6 +31,7 @@ BENCHMARKS = {
     "padding": padding.measure,
     "counted": counted.measure,
     "startup": startup.measure,
+    "scale": partial(scale.measure, scale.NUMBERS[:2]),
     "writer": writer.measure,
     "reading": reading.measure,
     "memory": memory.measure,

@@ -191,8 +191,15 @@ def stamp(entry: Entry, opener: Opener) -> tuple[int, int]:
     For a cut, a checksum of its ends changes the time by up to 4.3 s. A list that moves a cut under
     the same id so makes the ledger's line stale.
     """
-    size, mtime_ns = opener.stamp(entry.path)
-    if (not entry.offset_s and entry.duration_s is None) or (size, mtime_ns) == MISSING:
-        return size, mtime_ns
-    span = Span.of(entry.offset_s, entry.duration_s)
+    return stamp_of_cut(opener.stamp(entry.path), entry.offset_s, entry.duration_s)
+
+
+def stamp_of_cut(
+    of_file: tuple[int, int], offset_s: float, duration_s: float | None
+) -> tuple[int, int]:
+    """The stamp of a part of a recording, given that of its file: see `stamp`."""
+    if (not offset_s and duration_s is None) or of_file == MISSING:
+        return of_file
+    size, mtime_ns = of_file
+    span = Span.of(offset_s, duration_s)
     return size, mtime_ns ^ zlib.crc32(b"%d %d" % (span.start, span.stop))

@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from extract.audio.decode import probe_duration_s
 from extract.audio.faults import AudioError, opened
 from extract.data.plan import Indices
+from extract.data.stamps import Stamps
 from extract.files import read_whole, replace_cache
 from extract.internal import InternalErrors, last_line
 from extract.manifest.manifest import Manifest
-from extract.opener import Opener
 from extract.text import printable
 from extract.urls import redacted
-from extract.values import Entry
 from extract.write_errors import explained
 
 CHUNK = 64  # headers a worker reads before it reports
@@ -36,7 +35,6 @@ Scan = Callable[["Headers", list[Indices]], Iterator[Scanned]]
 MAX_INDEX = 1 << 30  # bytes, 12 for each recording; a larger file is damaged
 
 _ROW = np.dtype([("key", "<u8"), ("duration_s", "<f4")])
-_WANTED = np.dtype([("key", "<u8"), ("offset_s", "<f8"), ("duration_s", "<f8")])  # of an entry
 
 
 class Headers(Sequence[tuple[int, float | str]]):
@@ -67,6 +65,7 @@ def durations(
     progress: Callable[[int], None],
     internal: InternalErrors | None = None,
     also: Path | None = None,
+    stamps: Stamps | None = None,
 ) -> NDArray[np.float64]:
     """Seconds of each entry, (len(manifest),); 0 if its header cannot be read.
 
@@ -79,11 +78,14 @@ def durations(
         progress: called with the number of headers of each chunk.
         internal: counts faults of this program. The next run reads those headers again.
         also: the cache of another store, whose rows are taken where `path` has none.
+        stamps: of the recordings, if some are known already.
     """
-    wanted = np.fromiter((_wanted(entry, manifest.opener) for entry in manifest), _WANTED)
-    asked = np.isnan(wanted["duration_s"])
-    whole_s, found = _looked_up(wanted["key"], path)
-    also_s, taken = _looked_up(wanted["key"], also)
+    whole, cuts = np.full(len(manifest), np.nan), manifest.cuts
+    own_s = whole if cuts is None else cuts.durations_s
+    asked = np.isnan(own_s)
+    keys = _keys(manifest, asked, stamps or Stamps(manifest))
+    whole_s, found = _looked_up(keys, path)
+    also_s, taken = _looked_up(keys, also)
     taken &= asked & ~found
     whole_s[taken] = also_s[taken]
     found = (found | taken) & asked
@@ -95,17 +97,18 @@ def durations(
             whole_s[index] = np.float32(duration_s)  # the cache's dtype, so both runs plan alike
             found[index] = True
     if path is not None and (len(missing) or taken.any()):
-        _write(path, wanted["key"][found], whole_s[found])
-    from_header_s = np.maximum(whole_s - wanted["offset_s"], UNKNOWN_S)
-    return np.where(asked, from_header_s, wanted["duration_s"])
+        _write(path, keys[found], whole_s[found])
+    offsets_s = 0.0 if cuts is None else cuts.offsets_s
+    return np.where(asked, np.maximum(whole_s - offsets_s, UNKNOWN_S), own_s)
 
 
-def _wanted(entry: Entry, opener: Opener) -> tuple[int, float, float]:
-    """A row of `_WANTED`: NaN seconds if the header must be read, else key 0."""
-    if entry.duration_s is not None:
-        return 0, entry.offset_s, entry.duration_s
-    key = _key(entry.path, opener.stamp(entry.path))
-    return int.from_bytes(key, "little"), entry.offset_s, np.nan
+def _keys(manifest: Manifest, asked: NDArray[np.bool_], stamps: Stamps) -> NDArray[np.uint64]:
+    """The cache's key of each entry whose header is `asked` for; 0 of the others."""
+    nothing = bytes(8)
+    keys = bytearray()
+    for index, (path, is_asked) in enumerate(zip(manifest.paths, asked.data, strict=True)):
+        keys += _key(path, stamps.of_file(index, path)) if is_asked else nothing
+    return np.frombuffer(keys, "<u8")
 
 
 def _noted(
@@ -124,8 +127,8 @@ def _noted(
 
 def _key(path: str, stamp: tuple[int, int]) -> bytes:
     """Eight bytes of a hash of a recording's path and stamp."""
-    text = "\0".join((path, *map(str, stamp)))
-    return hashlib.blake2b(text.encode("utf8", "surrogateescape"), digest_size=8).digest()
+    text = f"{path}\0{stamp[0]}\0{stamp[1]}".encode("utf8", "surrogateescape")
+    return hashlib.blake2b(text, digest_size=8).digest()
 
 
 def _looked_up(

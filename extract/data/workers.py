@@ -14,7 +14,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
@@ -95,7 +95,7 @@ class Workers:
             }
         loader = DataLoader(
             Watched(items, self.current),
-            batch_sampler=[batch.tolist() for batch in batches],
+            batch_sampler=_Lists(batches),
             collate_fn=Packed(collate),
             num_workers=options.num_workers,
             **parallel,
@@ -197,6 +197,20 @@ class Workers:
             cause = f"hung for {self.options.timeout_s:g} s (loader.timeout_s)"
             indices = self.current[hung, INDEX].tolist()
             raise WorkersDied([Death(int(index), cause, killed=False) for index in indices])
+
+
+class _Lists:
+    """Batches as lists of Python's numbers, each made when it is taken: 36 bytes an index."""
+
+    def __init__(self, batches: Sequence[Indices]) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self._batches:
+            yield batch.tolist()
 
 
 def _cause(exit_code: int) -> tuple[str, bool]:

@@ -20,6 +20,7 @@ MAX_PATH_BYTES = 4095  # Linux opens no longer path
 MAX_ID_BYTES = 4000  # Linux allows 4096 for a path; the store's own folder needs some
 
 _UNUSUAL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]|(?:\A|/)(?:[./]|\Z)")
+_NO_START = ("", ".", "/")  # an id's first character
 _UNSAFE_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 
 # What no file can be called on Windows: `a:b` would be written into a hidden stream of `a`.
@@ -53,9 +54,12 @@ def check_id(text: str, part_bytes: int = MAX_PART_BYTES) -> str | None:
 
 
 def _check_anywhere(text: str, part_bytes: int) -> str | None:
-    most_bytes = len(text) if text.isascii() else 4 * len(text)
-    if most_bytes <= part_bytes and not _UNUSUAL.search(text):
-        return None  # nearly every id ends here: a third of the time
+    if text.isascii():  # nearly every id ends here; without the pattern in half of its time
+        usual = text.isprintable() and "\\" not in text and "/." not in text and "//" not in text
+        if usual and len(text) <= part_bytes and text[:1] not in _NO_START and text[-1] != "/":
+            return None
+    elif 4 * len(text) <= part_bytes and not _UNUSUAL.search(text):
+        return None
     if unsafe := _UNSAFE_CHARACTER.search(text):
         return f"the character {unsafe[0]!a} is not safe in a file's name"
     if text.startswith("/"):

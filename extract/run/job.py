@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from extract.config import Config, InputNorm
@@ -15,6 +16,7 @@ from extract.data.batch import Batch
 from extract.data.dataset import AudioDataset
 from extract.data.loader import ResilientLoader, raise_open_file_limit
 from extract.data.plan import Indices
+from extract.data.stamps import Stamps
 from extract.encoder.batches import batch_encoder
 from extract.encoder.encoder import Encoder
 from extract.machine import collect_garbage_again, keep_freed_memory
@@ -39,6 +41,7 @@ from extract.run.work import (
     failures_of_source,
     find_rest,
     job_of,
+    needs_plan,
     plan_rest,
     read_durations,
     say_input,
@@ -113,14 +116,18 @@ def _work(job: Job, loading: LoaderPlan, foreign_ids: frozenset[str]) -> Work:
     Raises:
         StoreUnusable: the disk is too small for it.
     """
-    rest = find_rest(job)
-    seconds = read_durations(job)
+    stamps = Stamps(job.manifest)
+    rest = find_rest(job, stamps)
+    seconds = read_durations(job, stamps) if needs_plan(job, rest) else np.zeros(len(rest.todo))
+    del stamps
     job.watch.said(f"{rest.todo.sum():,} of {count(len(job.manifest), 'recording')} to do")
     if rest.todo.any():
         choose_decoded(job, loading)
     reuse = features_to_take(job, rest.todo)
     taken = None if reuse is None else reuse.mask
-    batches, reusable = plan_rest(job, loading.batch_seconds, rest, seconds, taken)
+    batches, reusable = list[Indices](), list[Indices]()
+    if needs_plan(job, rest):
+        batches, reusable = plan_rest(job, loading.batch_seconds, rest, seconds, taken)
     require_room(job, rest.todo, seconds, None if reuse is None else reuse.linked)
     todo_s, failures = float(seconds[rest.todo].sum()), failures_of_source(job.manifest)
     return Work(loading, rest, batches, todo_s, failures, foreign_ids, reuse, reusable)

@@ -12,6 +12,7 @@ from extract.values import SAVED
 MAX_NAMED = 3  # recordings that are named for each reason
 
 WAV_HEADER = 44  # bytes
+_HEADER_S = WAV_HEADER / (2 * RECORDING_RATE_HZ)
 GPT_SOVITS_MORE_THAN_S, GPT_SOVITS_LESS_THAN_S = 0.6, 54.0
 
 
@@ -28,7 +29,7 @@ def dropped(layout: str, duration_s: float) -> str | None:
     """
     if layout != "gpt_sovits":
         return None
-    seconds = duration_s + WAV_HEADER / (2 * RECORDING_RATE_HZ)
+    seconds = duration_s + _HEADER_S
     if seconds <= GPT_SOVITS_MORE_THAN_S:
         return f"{GPT_SOVITS_MORE_THAN_S:g} s or shorter"
     return None if seconds < GPT_SOVITS_LESS_THAN_S else f"{GPT_SOVITS_LESS_THAN_S:g} s or longer"

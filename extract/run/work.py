@@ -25,6 +25,7 @@ from extract.data.plan import (
     plan_fingerprint,
     unfinished,
 )
+from extract.data.stamps import Stamps
 from extract.encoder.encoder import Encoder
 from extract.encoder.quantizer import Quantizer
 from extract.encoder.unit_format import unit_files
@@ -225,10 +226,10 @@ def say_input(job: Job) -> None:
         )
 
 
-def find_rest(job: Job) -> Remaining:
+def find_rest(job: Job, stamps: Stamps) -> Remaining:
     """Which recordings the store lacks; drops lines of the ledger that no longer hold."""
     policy = resume_policy(job.config, units=job.quantizer is not None)
-    rest = opened.find_rest(job.store, job.manifest, job.shard, policy, job.left_out.add)
+    rest = opened.find_rest(job.store, job.manifest, job.shard, policy, job.left_out.add, stamps)
     given = "that an earlier list or folder gave to others"
     if rest.renamed:
         job.watch.said(f"recordings with names {given}: {rest.renamed:,}, done again")
@@ -243,15 +244,24 @@ def resume_policy(config: Config, *, units: bool = False) -> ResumePolicy:
     return ResumePolicy(config.retry_failed, checksum, units=units)
 
 
-def read_durations(job: Job) -> NDArray[np.float64]:
+def needs_plan(job: Job, rest: Remaining) -> bool:
+    """Whether durations and plan are of use: to this run, or to the next job of a sweep."""
+    return job.sweep is not None or bool(rest.todo.any())
+
+
+def read_durations(job: Job, stamps: Stamps) -> NDArray[np.float64]:
     """Seconds of each recording, (len(manifest),), from headers, an earlier run or the job before.
 
     They are noted in this job's store for a later run, and for the next job of a sweep.
+
+    Args:
+        job: the run.
+        stamps: of the recordings, as far as they are known.
     """
     scan = partial(scan_headers, job.config, job.stop)
     cache, sweep = job.cache_path("durations"), job.sweep
     before = sweep.durations if sweep else None
-    seconds = durations(job.manifest, cache, scan, headers_read(job), job.internal, before)
+    seconds = durations(job.manifest, cache, scan, headers_read(job), job.internal, before, stamps)
     if sweep:
         sweep.durations = cache
     return seconds

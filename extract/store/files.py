@@ -65,6 +65,7 @@ class StoreFiles:
 
     def __init__(self, directory: Path | str, *, fsync: bool = True, part: str = "0-of-1") -> None:
         self.directory = Path(directory)
+        self._prefix = f"{self.directory}/"
         self.fsync, self.part = fsync, part
         self.run_id = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._counter = itertools.count()
@@ -196,7 +197,9 @@ class StoreFiles:
         name, offset, size, crc = file
         path = self.path(name)
         status = os.lstat(path)
-        if not stat.S_ISREG(status.st_mode) or not self._is_own_folder(path):
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        if path[: path.rindex("/")] not in self._own_folders and not self._is_own_folder(path):
             return False
         if status.st_size != offset + size and not (part and status.st_size > offset + size):
             return False
@@ -291,7 +294,7 @@ class StoreFiles:
 
     def path(self, name: str) -> str:
         """The path of a file of the store."""
-        return f"{self.directory}/{name}"
+        return self._prefix + name
 
     def explain(self, error: OSError, needed: int = 0) -> str:
         """Why a write into this store failed, in one line for the user."""

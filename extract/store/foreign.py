@@ -33,7 +33,7 @@ def foreign_ids(store: Store, named: Set[str], *, is_new: bool) -> set[str]:
     """
     notes = [] if is_new else [*_files(store.directory, _NOTE), *_files(store.directory, _OWNER)]
     if not notes:
-        return {*store.layout.ids_of_files()} - named
+        return {id_ for id_ in store.layout.ids_of_files() if id_ not in named}
     listed = {id_ for note in notes for id_ in _listed(note)} - named
     return {id_ for id_ in listed if not check_id(id_) and store.layout.has_files(id_)}
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 KeptFile = tuple[str, int, int, int | None]
 
 
+_SEQUENCES, _TYPES = frozenset({list, tuple}), (str, int, int, int)
+
+
 class Verify(Enum):
     """How files of earlier runs are checked: by their sizes, or by reading them whole."""
 
@@ -91,6 +94,12 @@ class LayoutOptions:
     lock: LockKind = LockKind.auto
 
 
+class KeptFiles(tuple[KeptFile, ...]):
+    """Files of which each has the form that `is_kept_file` asks for: no need to look again."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Kept:
     """One utterance whose files are whole on the disk: what its line of the ledger says of them."""
@@ -102,7 +111,9 @@ class Kept:
     def of(cls, record: Mapping[str, Any]) -> Kept | None:
         """The files that a line of the ledger names; None if it names none."""
         files = record.get("files")
-        if not isinstance(files, list | tuple) or not files or not all(map(is_kept_file, files)):
+        if type(files) is KeptFiles:
+            return cls(record["id"], files)
+        if type(files) not in _SEQUENCES or not files or not all(map(is_kept_file, files)):
             return None
         return cls(record["id"], tuple(map(tuple, files)))
 
@@ -116,7 +127,7 @@ Moved = Callable[[KeptFile], KeptFile | None]
 
 def is_kept_file(file: Any) -> bool:
     """Whether a value of a ledger's line has the form of a `KeptFile` with a checksum."""
-    return isinstance(file, list | tuple) and [*map(type, file)] == [str, int, int, int]
+    return type(file) in _SEQUENCES and (*map(type, file),) == _TYPES
 
 
 class Layout(Protocol):

@@ -16,13 +16,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from extract.files import APPEND, open_regular, replace_whole
+from extract.json_lines import parsed
 from extract.manifest.ids import check_id
 from extract.shard import LEDGER_NAME
 from extract.store.layout import KeptFile, is_kept_file
@@ -38,6 +39,8 @@ _STATUS_OF: Mapping[str, Status] = dict[str, Status](STATUS_OF.items())  # takes
 _NUMBERS = ("peak", "duration_s", "gain_sensitivity")
 _MOST = 1e100  # no run writes a larger one
 _LATER = ("source", "units", "units_crc32", "gain_sensitivity", "shared", "extra")
+_REAL, _WHOLE = frozenset({float, int}), frozenset({int, type(None)})
+_TEXT, _OBJECT = frozenset({str, type(None)}), frozenset({dict, type(None)})
 _COUNTS = ("num_frames", "source_size", "source_mtime_ns")
 _STRING = rb'[^"\\]*(?:\\.[^"\\]*)*'
 _HEAD = re.compile(rb'\{"id":"(%b)"(?:,"path":"%b","status":"([a-z]+)")?' % (_STRING, _STRING))
@@ -103,36 +106,42 @@ def ledger_paths(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if LEDGER_NAME.fullmatch(path.name))
 
 
-def parse(line: bytes) -> dict[str, Any] | None:
-    """The record of a line; None where no run could have written it."""
+def parse(line: bytes, known: Container[str] = ()) -> dict[str, Any] | None:
+    """The record of a line; None where no run could have written it.
+
+    Args:
+        line: of a ledger, with its end.
+        known: ids that are known to be possible, and need no check.
+    """
     if not line.endswith(b"\n"):
         return None
     try:
-        record = json.loads(line)
+        is_object = line[:1] == b"{"  # then `json.loads` decodes it so
+        record = parsed(line.decode("utf-8", "surrogatepass")) if is_object else json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and _is_possible(record) else None
+    return record if isinstance(record, dict) and _is_possible(record, known) else None
 
 
-def _is_possible(record: Mapping[str, Any]) -> bool:
-    id_, status, reason = record.get("id"), record.get("status"), record.get("reason")
-    if not isinstance(id_, str) or not (reason is None or isinstance(reason, str)):
+def _is_possible(record: dict[str, Any], known: Container[str]) -> bool:
+    get = record.get
+    id_, reason = get("id"), get("reason")
+    if type(id_) is not str or not (reason is None or type(reason) is str):
         return False
-    if status != (SAVED if reason is None else _STATUS_OF.get(reason)):
+    if get("status") != (SAVED if reason is None else _STATUS_OF.get(reason)):
+        return False
+    if not _WHOLE.issuperset(map(type, map(get, _COUNTS))):
         return False
     for key in _NUMBERS:
-        number = record.get(key)
-        if number is not None and not (type(number) in (float, int) and 0 <= number < _MOST):
+        number = get(key)
+        if number is not None and (type(number) not in _REAL or not 0 <= number < _MOST):
             return False
-    for key in _COUNTS:
-        if type(record.get(key)) not in (int, type(None)):
-            return False
-    files, extra = record.get("files") or [], record.get("extra")
-    if not isinstance(extra, dict | None) or not isinstance(record.get("shared"), str | None):
+    if type(get("extra")) not in _OBJECT or type(get("shared")) not in _TEXT:
         return False
-    if not isinstance(files, list) or not all(map(is_kept_file, files)):
+    files = get("files") or []
+    if type(files) is not list or not all(map(is_kept_file, files)):
         return False
-    return reason in OF_A_SOURCE or not check_id(id_)
+    return id_ in known or reason in OF_A_SOURCE or not check_id(id_)
 
 
 def lines(path: Path) -> Iterator[bytes]:
@@ -144,10 +153,15 @@ def lines(path: Path) -> Iterator[bytes]:
         return
 
 
-def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Whole lines of a ledger with their records; a torn or damaged line is left out."""
+def read_lines(path: Path, known: Container[str] = ()) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Whole lines of a ledger with their records; a torn or damaged line is left out.
+
+    Args:
+        path: the ledger.
+        known: see `parse`.
+    """
     for line in lines(path):
-        if (record := parse(line)) is not None:
+        if (record := parse(line, known)) is not None:
             yield line, record
 
 
@@ -159,12 +173,13 @@ def heads(path: Path) -> Iterator[tuple[str, bool]]:
     """
     for line in lines(path):
         found = _HEAD.match(line)
-        if found and found[2]:
-            yield _text(found[1]), found[2] == b"saved"
+        raw, status = found.groups() if found else (None, None)
+        if raw is not None and status:
+            yield _text(raw), status == b"saved"
         elif (record := parse(line)) is not None:
             yield record["id"], record["status"] == SAVED
-        elif found:
-            yield _text(found[1]), True
+        elif raw is not None:
+            yield _text(raw), True
 
 
 def _text(raw: bytes) -> str:

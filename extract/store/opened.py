@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from extract import __version__
+from extract.data.stamps import Stamps
 from extract.encoder.encoder import Encoder
 from extract.manifest.manifest import Manifest
 from extract.manifest.strings import PackedStrings
@@ -143,6 +144,7 @@ def find_rest(
     shard: Shard,
     policy: ResumePolicy,
     kept_one: Callable[[Mapping[str, Any]], None] = lambda record: None,
+    stamps: Stamps | None = None,
 ) -> Remaining:
     """Which recordings the store lacks; drops lines of the ledger that no longer hold.
 
@@ -152,11 +154,12 @@ def find_rest(
         shard: this process's.
         policy: which lines hold.
         kept_one: called with each record that holds of a recording in the manifest.
+        stamps: of the recordings, to be used again.
     """
     path = store.directory / shard.ledger_name
     with explained(store.directory):
         before = _inode(path)
-        rest = remaining(manifest, store, path, policy, kept_one)
+        rest = remaining(manifest, store, path, policy, kept_one, stamps)
         if _inode(path) != before:
             settle_again(store, shard)
     return rest

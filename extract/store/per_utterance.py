@@ -9,6 +9,7 @@ torch, by way of `formats`, is imported where it is needed: `--help` reads the o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from extract.files import Buffer
@@ -117,13 +118,17 @@ class PerUtterance(Layout):
     def kept(self, record: Mapping[str, Any]) -> Kept | None:
         """The files that a line names; None if they are not the files of its id."""
         kept = Kept.of(record)
-        own = [(name, 0) for name in self.names(record["id"])]
-        named = [file[:2] for file in kept.files] if kept else []
-        return kept if named in (own, own[:1]) else None
+        if kept is None:
+            return None
+        own = self.names(record["id"])
+        for file, name in zip(kept.files, own, strict=False):
+            if file[0] != name or file[1]:
+                return None
+        return kept if len(kept.files) in (1, len(own)) else None
 
     def intact(self, kept: Kept, *, checksum: bool) -> bool:
         """Whether its files are whole: `Layout.intact`."""
-        return all(self._files.is_whole(file, checksum=checksum) for file in kept.files)
+        return all(map(partial(self._files.is_whole, checksum=checksum), kept.files))
 
     def read(self, kept: Kept) -> Tensor:
         """The features: `Layout.read`."""

@@ -22,15 +22,15 @@ def reshard(store: Store, shard: Shard) -> set[str]:
     """
     directory = store.directory
     index_named = {some.ledger_name: some.index for some in shard.all()}
-    saved, seen, are_sorted = set[str](), set[str](), True
+    saved, others, are_sorted = set[str](), set[str](), True
     for path in ledger.ledger_paths(directory):
+        index = index_named.get(path.name)
+        are_sorted = are_sorted and index is not None
         for id_, is_saved in ledger.heads(path):
-            here = index_named.get(path.name) == index_of(id_, shard.count)
-            are_sorted = are_sorted and here and id_ not in seen
-            seen.add(id_)
-            if is_saved:
-                saved.add(id_)
-        are_sorted = are_sorted and path.name in index_named
+            if are_sorted:
+                here = shard.count == 1 or index == index_of(id_, shard.count)
+                are_sorted = here and id_ not in saved and id_ not in others
+            (saved if is_saved else others).add(id_)
     if not are_sorted:
         _sort(store, index_named)
     return saved

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.data.dataset import stamp
+from extract.data.stamps import Stamps
 from extract.manifest.manifest import Manifest
 from extract.opener import MISSING
 from extract.store import ledger, units
+from extract.store.brief import brief
 from extract.store.store import Store
 from extract.systems import real_path
 from extract.text import printable
@@ -55,7 +57,8 @@ class Remaining:
     def keep(self, index: int, record: Mapping[str, Any]) -> None:
         """Counts an entry as done, by its record."""
         self.todo[index] = False
-        self.shared[index] = bool(record.get("shared"))
+        if record.get("shared"):
+            self.shared[index] = True
         self.kept[record["status"], record.get("reason") or ""] += 1
         if record["status"] == SAVED:
             self.kept_s += record.get("duration_s") or 0.0
@@ -68,6 +71,7 @@ def remaining(
     path: Path,
     policy: ResumePolicy,
     kept_one: Callable[[Mapping[str, Any]], None] = lambda record: None,
+    stamps: Stamps | None = None,
 ) -> Remaining:
     """Reads a ledger, keeps the lines that hold and drops the others from the file.
 
@@ -85,14 +89,17 @@ def remaining(
         path: this process's ledger.
         policy: which lines are accepted.
         kept_one: called with each record that holds of a recording in the manifest.
+        stamps: of the recordings, to be used again.
     """
-    lines = _Lines(manifest, store, policy, kept_one)
+    lines = _Lines(manifest, store, policy, kept_one, stamps)
     extras = _Extras(manifest)
     holding = bytearray()  # for every whole line, 1 or 0
     num_bytes = 0
-    for line, record in ledger.read_lines(path):
-        holding.append(lines.stays(record))
-        index = lines.index_of.get(record["id"])
+    for line in ledger.lines(path):
+        record, index = lines.record_of(line)
+        if record is None:
+            continue
+        holding.append(lines.stays(record, index))
         if holding[-1] and (index is None or extras.is_in(record, index)):
             num_bytes += len(line)  # else the file is written again
     store.fence()
@@ -132,7 +139,7 @@ def would_remain(
     for path in ledger.ledger_paths(store.directory):
         for _line, record in store.read_lines(path):
             if gates is None or (record["status"] != REJECTED and _passes(record, gates)):
-                lines.stays(record)
+                lines.stays(record, lines.index_of.get(record["id"]))
     return lines.rest
 
 
@@ -145,17 +152,40 @@ class _Lines:
         store: Store,
         policy: ResumePolicy,
         kept_one: Callable[[Mapping[str, Any]], None] = lambda record: None,
+        stamps: Stamps | None = None,
     ) -> None:
-        self.index_of = {id_: index for index, id_ in enumerate(manifest.ids)}
         todo = np.ones(len(manifest), dtype=bool)
         self.rest = Remaining(todo, todo.copy())
         self._manifest, self._store, self._policy = manifest, store, policy
-        self._kept_one = kept_one
+        self._kept_one, self._stamps = kept_one, stamps or Stamps(manifest)
+        self._adds = store.layout.adds
+        self._may_be_brief = not policy.units
         self._failing = {failure.recording.id for failure in manifest.failures}
 
-    def stays(self, record: Mapping[str, Any]) -> bool:
-        """Whether a line stays in the ledger; counts it if it is a recording's of the manifest."""
-        index = self.index_of.get(record["id"])
+    @cached_property
+    def index_of(self) -> dict[str, int]:
+        """The index of each id; not made before there is a line."""
+        return {id_: index for index, id_ in enumerate(self._manifest.ids)}
+
+    def __contains__(self, named: object) -> bool:
+        """Whether an id is the manifest's: then it was checked."""
+        return named in self.index_of
+
+    def record_of(self, line: bytes) -> tuple[Mapping[str, Any] | None, int | None]:
+        """The record of a line, which may be in brief, and the index of its id; None for none."""
+        record = brief(line) if self._may_be_brief else None
+        if record is not None and (index := self.index_of.get(record["id"])) is not None:
+            return record, index
+        record = ledger.parse(line, known=self)
+        return record, None if record is None else self.index_of.get(record["id"])
+
+    def stays(self, record: Mapping[str, Any], index: int | None) -> bool:
+        """Whether a line stays in the ledger; counts it if it is a recording's of the manifest.
+
+        Args:
+            record: of the line.
+            index: of its id, in `index_of`.
+        """
         if index is None:  # else this run records it again, or its id is damaged
             own = record["id"] in self._failing
             return not own and _stays(record, self._manifest.source, self._store)
@@ -164,15 +194,27 @@ class _Lines:
         return bool(rest.todo[index]) and self._is_kept(index, record)
 
     def _is_kept(self, index: int, record: Mapping[str, Any]) -> bool:
-        manifest, store, rest = self._manifest, self._store, self.rest
-        another = store.layout.adds and _is_another(record, redacted(manifest[index].path))
-        if not _holds(index, record, another, manifest, store, self._policy):
+        rest, path = self.rest, self._manifest.paths[index]
+        another = self._adds and record.get("path") != path and _is_another(record, redacted(path))
+        if not self._holds(index, path, record, another):
             rest.renamed += another
             return False
         rest.lent += another
         rest.keep(index, record)
         self._kept_one(record)
         return True
+
+    def _holds(self, index: int, path: str, record: Mapping[str, Any], another: bool) -> bool:
+        policy, status = self._policy, record.get("status")
+        if status == FAILED and policy.retry_failed:
+            return False
+        now = self._stamps.of_entry(index, path)
+        then = record.get("source_size"), record.get("source_mtime_ns")
+        if (another or now != then) and not (status == SAVED and now == MISSING):
+            return False
+        if status == SAVED and policy.units and units.of_record(record) is None:
+            return False
+        return status != SAVED or self._store.intact(record, checksum=policy.checksum)
 
 
 def _is_another(record: Mapping[str, Any], path: str) -> bool:
@@ -214,26 +256,6 @@ class _Extras:
     def _of(self, index: int) -> Any:
         text = "" if self._texts is None else self._texts[index]
         return json.loads(text) if text else None
-
-
-def _holds(
-    index: int,
-    record: Mapping[str, Any],
-    another: bool,
-    manifest: Manifest,
-    store: Store,
-    policy: ResumePolicy,
-) -> bool:
-    status = record.get("status")
-    if status == FAILED and policy.retry_failed:
-        return False
-    now = stamp(manifest[index], manifest.opener)
-    then = record.get("source_size"), record.get("source_mtime_ns")
-    if (another or now != then) and not (status == SAVED and now == MISSING):
-        return False
-    if status == SAVED and policy.units and units.of_record(record) is None:
-        return False
-    return status != SAVED or store.intact(record, checksum=policy.checksum)
 
 
 def judge_again(store: Store, gates: AudioSettings) -> None:

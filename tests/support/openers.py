@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from extract.manifest.cuts import CutCollector, Cuts
 from extract.opener import MISSING
 from extract.values import Entry
 
@@ -126,6 +127,17 @@ class Entries(list[Entry]):
     def __init__(self, entries: Sequence[Entry], opener: object) -> None:
         super().__init__(entries)
         self.opener = opener
+
+    @property
+    def paths(self) -> list[str]:
+        return [entry.path for entry in self]
+
+    @property
+    def cuts(self) -> Cuts:
+        collected = CutCollector(0)
+        for entry in self:
+            collected.append(entry.offset_s, entry.duration_s)
+        return collected.finish()
 
     @property
     def ids(self) -> list[str]:

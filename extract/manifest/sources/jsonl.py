@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from extract.fields import location
+from extract.json_lines import parsed
 from extract.manifest.extra import extra_of
 from extract.manifest.listed import BadLine, list_lines, listed, of_the_part_read
 from extract.manifest.paths import StrPath, canonical, existing_list
@@ -52,12 +52,11 @@ def _parse(places: Places, audio_key: str, line: str) -> Entry:
     path = places.find(written) if isinstance(written, str) else ""
     if not path:
         raise BadLine(f"{audio_key}: {_shown(written)}; needed the path of a recording")
-    name = file_name(path)
     offset_s = _seconds("offset", values.pop("offset", None))
     duration_s = _seconds("duration", values.pop("duration", None))
     if offset_s is None:  # then `duration` is the recording's own
-        return Entry(own_id or name, path, extra=extra_of(values))
-    cut = _name_of_cut(name, path, offset_s, duration_s)
+        return Entry(own_id or file_name(path), path, extra=extra_of(values))
+    cut = _name_of_cut(file_name(path), path, offset_s, duration_s)
     return Entry(own_id or cut, path, offset_s, duration_s, extra_of(values))
 
 
@@ -71,7 +70,7 @@ def _name_of_cut(name: str, path: str, offset_s: float, duration_s: float | None
 
 def _object(line: str) -> dict[str, Any]:
     try:
-        values = json.loads(line)
+        values = parsed(line)
     except (ValueError, RecursionError) as error:
         said = f"{type(error).__name__}: {error}".removeprefix("JSONDecodeError: ")
         raise BadLine(f"no JSON{of_the_part_read(line)}: {said}; needed an object") from error
@@ -82,8 +81,8 @@ def _object(line: str) -> dict[str, Any]:
 
 def _seconds(key: str, value: Any) -> float | None:
     """A time of the manifest; None if it has none."""
-    if value is None:
-        return None
+    if value is None or type(value) is float:
+        return value
     try:
         if isinstance(value, int | float | str) and not isinstance(value, bool):
             return float(value)
@@ -94,8 +93,8 @@ def _seconds(key: str, value: Any) -> float | None:
 
 def _id(value: Any) -> str:
     """The id that the manifest gives; "" if it gives none."""
-    if value is None or value == "":
-        return ""
+    if value is None or type(value) is str:
+        return value or ""
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise BadLine(f"id: {_shown(value)}; needed text or a whole number")
     return str(value)
