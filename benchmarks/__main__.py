@@ -9,6 +9,7 @@ from benchmarks import (
     audio,
     counted,
     encoder,
+    engines,
     families,
     memory,
     padding,
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "memory": memory.measure,
     "run": run.measure,
     "sweep": sweep.measure,
+    "engines": engines.measure,
 }
 
 
