@@ -36,10 +36,6 @@ class Commands:
     def __init__(self, namespace: str | None) -> None:
         if namespace is not None:
             enter(namespace)
-        with suppress(ImportError):
-            import ray
-
-            assert ray
         self._started: dict = {}
 
     def made(self) -> None:
