@@ -10,6 +10,7 @@ from benchmarks import (
     audio,
     counted,
     encoder,
+    engines,
     families,
     memory,
     padding,
@@ -37,6 +38,7 @@ BENCHMARKS = {
     "memory": memory.measure,
     "run": run.measure,
     "sweep": sweep.measure,
+    "engines": engines.measure,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,12 @@ from extract.urls import is_url
 
 CPUS_WITHOUT_CARD = 4  # cores of a task that computes on them
 ANSWER_S = 2 * LEASE_S  # for a node to start a process and answer
+# A node whose network is cut closes no connection. Ray marks the node dead after a minute, and yet
+# waits for its tasks until a keepalive fails, of which it sends one in five minutes by default.
+KEEPALIVE = {
+    "RAY_grpc_client_keepalive_time_ms": "20000",
+    "RAY_grpc_client_keepalive_timeout_ms": "20000",
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ def connect(address: str) -> Any:
     Raises:
         ValueError: it is not installed, or no cluster is at the address.
     """
+    for name, value in KEEPALIVE.items():
+        os.environ.setdefault(name, value)  # read as the package is imported
     try:
         import ray
     except ModuleNotFoundError:

@@ -14,13 +14,7 @@ from support.cluster import NODES
 BRIDGE, FIRST, HEAD = "extract-br", "extract-1", "10.77.0.1"
 PORT = 6379
 HEAD_OPTIONS = ["--head", "--port", str(PORT), "--include-dashboard=false"]
-# All nodes need one token otherwise. Without the keepalives the command learns within a minute that
-# a node is gone, and waits for its tasks until TCP gives up.
-NAMESPACE_ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_grpc_client_keepalive_time_ms": "10000",
-    "RAY_grpc_client_keepalive_timeout_ms": "10000",
-}
+NAMESPACE_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled"}  # all nodes need one token otherwise
 CLONE_NEWNET = 0x40000000
 
 

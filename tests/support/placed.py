@@ -36,10 +36,6 @@ class Commands:
     def __init__(self, namespace: str | None) -> None:
         if namespace is not None:
             enter(namespace)
-        with suppress(ImportError):
-            import ray
-
-            assert ray
         self._started: dict = {}
 
     def made(self) -> None:
@@ -91,9 +87,10 @@ class Local:
         start(first)
         return lambda: [start(argv) for argv in rest] and None
 
-    def lose_node(self, task: int) -> None:
+    def lose_node(self, task: int) -> bool:
         """Kills a task with all its children at once."""
         os.killpg(task, signal.SIGKILL)
+        return True
 
 
 class OnRay:
@@ -127,12 +124,14 @@ class OnRay:
             start(argv)
         return lambda: [self.nodes.add() for _ in others] and None
 
-    def lose_node(self, task: int) -> None:
-        """Removes the node of a task, or another one if the command itself is connected to it."""
-        [_head, *others] = self.nodes.raylets()
-        parent = psutil.Process(task).ppid()
-        self.nodes.remove(parent if parent in others else others[0])
+    def lose_node(self, task: int) -> bool:
+        """Removes the node of a task, but for the head, to which the command is connected."""
+        parent = parent_of(task)
+        if parent not in self.nodes.raylets()[1:]:
+            return False
+        self.nodes.remove(parent)
         self.nodes.add()
+        return True
 
 
 class Job:
@@ -210,12 +209,12 @@ class Job:
         return sum(map(kill, children(rng.choice(pids)))) if pids else 0
 
     def lose_node(self, rng: random.Random) -> int:
-        """Takes away the node of a shard at work; returns 0 if there is none."""
+        """Takes away the node of a shard at work; returns 0 if there is none to take."""
         pids = self.tasks()
-        if pids:
-            self.engine.lose_node(rng.choice(pids))
-        self.num_killed += len(pids[:1])
-        return len(pids[:1])
+        rng.shuffle(pids)
+        lost = any(map(self.engine.lose_node, pids))
+        self.num_killed += lost
+        return int(lost)
 
     def tasks(self) -> list[int]:
         """The processes that do shards."""
@@ -278,3 +277,10 @@ def children(pid: int) -> list[int]:
     with suppress(psutil.Error):
         return [one.pid for one in psutil.Process(pid).children()]
     return []
+
+
+def parent_of(pid: int) -> int:
+    """0 if the process has ended."""
+    with suppress(psutil.Error):
+        return psutil.Process(pid).ppid()
+    return 0
