@@ -163,7 +163,7 @@ def sweep_logs(console: Console, jobs: Sequence[Job], logs: Sequence[str]) -> No
 def _shorter(path: str) -> str:
     """A path as a terminal can show it, from the working folder on if it is below that."""
     here = f"{Path.cwd()}{os.sep}"
-    return _name(Path(path.removeprefix(here)))
+    return _name(path.removeprefix(here))
 
 
 def _differing(jobs: Sequence[Sequence[str]]) -> list[str]:
