@@ -193,11 +193,12 @@ class Writers:
         return replace(item, features=converted(item.features, dtype))
 
     def _commit(self, kept: Iterable[Kept]) -> None:
-        kept = list(kept)
+        recorded = []
         for one in kept:
             self._record(self._waiting.pop(one.id)(files=one.files))
-        if kept:
-            self.store.place.publish(kept)
+            recorded.append(one)
+        if recorded:
+            self.store.place.publish(recorded)
 
     def _record(self, record: Record) -> None:
         self.store.fence()
