@@ -46,7 +46,7 @@ def table() -> list[str]:
     ]
     for (fault, engine), counts in sorted(_tried.items()):
         n, lost = counts["n"], counts["lost"]
-        bound = f"{3 / n:.3f}" if n and not lost and not counts["failed"] else ""
+        bound = f"{min(1, 3 / n):.2f}" if n and not lost and not counts["failed"] else ""
         failed = f" ({counts['failed']} trials failed)" if counts["failed"] else ""
         lines.append(
             f"| {fault} | {engine} | {n} | {lost}{failed} | {bound} | {_most[fault, engine]} |"

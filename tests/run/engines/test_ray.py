@@ -1,5 +1,6 @@
 """What `engine=ray` decides. `tests/whole/test_protocol.py` runs it on a cluster."""
 
+import os
 import signal
 import threading
 from dataclasses import replace
@@ -122,3 +123,13 @@ def test_a_task_waits_for_the_board_in_another_thread_than_its_own(monkeypatch):
     assert [name for name, _thread in calls] == ["begin", "end"]
     assert threading.main_thread() not in {thread for _name, thread in calls}
     assert stop.signal_name == "SIGTERM"
+
+
+def test_keepalives_are_asked_for_and_those_of_the_user_stay(monkeypatch):
+    time, timeout = cluster_of.KEEPALIVE
+    monkeypatch.setenv(time, "7")
+    monkeypatch.setenv(timeout, "")  # so that it is as before after the test
+    monkeypatch.delenv(timeout)
+    monkeypatch.setattr(ray, "init", lambda **_options: None)
+    cluster_of.connect("auto")
+    assert (os.environ[time], os.environ[timeout]) == ("7", "20000")
