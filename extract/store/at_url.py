@@ -36,8 +36,9 @@ def copy_of_ledgers(url: str) -> Path:
 
 
 def copy_of_all(url: str) -> Path:
-    """A temporary folder with all of a store at a URL but its lock objects: see `_copy`."""
-    return _copy(url, lambda name: not name.startswith(f"{PRIVATE}/"))
+    """A temporary folder with all of a store at a URL but its locks: see `_copy`."""
+    of_runs = f"{PRIVATE}/", f"{PRIVATE}/listed-"
+    return _copy(url, lambda name: name.startswith(of_runs[1]) or not name.startswith(of_runs[0]))
 
 
 def _copy(url: str, is_wanted: Callable[[str], bool]) -> Path:

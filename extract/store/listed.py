@@ -10,8 +10,9 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from extract.files import replace_cache
+from extract.files import open_regular, replace_cache
 from extract.manifest.manifest import Manifest
 from extract.shard import Shard
 from extract.store.lock import PRIVATE
@@ -35,19 +36,32 @@ def note_listed(store: Store, shard: Shard, manifest: Manifest) -> None:
     folder = store.directory / PRIVATE
     of_list = f"listed-{_hash(manifest.source)}" if store.layout.adds else "listed"
     others = re.compile(rf"{of_list}-\d+-of-(?!{shard.count}$)\d+")
-    failed = (failure.recording.id for failure in manifest.failures)
+    path = folder / f"{of_list}-{shard}"
     with explained(store.directory):
-        replace_cache(folder / f"{of_list}-{shard}", _joined(itertools.chain(manifest.ids, failed)))
-        for path in folder.iterdir():
-            if others.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        is_new = not _holds(path, _joined(manifest))
+        if is_new:
+            replace_cache(path, _joined(manifest))
+        gone = [other.name for other in folder.iterdir() if others.fullmatch(other.name)]
+        for name in gone:
+            (folder / name).unlink(missing_ok=True)
+    store.place.note(path.name, gone, is_new=is_new)
+
+
+def _holds(path: Path, parts: Iterable[bytes]) -> bool:
+    """Whether a file has these bytes."""
+    try:
+        with open_regular(path) as file:
+            return all(file.read(len(part)) == part for part in parts) and not file.read(1)
+    except OSError:
+        return False
 
 
 def _hash(source: str) -> str:
     return hashlib.blake2b(source.encode("utf8", "surrogateescape"), digest_size=4).hexdigest()
 
 
-def _joined(ids: Iterable[str]) -> Iterator[bytes]:
-    iterator = iter(ids)
+def _joined(manifest: Manifest) -> Iterator[bytes]:
+    failed = (failure.recording.id for failure in manifest.failures)
+    iterator = itertools.chain(manifest.ids, failed)
     while some := list(itertools.islice(iterator, _AT_ONCE)):
         yield "".join(f"{id_}\0" for id_ in some).encode("utf8", "surrogateescape")

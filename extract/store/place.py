@@ -43,6 +43,18 @@ class Place(Protocol):
             StoreUnusable: that failed; what was to be published stays in the folder.
         """
 
+    def note(self, name: str, gone: Iterable[str], *, is_new: bool) -> None:
+        """Publishes a note of `.extract/`, and takes others back.
+
+        Args:
+            name: of the note, in the folder now.
+            gone: names of notes that hold no longer.
+            is_new: whether this run wrote it.
+
+        Raises:
+            StoreUnusable: that failed.
+        """
+
     def close(self) -> None:
         """Gives up what `opening` took."""
 
@@ -67,6 +79,9 @@ class Here(Place):
 
     def publish(self, kept: Iterable[Kept] = (), *, last: bool = False) -> None:
         """Nothing: what is in the folder is published."""
+
+    def note(self, name: str, gone: Iterable[str], *, is_new: bool) -> None:
+        """Nothing."""
 
     def close(self) -> None:
         """Nothing."""

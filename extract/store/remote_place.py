@@ -56,6 +56,7 @@ class At(Place):
         self._sending = threading.Lock()  # of what follows
         self._there: dict[str, Signature | None] = {}  # ledgers as they were sent
         self._metadata = b""
+        self._notes = set[str]()  # that are objects
         self._committed = set[str]()  # archives whose lines are in the folder's ledger
         self._sent = set[str]()  # archives that are objects, and in the folder too
         self._unnamed = 0  # bytes of archives that were sent since the ledger was
@@ -101,6 +102,15 @@ class At(Place):
                 self._send_ledger(path, length)
                 self._let_go()
 
+    def note(self, name: str, gone: Iterable[str], *, is_new: bool) -> None:
+        """As `Place.note`."""
+        wanted, others = f"{PRIVATE}/{name}", {f"{PRIVATE}/{other}" for other in gone}
+        with self._explained():
+            if is_new or wanted not in self._notes:
+                self._objects.upload(self._folder / wanted, wanted)
+            if others & self._notes:
+                self._objects.remove(sorted(others & self._notes))
+
     def close(self) -> None:
         """Gives up the lease."""
         lease, self._lease = self._lease, None
@@ -141,6 +151,7 @@ class At(Place):
         ledgers = ledger.ledger_paths(self._folder)
         known = {path.name: _signature(path) for path in ledgers if path.name in there}
         self._there = {**known, **dict.fromkeys(more & known.keys())}
+        self._notes = {name for name in there if name.startswith(f"{PRIVATE}/listed-")}
         self._metadata = self._metadata_here() if metadata.NAME in there else b""
         return alone
 
