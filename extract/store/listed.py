@@ -41,10 +41,10 @@ def note_listed(store: Store, shard: Shard, manifest: Manifest) -> None:
         is_new = not _holds(path, _joined(manifest))
         if is_new:
             replace_cache(path, _joined(manifest))
-        gone = [other.name for other in folder.iterdir() if others.fullmatch(other.name)]
-        for name in gone:
-            (folder / name).unlink(missing_ok=True)
-    store.place.note(path.name, gone, is_new=is_new)
+        for other in folder.iterdir():
+            if others.fullmatch(other.name):
+                other.unlink(missing_ok=True)
+    store.place.note(path.name, lambda name: bool(others.fullmatch(name)), is_new=is_new)
 
 
 def _holds(path: Path, parts: Iterable[bytes]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -43,12 +43,12 @@ class Place(Protocol):
             StoreUnusable: that failed; what was to be published stays in the folder.
         """
 
-    def note(self, name: str, gone: Iterable[str], *, is_new: bool) -> None:
+    def note(self, name: str, is_gone: Callable[[str], bool], *, is_new: bool) -> None:
         """Publishes a note of `.extract/`, and takes others back.
 
         Args:
             name: of the note, in the folder now.
-            gone: names of notes that hold no longer.
+            is_gone: whether the note of a name holds no longer.
             is_new: whether this run wrote it.
 
         Raises:
@@ -80,7 +80,7 @@ class Here(Place):
     def publish(self, kept: Iterable[Kept] = (), *, last: bool = False) -> None:
         """Nothing: what is in the folder is published."""
 
-    def note(self, name: str, gone: Iterable[str], *, is_new: bool) -> None:
+    def note(self, name: str, is_gone: Callable[[str], bool], *, is_new: bool) -> None:
         """Nothing."""
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -102,14 +102,17 @@ class At(Place):
                 self._send_ledger(path, length)
                 self._let_go()
 
-    def note(self, name: str, gone: Iterable[str], *, is_new: bool) -> None:
+    def note(self, name: str, is_gone: Callable[[str], bool], *, is_new: bool) -> None:
         """As `Place.note`."""
-        wanted, others = f"{PRIVATE}/{name}", {f"{PRIVATE}/{other}" for other in gone}
-        with self._explained():
+        wanted = f"{PRIVATE}/{name}"
+        gone = [note for note in self._notes if is_gone(note.removeprefix(f"{PRIVATE}/"))]
+        with self._explained(), self._sending:
+            assert self._lease is not None
+            self._lease.require()
             if is_new or wanted not in self._notes:
                 self._objects.upload(self._folder / wanted, wanted)
-            if others & self._notes:
-                self._objects.remove(sorted(others & self._notes))
+            if gone:
+                self._objects.remove(gone)
 
     def close(self) -> None:
         """Gives up the lease."""

@@ -191,6 +191,7 @@ def test_a_tilde_is_the_home_folder(given_to_the_run, monkeypatch, tmp_path, nam
     dataset = {"dataset.audio_dir": "gpt_sovits", "dataset.root": "tsv"}.get(name, "folder")
     chosen = [f"dataset={dataset}", "dataset.path=x"]
     chosen += ["quantizer=gpt_sovits"] * name.startswith("quantizer.")
+    chosen += ["store=webdataset"] * (name == "store.scratch")
     (config,) = given_to_the_run(*chosen, f"{name}={typed}")
     assert value_of(name, config) == str(tmp_path / "x")
 
@@ -198,7 +199,7 @@ def test_a_tilde_is_the_home_folder(given_to_the_run, monkeypatch, tmp_path, nam
 def test_every_path_of_the_schema_is_known_as_one():
     assert sorted(PATHS) == [
         *("dataset.audio_dir", "dataset.path", "dataset.root", "model.path", "quantizer.path"),
-        "store.dir",
+        *("store.dir", "store.scratch"),
     ]
 
 

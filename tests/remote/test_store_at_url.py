@@ -96,7 +96,9 @@ def require_whole(url, num=12):
             line["id"].replace(".", "%2E").encode()
         )
     others = {name for name in held.objects if not name.startswith(("shards/", "ledger"))}
-    assert others == {"metadata.json"}
+    count = max(int(name.rpartition("-")[2]) for name in others if "listed" in name)
+    notes = {f".extract/listed-{index}-of-{count}" for index in range(count)}
+    assert others == {"metadata.json", *notes}
     assert {name for line in held.lines for name, *_ in line["files"]} == set(held.tars)
     return held
 
@@ -447,6 +449,12 @@ def test_show_and_audit_read_a_url(memory, capsys):
     files.pipe(f"{root}/{name}", whole[: len(whole) // 2])
     assert audit.main([url]) == 1
     files.pipe(f"{root}/{name}", whole)
+    lines = files.cat(f"{root}/ledger.jsonl").splitlines(keepends=True)
+    files.pipe(f"{root}/ledger.jsonl", b"".join(lines[1:]))
+    capsys.readouterr()
+    assert audit.main([url]) == 1
+    assert "no_line: 1" in capsys.readouterr().out
+    files.pipe(f"{root}/ledger.jsonl", b"".join(lines))
 
 
 def test_commands_that_need_a_folder_say_so(memory, capsys):
