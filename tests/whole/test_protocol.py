@@ -314,7 +314,7 @@ def test_nan_in_all(job, trial, clips, checked):
     checked()
 
 
-@pytest.mark.trial("a second run into the same store, and one of other shards")
+@pytest.mark.trial("a second run into the same store, and one of other shards", seldom="ray")
 def test_two_runs_on_one_store(job, local, options, trial, rng, checked):
     job.start()
     somewhere(job, rng)
@@ -329,7 +329,7 @@ def test_two_runs_on_one_store(job, local, options, trial, rng, checked):
     checked()
 
 
-@pytest.mark.trial("files cut, changed, deleted, a line of a ledger torn")
+@pytest.mark.trial("files cut, changed, deleted, a line of a ledger torn", seldom="ray")
 def test_a_store_corrupt_at_rest(job, whole, trial, rng, checked):
     shutil.copytree(whole, job.store)
     names = rng.sample(sorted(files_of(job.store)), 3)
