@@ -82,7 +82,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "layout" in metafunc.fixturenames and not any("layout" in names for names in given):
         every = metafunc.config.getoption("--all-layouts")
         marked = metafunc.definition.get_closest_marker("each_layout")
-        layouts = EVERY if marked else choices.own("layouts") if every else ("gpt_sovits",)
+        layouts = EVERY if every or marked else ("gpt_sovits",)
         metafunc.parametrize("layout", layouts, scope="module")
     if "trial_seed" in metafunc.fixturenames:
         seeds = range(metafunc.config.getoption("--trials") or 1)
