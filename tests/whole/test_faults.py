@@ -162,7 +162,7 @@ def test_ctrl_c_ends_a_sweep_and_not_only_its_job(
     recordings, tmp_path, slow_saves, num_saves, argv
 ):
     slow_saves(0.1)
-    named_by_the_run = ("store=", "store.dir=")
+    named_by_the_run = ("store=", "store.dir=", "store.subfolders=")
     options = [o for o in argv(recordings, tmp_path) if not o.startswith(named_by_the_run)]
     process = start(["-m", *options, "audio.alpha=0.1,0.2", "dataset.name=it"], tmp_path)
     stores = tmp_path / "outputs" / "it"
