@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import settings
 
-from extract import choices
 from extract.app import main
 from support import trials
 from support.command import TINY
