@@ -22,6 +22,10 @@ import soundfile
 import torch
 
 from extract import __version__
+from extract.opener import LocalFiles
+from extract.store.layout import KeptFile
+from extract.store.ledger import Record
+from extract.values import SAVED
 
 SHM = Path("/dev/shm")
 CACHE = Path(tempfile.gettempdir()) / "extract-benchmarks"  # the random model, kept between runs
@@ -186,6 +190,25 @@ def write_clips(folder: Path, durations_s: Sequence[float], rates_hz: Sequence[i
         rate_hz = rates_hz[index % len(rates_hz)]
         wave = speech_like(duration_s, rate_hz, index)
         soundfile.write(folder / f"{index:05}.wav", wave, rate_hz)
+
+
+def saved_record(id_: str, path: str, files: Sequence[KeptFile]) -> Record:
+    """The record of half a second that was saved, of the recording at `path`."""
+    size, mtime_ns = LocalFiles().stamp(path)
+    return Record(
+        id_,
+        path,
+        SAVED,
+        peak=0.5,
+        duration_s=0.5,
+        num_frames=24,
+        dtype="float16",
+        retried_fp32=False,
+        clipped_samples=0,
+        source_size=size,
+        source_mtime_ns=mtime_ns,
+        files=tuple(files),
+    )
 
 
 def random_hubert(size: str = "base") -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.common import write_clips
+from benchmarks.common import saved_record, write_clips
 from extract.config import Config, LoaderConfig, ModelConfig
 from extract.data.durations import Headers, Scanned, durations
 from extract.data.plan import Indices
@@ -16,7 +16,6 @@ from extract.encoder.pending import Pending
 from extract.frames import HUBERT_STACK
 from extract.manifest.sources import folder as of_folder
 from extract.manifest.sources import jsonl
-from extract.opener import LocalFiles
 from extract.run.observer import Silent
 from extract.run.opened import opened
 from extract.run.signals import Stop
@@ -25,8 +24,7 @@ from extract.shard import Shard
 from extract.store import foreign
 from extract.store.layout import Kept, Layout, TrainingAudio
 from extract.store.layouts import gpt_sovits
-from extract.store.ledger import Record
-from extract.values import SAVED, Encoded
+from extract.values import Encoded
 
 NUM_ORIGINALS = 8
 CLIP_S = [0.2 + 0.1 * index for index in range(NUM_ORIGINALS)]
@@ -107,28 +105,11 @@ def _finish(job: Job) -> None:
                 if index % PER_FOLDER == 0:
                     (store.directory / name).parent.mkdir(parents=True, exist_ok=True)
                 os.link(contents, store.directory / name)
-                ledger.write(_record(entry.id, entry.path, name).line())
+                file = name, 0, FILE_BYTES, 1234567890
+                ledger.write(saved_record(entry.id, entry.path, [file]).line())
         contents.unlink()
         _note_durations(job)
     foreign.end(store.directory, job.shard)
-
-
-def _record(id_: str, path: str, name: str) -> Record:
-    size, mtime_ns = LocalFiles().stamp(path)
-    return Record(
-        id_,
-        path,
-        SAVED,
-        peak=0.5,
-        duration_s=0.5,
-        num_frames=24,
-        dtype="float16",
-        retried_fp32=False,
-        clipped_samples=0,
-        source_size=size,
-        source_mtime_ns=mtime_ns,
-        files=((name, 0, FILE_BYTES, 1234567890),),
-    )
 
 
 class _Stack:

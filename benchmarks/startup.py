@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import Row, run_alone, seconds, work_dir, write_clips
+from benchmarks.common import Row, run_alone, saved_record, seconds, work_dir, write_clips
 from benchmarks.run import environment
 from extract.data.batch import collate
 from extract.data.dataset import AudioDataset
@@ -27,15 +27,13 @@ from extract.frames import HUBERT_STACK
 from extract.machine import cores
 from extract.manifest.manifest import Manifest
 from extract.manifest.sources.folder import read_folder
-from extract.opener import LocalFiles
 from extract.run.room import free_bytes, outside_gates
 from extract.shard import Shard
 from extract.store.layouts.gpt_sovits import names
-from extract.store.ledger import Record
 from extract.store.lock import PRIVATE
 from extract.store.resume import ResumePolicy, remaining
 from extract.store.store import Store
-from extract.values import SAVED, AudioSettings
+from extract.values import AudioSettings
 
 NUM_RECORDINGS = 100_000
 NUM_FINISHED = 100_000
@@ -68,22 +66,8 @@ def finish(recordings: Path, store: Store) -> None:
             for name in names(entry.id):
                 (store.directory / name).parent.mkdir(parents=True, exist_ok=True)
                 os.link(contents, store.directory / name)
-            size, mtime_ns = LocalFiles().stamp(entry.path)
-            record = Record(
-                entry.id,
-                entry.path,
-                SAVED,
-                peak=0.5,
-                duration_s=0.5,
-                num_frames=24,
-                dtype="float16",
-                retried_fp32=False,
-                clipped_samples=0,
-                source_size=size,
-                source_mtime_ns=mtime_ns,
-                files=tuple((name, 0, 1000, 1234567890) for name in names(entry.id)),
-            )
-            ledger.write(record.line())
+            files = [(name, 0, 1000, 1234567890) for name in names(entry.id)]
+            ledger.write(saved_record(entry.id, entry.path, files).line())
 
 
 def scan(items: Headers, chunks: list[Indices]) -> Iterator[Scanned]:

@@ -96,6 +96,11 @@ def main(argv: list[str] | None = None) -> int:
         without_a_job = exits.INTERRUPTED
     except Exception as error:
         without_a_job = _failed(error, composed=bool(jobs))
+    return _concluded(jobs, without_a_job)
+
+
+def _concluded(jobs: Jobs, without_a_job: Exit) -> int:
+    """Prints a sweep's table and makes the pages, once no job is at work; returns the exit code."""
     jobs.collect()
     logs = [ended.log for _overrides, ended in jobs]
     if len(jobs) > 1 or any(logs):

@@ -195,7 +195,6 @@ def _save(job: Job, work: Work, tally: Tally, clock: Clock, sampler: Sampler) ->
         _encode(job, work, [*take(job, work, writers, clock), *work.batches], writers, clock)
         writers.close()
         settling.finish(job.store)
-        job.store.place.publish(last=True)
     except BaseException:
         writers.close(abandon=True)
         raise

@@ -41,9 +41,7 @@ def replace(
     else:
         was = _as_it_was(store, identity)
         _drop(store.directory, [was])
-        if (
-            was is not store
-        ):  # this run's files may have other names, and then replace none of these
+        if was is not store:  # the run's files may have other names, and replace none of these
             for id_ in foreign.left_without_lines(was, ids):
                 was.layout.discard(id_)
 

@@ -54,12 +54,16 @@ def settle_again(store: Store, shard: Shard) -> None:
 
 
 def finish(store: Store) -> None:
-    """Writes what lists the store's utterances, after a run's last line: `Layout.finish`."""
+    """Writes what lists the store's utterances, after a run's last line: `Layout.finish`.
+
+    Then publishes what is not published yet.
+    """
     if store.layout.holds_many:
         paths = partial(ledger.ledger_paths, store.directory)
         with explained(store.directory), starting(store.directory):
             store.fence()
             store.layout.finish(lambda: _saved(paths()))
+    store.place.publish(last=True)
 
 
 def _saved(paths: Sequence[Path]) -> Iterator[Mapping[str, Any]]:

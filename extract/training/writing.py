@@ -212,7 +212,6 @@ class FeatureStore:
                 raise
         if not abandon:
             settling.finish(self.store)
-            self.store.place.publish(last=True)
             if not self.todo.any():
                 foreign.end(self.store.directory, self.shard)
 
