@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from json.scanner import make_scanner
 from typing import Any
 
-_raw_decode = json.JSONDecoder().raw_decode
+_scan: Any = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]
 
 
 def parsed(text: str) -> Any:
@@ -15,7 +16,10 @@ def parsed(text: str) -> Any:
         ValueError, RecursionError: as `json.loads`.
     """
     if text[:1] == "{":
-        value, end = _raw_decode(text)
+        try:
+            value, end = _scan(text, 0)
+        except StopIteration:  # a value is missing
+            return json.loads(text)  # raises, and says where
         if end == len(text) or text[end:] == "\n":
             return value
     return json.loads(text)

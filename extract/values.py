@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from extract.fields import number
 from extract.urls import redacted
@@ -171,8 +171,7 @@ def _choice(kind: type[Enum], name: str, value: Enum | str) -> Enum:
         raise ValueError(f"audio.{name}: {value!r}; needed {choices}") from None
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One recording of a source, or a cut of one.
 
     `id` names its files in the store, "/" between folders; `path` is the recording's own.

@@ -78,7 +78,8 @@ def plan_fingerprint(batches: Sequence[Indices], ids: Sequence[str]) -> str:
     """SHA-256 of a plan, in hex: equal if the same ids share the same batches in the same order."""
     digest = hashlib.sha256()
     for batch in batches:
-        digest.update("\n".join(ids[index] for index in batch).encode("utf8", "surrogateescape"))
+        shared = map(ids.__getitem__, batch.tolist())
+        digest.update("\n".join(shared).encode("utf8", "surrogateescape"))
         digest.update(b"\0")
     return digest.hexdigest()
 

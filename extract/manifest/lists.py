@@ -39,7 +39,8 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
     with open(path, encoding=_encoding(path)) as file:
         for number, piece in _pieces(file):
             text = piece.rstrip("\n").lstrip("\ufeff")  # the mark, where the codec leaves it in
-            if number != before and (text.strip() or len(piece) == MAX_PIECE):
+            is_blank = not text or text.isspace()
+            if number != before and (not is_blank or len(piece) == MAX_PIECE):
                 yield number, text
             before = number
 

@@ -13,6 +13,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+PIECE = 256  # strings that are taken out at once
+
 
 class PackedStrings(Sequence[str]):
     """A read-only sequence of strings: their UTF-8 bytes end to end, and where each one ends.
@@ -63,19 +65,34 @@ class PackedStrings(Sequence[str]):
         if isinstance(index, slice):
             return self.take(range(*index.indices(len(self))))
         ends = self._ends
-        position = range(len(ends) - 1)[index]  # raises IndexError; negatives count from the end
-        raw = self._bytes[ends[position] : ends[position + 1]]
+        if index < 0 or index >= len(ends) - 1:
+            index = range(len(ends) - 1)[index]  # raises IndexError; negatives count from the end
+        raw = self._bytes[ends[index] : ends[index + 1]]
         return self.prefix + str(raw, "utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
-        for raw in self.iter_bytes():
-            yield self.prefix + raw.decode("utf-8", "surrogateescape")
+        prefix = self.prefix
+        for data, ends in self._pieces():
+            if data.isascii():
+                text = data.decode()
+                yield from [prefix + text[start:end] for start, end in pairwise(ends)]
+            else:
+                for start, end in pairwise(ends):
+                    yield prefix + data[start:end].decode("utf-8", "surrogateescape")
 
     def iter_bytes(self) -> Iterator[bytes]:
         """The bytes of every string in turn, without the prefix."""
-        data = self._bytes
-        for start, end in pairwise(self._ends):
-            yield bytes(data[start:end])
+        for data, ends in self._pieces():
+            yield from [data[start:end] for start, end in pairwise(ends)]
+
+    def _pieces(self) -> Iterator[tuple[bytes, list[int]]]:
+        """The bytes of `PIECE` strings, and where in them each starts, and the end of the last.
+
+        A part of Python's own bytes costs a third of a part of the array.
+        """
+        for first in range(0, len(self), PIECE):
+            ends = self._offsets[first : first + PIECE + 1]
+            yield bytes(self._bytes[ends[0] : ends[-1]]), (ends - ends[0]).tolist()
 
     def take(self, indices: Iterable[int]) -> PackedStrings:
         """The strings at `indices` (negative ones count from the end), in that order, as a copy.
@@ -149,7 +166,8 @@ class Packer:
 
     def append(self, string: str) -> None:
         """Add one string; UnicodeEncodeError where it is neither a text nor a file name."""
-        self.append_bytes(string.encode("utf-8", "surrogateescape"))
+        self._data += string.encode("utf-8", "surrogateescape")
+        self._offsets.append(len(self._data))
 
     def append_bytes(self, raw: bytes | memoryview) -> None:
         """Add one string by its UTF-8 bytes."""

@@ -58,7 +58,7 @@ class LeftOut:
     def add(self, record: Mapping[str, Any]) -> None:
         """Counts a record of the ledger, if it is of a saved recording that is left out."""
         duration_s = record.get("duration_s")
-        if record.get("status") != SAVED or duration_s is None:
+        if not self.layout or record.get("status") != SAVED or duration_s is None:
             return
         if (reason := dropped(self.layout, duration_s)) is None:
             return

@@ -10,17 +10,18 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from extract.store.layout import KeptFiles
+from extract.store.layout import KeptFile, KeptFiles
 from extract.values import SAVED
 
-_TEXT = r'"([^"\\\x00-\x1f\ud800-\udfff]*)"'
-_WHOLE, _REAL = r"(?:0|[1-9]\d{0,17})", r"(?:0|[1-9]\d{0,17})(?:\.\d{1,30})?(?:e-\d\d)?"
+_TEXT = r'"([^"\\\x00-\x1f\ud800-\udfff]*+)"'
+_WHOLE, _TIME = (rf"(?!0\d)\d{{1,{digits}}}+" for digits in (18, 19))
+_REAL = rf"{_WHOLE}(?:\.\d{{1,30}}+)?(?:e-\d\d)?"
 _FILE = rf"\[{_TEXT},({_WHOLE}),({_WHOLE}),({_WHOLE})\]"
 _LINE = re.compile(
     rf'{{"id":{_TEXT},"path":{_TEXT},"status":"{SAVED}","reason":null,"detail":null,'
     rf'"peak":{_REAL},"duration_s":({_REAL}),"num_frames":{_WHOLE},"dtype":"\w+",'
     rf'"retried_fp32":(?:true|false),"clipped_samples":({_WHOLE}|null),'
-    rf'"source_size":({_WHOLE}),"source_mtime_ns":({_WHOLE}|[1-9]\d{{18}}),'
+    rf'"source_size":({_WHOLE}),"source_mtime_ns":({_TIME}),'
     rf'"files":\[{_FILE}(?:,{_FILE})?\]}}\n',
     re.ASCII,
 )
@@ -37,11 +38,10 @@ def brief(line: bytes) -> dict[str, Any] | None:
         return None
     if found is None:
         return None
-    id_, path, duration, clipped, size, time, *files = found.groups()
-    name, offset, length, crc, *second = files
-    kept = [(name, int(offset), int(length), int(crc))]
+    id_, path, duration, clipped, size, time, name, start, length, crc, *second = found.groups()
+    files: tuple[KeptFile, ...] = ((name, int(start), int(length), int(crc)),)
     if second[0] is not None:
-        kept.append((second[0], int(second[1]), int(second[2]), int(second[3])))
+        files += (_file(*second),)
     return {
         "id": id_,
         "path": path,
@@ -50,5 +50,9 @@ def brief(line: bytes) -> dict[str, Any] | None:
         "clipped_samples": None if clipped == "null" else int(clipped),
         "source_size": int(size),
         "source_mtime_ns": int(time),
-        "files": KeptFiles(kept),
+        "files": KeptFiles(files),
     }
+
+
+def _file(name: str, start: str, length: str, crc: str) -> KeptFile:
+    return name, int(start), int(length), int(crc)

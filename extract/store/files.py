@@ -183,7 +183,7 @@ class StoreFiles:
             if error.errno not in _OF_ONE_FILE | {errno.EPERM}:
                 raise StoreUnusable(self.explain(error)) from None
 
-    def is_whole(self, file: KeptFile, *, checksum: bool, part: bool = False) -> bool:
+    def is_whole(self, file: KeptFile, *, checksum: bool = False, part: bool = False) -> bool:
         """Whether a file exists with the length that the ledger holds.
 
         Args:
@@ -199,9 +199,10 @@ class StoreFiles:
         status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode):
             return False
-        if path[: path.rindex("/")] not in self._own_folders and not self._is_own_folder(path):
+        if not self._is_own_folder(path):
             return False
-        if status.st_size != offset + size and not (part and status.st_size > offset + size):
+        end = offset + size
+        if status.st_size != end and not (part and status.st_size > end):
             return False
         return not checksum or crc32([self.read(file)]) == crc
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from extract.fields import checked, location, number
 from extract.store.subfolders import NEEDED, is_subfolders
@@ -100,8 +100,7 @@ class KeptFiles(tuple[KeptFile, ...]):
     __slots__ = ()
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """One utterance whose files are whole on the disk: what its line of the ledger says of them."""
 
     id: str

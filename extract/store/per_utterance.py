@@ -9,7 +9,7 @@ torch, by way of `formats`, is imported where it is needed: `--help` reads the o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from extract.files import Buffer
@@ -17,7 +17,7 @@ from extract.frames import RECORDING_RATE_HZ
 from extract.manifest.folders import METADATA, PRIVATE
 from extract.shard import LEDGER_NAME
 from extract.store.files import StoreFiles, WriteFailed
-from extract.store.layout import Kept, Layout, LayoutOptions, TrainingAudio
+from extract.store.layout import Kept, KeptFile, Layout, LayoutOptions, TrainingAudio
 from extract.store.reused import NotReusable, Reused, SameFile
 from extract.store.subfolders import AUTO, KEY, folder_of, id_below
 from extract.text import printable
@@ -55,9 +55,19 @@ class PerUtterance(Layout):
 
     def names(self, id: str) -> tuple[str, ...]:  # noqa: A002 - the ledger's own word
         """An utterance's files below the store: its features, and its training audio."""
-        below = f"{folder_of(id, self._levels)}{id}"
+        below = self._below(id)
+        return tuple(f"{start}{below}{end}" for start, end in self._ends)
+
+    def _below(self, id: str) -> str:  # noqa: A002
+        """The id behind its sub-folder, if there are any."""
+        levels = self._levels
+        return f"{folder_of(id, levels)}{id}" if levels else id
+
+    @cached_property
+    def _ends(self) -> list[tuple[str, str]]:
+        """What stands before and behind an id in the name of each of its files."""
         pairs = zip(self.folders, self.suffixes, strict=True)
-        return tuple(f"{folder}/{below}{suffix}".lstrip("/") for folder, suffix in pairs)
+        return [(folder and f"{folder}/", suffix) for folder, suffix in pairs]
 
     @property
     def _levels(self) -> int:
@@ -119,16 +129,28 @@ class PerUtterance(Layout):
         """The files that a line names; None if they are not the files of its id."""
         kept = Kept.of(record)
         if kept is None:
-            return None
-        own = self.names(record["id"])
-        for file, name in zip(kept.files, own, strict=False):
-            if file[0] != name or file[1]:
+            return self.kept_by_sizes(record)
+        below, ends = self._below(kept.id), self._ends
+        for (name, offset, _size, _crc), (start, end) in zip(kept.files, ends, strict=False):
+            if offset or name != f"{start}{below}{end}":
                 return None
-        return kept if len(kept.files) in (1, len(own)) else None
+        return kept if len(kept.files) in (1, len(ends)) else None
+
+    def kept_by_sizes(self, record: Mapping[str, Any]) -> Kept | None:
+        """The files of a line that names none; None unless an earlier version wrote such lines."""
+        return None
 
     def intact(self, kept: Kept, *, checksum: bool) -> bool:
         """Whether its files are whole: `Layout.intact`."""
-        return all(map(partial(self._files.is_whole, checksum=checksum), kept.files))
+        return all(map(self.is_unchanged if checksum else self._files.is_whole, kept.files))
+
+    def is_unchanged(self, file: KeptFile) -> bool:
+        """Whether a file has the bytes whose checksum the ledger holds.
+
+        Raises:
+            OSError, ValueError: it cannot be examined.
+        """
+        return self._files.is_whole(file, checksum=True)
 
     def read(self, kept: Kept) -> Tensor:
         """The features: `Layout.read`."""
@@ -152,9 +174,10 @@ class PerUtterance(Layout):
 
     def ids_of_files(self) -> Iterator[str]:
         """The ids that have a file in one of the folders."""
+        levels = self._levels
         for folder, suffix in zip(self.folders, self.suffixes, strict=True):
             for name in self._files.names(folder):
-                id_ = id_below(name.removesuffix(suffix), self._levels)
+                id_ = id_below(name.removesuffix(suffix), levels)
                 if id_ is not None and name.endswith(suffix):
                     yield id_
 

@@ -97,7 +97,7 @@ class RemoteFiles(StoreFiles):
             if self.sizes.pop(name, None) is not None:
                 self._gone.add(name)
 
-    def is_whole(self, file: KeptFile, *, checksum: bool, part: bool = False) -> bool:
+    def is_whole(self, file: KeptFile, *, checksum: bool = False, part: bool = False) -> bool:
         """As `StoreFiles.is_whole`; an object's size is that of the listing."""
         name, offset, size, crc = file
         if self.is_here(name):

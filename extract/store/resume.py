@@ -56,13 +56,15 @@ class Remaining:
 
     def keep(self, index: int, record: Mapping[str, Any]) -> None:
         """Counts an entry as done, by its record."""
+        get, status = record.get, record["status"]
         self.todo[index] = False
-        if record.get("shared"):
+        self.kept[status, get("reason") or ""] += 1
+        if status == SAVED:
+            self.kept_s += get("duration_s") or 0.0
+        if get("clipped_samples"):
+            self.kept_clipped += 1
+        if get("shared"):
             self.shared[index] = True
-        self.kept[record["status"], record.get("reason") or ""] += 1
-        if record["status"] == SAVED:
-            self.kept_s += record.get("duration_s") or 0.0
-        self.kept_clipped += bool(record.get("clipped_samples"))
 
 
 def remaining(
@@ -191,10 +193,9 @@ class _Lines:
             return not own and _stays(record, self._manifest.source, self._store)
         rest = self.rest
         rest.unseen[index] = False
-        return bool(rest.todo[index]) and self._is_kept(index, record)
-
-    def _is_kept(self, index: int, record: Mapping[str, Any]) -> bool:
-        rest, path = self.rest, self._manifest.paths[index]
+        if not rest.todo[index]:
+            return False
+        path = self._manifest.paths[index]
         another = self._adds and record.get("path") != path and _is_another(record, redacted(path))
         if not self._holds(index, path, record, another):
             rest.renamed += another

@@ -39,6 +39,8 @@ def folder_of(id: str, levels: int) -> str:  # noqa: A002 - the ledger's own wor
 
 def id_below(name: str, levels: int) -> str | None:
     """The id whose sub-folder and self make `name`: `a.wav` of `bc/a.wav`; None of other names."""
+    if not levels:
+        return name or None
     id_ = name[(_DIGITS + 1) * levels :]
     return id_ if id_ and name == f"{folder_of(id_, levels)}{id_}" else None
 

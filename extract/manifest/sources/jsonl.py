@@ -55,7 +55,7 @@ def _parse(places: Places, audio_key: str, line: str) -> Entry:
     offset_s = _seconds("offset", values.pop("offset", None))
     duration_s = _seconds("duration", values.pop("duration", None))
     if offset_s is None:  # then `duration` is the recording's own
-        return Entry(own_id or file_name(path), path, extra=extra_of(values))
+        return Entry(own_id or file_name(path), path, 0.0, None, extra_of(values))
     cut = _name_of_cut(file_name(path), path, offset_s, duration_s)
     return Entry(own_id or cut, path, offset_s, duration_s, extra_of(values))
 

@@ -48,22 +48,17 @@ class GptSovits(TorchFiles):
     adds = True  # as GPT-SoVITS's step does: an experiment is a folder, not a list
     replaces_foreign = True  # what that step began is done over
 
-    def kept(self, record: Mapping[str, Any]) -> Kept | None:
-        """The files that a line names; None if they are not the files of its id."""
-        return super().kept(record) if record.get("files") else _kept_by_0_1_0(record)
+    def kept_by_sizes(self, record: Mapping[str, Any]) -> Kept | None:
+        """The files of a line of version 0.1.0."""
+        return None if record.get("files") else _kept_by_0_1_0(record)
 
-    def intact(self, kept: Kept, *, checksum: bool) -> bool:
-        """Whether its files are whole: `Layout.intact`."""
-        if not checksum:
-            return super().intact(kept, checksum=False)
-        return all(self._is_whole(file, checksum) for file in kept.files)
-
-    def _is_whole(self, file: KeptFile, checksum: bool) -> bool:
-        if not checksum or file[3] is not None:
-            return self._files.is_whole(file, checksum=checksum)
+    def is_unchanged(self, file: KeptFile) -> bool:
+        """Whether a file has the ledger's checksum, or is readable where 0.1.0 noted none."""
+        if file[3] is not None:
+            return super().is_unchanged(file)
         from extract.store.formats import is_readable
 
-        return self._files.is_whole(file, checksum=False) and is_readable(self._files.read(file))
+        return self._files.is_whole(file) and is_readable(self._files.read(file))
 
 
 def _kept_by_0_1_0(record: Mapping[str, Any]) -> Kept | None:
