@@ -195,11 +195,11 @@ class StoreFiles:
             OSError, ValueError: it cannot be examined.
         """
         name, offset, size, crc = file
-        path = self.path(name)
+        path = self._prefix + name
         status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode):
             return False
-        if not self._is_own_folder(path):
+        if path[: path.rindex("/")] not in self._own_folders and not self._is_own_folder(path):
             return False
         end = offset + size
         if status.st_size != end and not (part and status.st_size > end):

@@ -60,8 +60,7 @@ class PerUtterance(Layout):
 
     def _below(self, id: str) -> str:  # noqa: A002
         """The id behind its sub-folder, if there are any."""
-        levels = self._levels
-        return f"{folder_of(id, levels)}{id}" if levels else id
+        return f"{folder_of(id, self._levels)}{id}" if self._subfolders else id
 
     @cached_property
     def _ends(self) -> list[tuple[str, str]]:
@@ -130,7 +129,7 @@ class PerUtterance(Layout):
         kept = Kept.of(record)
         if kept is None:
             return self.kept_by_sizes(record)
-        below, ends = self._below(kept.id), self._ends
+        ends, below = self._ends, self._below(kept.id)
         for (name, offset, _size, _crc), (start, end) in zip(kept.files, ends, strict=False):
             if offset or name != f"{start}{below}{end}":
                 return None

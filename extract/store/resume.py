@@ -211,11 +211,14 @@ class _Lines:
             return False
         now = self._stamps.of_entry(index, path)
         then = record.get("source_size"), record.get("source_mtime_ns")
-        if (another or now != then) and not (status == SAVED and now == MISSING):
+        is_same = now == then and not another
+        if status != SAVED:
+            return is_same
+        if not is_same and now != MISSING:
             return False
-        if status == SAVED and policy.units and units.of_record(record) is None:
+        if policy.units and units.of_record(record) is None:
             return False
-        return status != SAVED or self._store.intact(record, checksum=policy.checksum)
+        return self._store.intact(record, checksum=policy.checksum)
 
 
 def _is_another(record: Mapping[str, Any], path: str) -> bool:
@@ -255,7 +258,7 @@ class _Extras:
         return ledger.line_of({**record, "extra": self._of(index)})
 
     def _of(self, index: int) -> Any:
-        text = "" if self._texts is None else self._texts[index]
+        text = self._texts[index] if self._texts is not None else ""
         return json.loads(text) if text else None
 
 
