@@ -40,12 +40,13 @@ def main(argv: Sequence[str]) -> int:
 
     try:
         directory = _folder(options.store, options.fix)
+        where = redacted(options.store) if is_url(options.store) else str(directory)
         if not directory.is_dir() or not ledgers(directory):
-            return _refused(f"{directory}: no ledger here; needed the folder of a run")
+            return _refused(f"{where}: no ledger here; needed the folder of a run")
         listed = None if options.list is None else Path(options.list).expanduser()
         findings = audit(directory, listed, options.sample, _progress())
         ignored = set(options.ignore)
-        _write(findings, directory, ignored, as_json=options.json)
+        _write(findings, where, ignored, as_json=options.json)
         if options.fix and findings.without(ignored):
             return _fix(directory, findings)
         return exits.SOME_FAILED.code if findings.without(ignored) else exits.DONE.code
@@ -118,10 +119,10 @@ def _progress() -> Callable[[int], None]:
     return progress
 
 
-def _write(findings: Findings, directory: Path, ignored: set[Kind], *, as_json: bool) -> None:
+def _write(findings: Findings, where: str, ignored: set[Kind], *, as_json: bool) -> None:
     if as_json:
         said = {
-            "store": str(directory),
+            "store": where,
             "lines": findings.num_lines,
             "saved": findings.num_saved,
             "read": findings.num_read,

@@ -30,7 +30,7 @@ from extract.run.pipeline import run
 from extract.run.room import bytes_per_second, require_room
 from extract.run.sharing import choose_decoded, features_to_take, of_sweep, take
 from extract.run.signals import Stop
-from extract.run.summary import Summary, summarize
+from extract.run.summary import Summary, not_begun, summarize
 from extract.run.sweep import Sweep
 from extract.run.tally import Tally
 from extract.run.timings import Sampler
@@ -99,9 +99,7 @@ def run_shard(
             if job.url:
                 watch.said(f"{job.url}: worked on in {printable(str(job.store.directory))}")
             if job.units is not None and job.units.fill(stop).stopped:
-                summary = Summary(
-                    job.directory, interrupted=stop.signal_name or "", left=None, url=job.url
-                )
+                summary = not_begun(config.store.dir, interrupted=stop.signal_name or "")
             else:
                 return _extract(job, _work(job, loading, foreign_ids))
     except StoreUnusable as error:

@@ -121,7 +121,8 @@ def starting(directory: Path, kind: LockKind = LockKind.auto) -> Iterator[bool]:
         lock = _acquire(directory / PRIVATE / "lock", START_UP_S, has_flock=not why)
     except Timeout:
         raise StoreBusy(
-            f"{directory}: another process has been starting here for {START_UP_S:g} s; try again"
+            f"{printable(str(directory))}: another process has been starting here for "
+            f"{START_UP_S:g} s; try again"
         ) from None
     try:
         if lock.flock is None:
@@ -307,7 +308,7 @@ def _message(directory: Path, path: Path, wanted: str, *, has_flock: bool) -> st
         with suppress(OSError):
             since = f" since {time.ctime(path.lstat().st_mtime)}"
     return (
-        f"{directory}: {who} has been working here{since} ({path.name}); {wanted} needs the store "
-        "for itself. Wait for it, stop it, or choose another store.dir"
+        f"{printable(str(directory))}: {who} has been working here{since} ({path.name}); "
+        f"{wanted} needs the store for itself. Wait for it, stop it, or choose another store.dir"
         f"{by_hand}"
     )

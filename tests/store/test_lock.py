@@ -115,6 +115,15 @@ def test_a_second_process_is_refused_and_told_who_works_there(tmp_path, other):
     assert "store.dir" in said
 
 
+def test_the_name_of_a_busy_store_does_not_reach_the_terminal_as_it_is(tmp_path):
+    store = tmp_path / "a\x1b[2J"
+    store.mkdir()
+    with locked(store), pytest.raises(StoreBusy) as caught, locked(store):
+        pass
+    assert "\x1b" not in str(caught.value)
+    assert "a\\x1b[2J: process" in str(caught.value)
+
+
 def test_a_store_is_free_again_after_its_holder(tmp_path):
     for _ in range(2):
         with locked(tmp_path):
