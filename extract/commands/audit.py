@@ -37,9 +37,13 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     from extract.audit.audit import audit  # NumPy, for which `--help` does not wait
     from extract.audit.ledgers import ledgers
+    from extract.store.at_url import folder_with_all  # copies; the audit reads the folder
 
     try:
-        directory = _folder(options.store, options.fix)
+        if options.fix and is_url(options.store):
+            said = "--fix changes a folder of this machine alone"
+            return _refused(f"{redacted(options.store)}: {said}")
+        directory = folder_with_all(options.store)
         where = redacted(options.store) if is_url(options.store) else str(directory)
         if not directory.is_dir() or not ledgers(directory):
             return _refused(f"{where}: no ledger here; needed the folder of a run")
@@ -57,17 +61,6 @@ def main(argv: Sequence[str]) -> int:
         return exits.UNREADABLE.code
     except KeyboardInterrupt:
         return exits.INTERRUPTED.code
-
-
-def _folder(store: str, fix: bool) -> Path:
-    """The store's folder; of a store at a URL one with a copy of all of it."""
-    if not is_url(store):
-        return Path(store).expanduser()
-    if fix:
-        raise ValueError(f"{redacted(store)}: --fix changes a folder of this machine alone")
-    from extract.store.at_url import copy_of_all  # copies; the audit itself reads the folder
-
-    return copy_of_all(store)
 
 
 def _parser() -> argparse.ArgumentParser:
