@@ -21,6 +21,7 @@ from extract.encoder.batches import batch_encoder
 from extract.encoder.encoder import Encoder
 from extract.machine import collect_garbage_again, keep_freed_memory
 from extract.options import check
+from extract.run.assembled import Job, choose_loading, job_of, say_input
 from extract.run.auto import LoaderPlan, share_of_threads
 from extract.run.build import load_batches
 from extract.run.clock import Clock
@@ -35,16 +36,12 @@ from extract.run.sweep import Sweep
 from extract.run.tally import Tally
 from extract.run.timings import Sampler
 from extract.run.work import (
-    Job,
     Work,
-    choose_loading,
     failures_of_source,
     find_rest,
-    job_of,
     needs_plan,
     plan_rest,
     read_durations,
-    say_input,
 )
 from extract.shard import Shard
 from extract.store import foreign, settling

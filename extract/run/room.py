@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from extract.data.probes import read_headers
 from extract.frames import ENCODER_RATE_HZ, ConvStack
+from extract.run.assembled import Job
 from extract.run.build import saved_dtype, scan_probes
-from extract.run.work import Job
 from extract.store.store import StoreUnusable
 from extract.values import AudioSettings
 
