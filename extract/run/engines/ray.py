@@ -25,7 +25,8 @@ from extract.run.observer import Observer, Unit
 from extract.run.signals import Stop
 from extract.run.summary import Summary, merged, not_begun
 from extract.shard import Shard
-from extract.store.lock import LEASE_S, StoreBusy
+from extract.store.held import LEASE_S
+from extract.store.lock import StoreBusy
 from extract.store.store import no_url
 from extract.text import count
 from extract.urls import is_url
