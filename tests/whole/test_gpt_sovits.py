@@ -380,7 +380,7 @@ def test_parts_at_once_share_cores_memory_and_terminal(run, monkeypatch):
         consoles.append(screen)
         return screen
 
-    monkeypatch.setattr(app, "_console", console)
+    monkeypatch.setattr(app, "stderr_console", console)
     assert run("0-0") == [0, 0]
     assert (threads, planned) == ([4, 4], [2, 2])
     assert not any("\x1b[?25" in one.file.getvalue() for one in consoles), "no bar"
