@@ -194,7 +194,7 @@ def _await_others(frames: Iterable[FrameType]) -> None:
     in which they have other names leaves the command with those that ended before.
     """
     names = {"job_overrides", "jobs", "initial_job_idx"}
-    launch = next((frame.f_locals for frame in frames if names <= frame.f_locals.keys()), None)
+    launch = next((frame.f_locals for frame in frames if names <= {*frame.f_locals}), None)
     if launch is None:
         return
     before = len(_arrived) - launch["initial_job_idx"]  # each job brought one end
