@@ -31,6 +31,7 @@ from extract.data.plan import Indices
 from extract.data.stamps import Stamps
 from extract.encoder.batches import BatchEncoder
 from extract.machine import collect_garbage_again
+from extract.run.assembled import Job, choose_loading, job_of
 from extract.run.build import load_batches, load_encoder
 from extract.run.clock import Clock
 from extract.run.observer import Silent
@@ -38,15 +39,7 @@ from extract.run.opened import opened
 from extract.run.pipeline import Stage, run
 from extract.run.room import require_room
 from extract.run.signals import Stop
-from extract.run.work import (
-    Job,
-    choose_loading,
-    find_rest,
-    job_of,
-    needs_plan,
-    plan_rest,
-    read_durations,
-)
+from extract.run.work import find_rest, needs_plan, plan_rest, read_durations
 from extract.shard import Shard
 from extract.store.ledger import Ledger
 from extract.store.writers import Writers

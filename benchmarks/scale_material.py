@@ -16,10 +16,10 @@ from extract.encoder.pending import Pending
 from extract.frames import HUBERT_STACK
 from extract.manifest.sources import folder as of_folder
 from extract.manifest.sources import jsonl
+from extract.run.assembled import Job, job_of
 from extract.run.observer import Silent
 from extract.run.opened import opened
 from extract.run.signals import Stop
-from extract.run.work import Job, job_of
 from extract.shard import Shard
 from extract.store import foreign
 from extract.store.layout import Kept, Layout, TrainingAudio

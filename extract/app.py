@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import hydra
@@ -26,7 +25,7 @@ from extract.config import Config, Page
 from extract.exits import Exit
 from extract.hydra_setup import VERSION_BASE, chosen_by, conf_dir, not_set, register
 from extract.jobs import Ended, Jobs, Sent, no_launcher, of_launcher, sent
-from extract.launchers import place
+from extract.one_job import examine, run, say_part, stderr_console, usage
 from extract.options import ChoiceError, check, expand_home
 from extract.words import (
     SHOWS_CONFIG,
@@ -78,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         completion.complete(words, job)
         return exits.DONE.code
     if refusal := _refusal(words):
-        return _usage(refusal).code
+        return usage(refusal).code
     if is_asked(words, SHOWS_HELP | SHOWS_CONFIG) and not chooses_dataset(words):
         words.append("dataset=demo")  # what is shown is composed, which needs a dataset
         if is_asked(words, SHOWS_CONFIG):
@@ -107,8 +106,8 @@ def _concluded(jobs: Jobs, without_a_job: Exit) -> int:
         from extract.run.tables import sweep_logs, sweep_table
 
         rows = [(overrides, ended.summaries, str(ended.exit)) for overrides, ended in jobs]
-        sweep_table(_console(), rows)
-        sweep_logs(_console(), rows, logs)
+        sweep_table(stderr_console(), rows)
+        sweep_logs(stderr_console(), rows, logs)
     ends = [without_a_job, *(ended.exit for _overrides, ended in jobs)]
     if not {exits.INTERRUPTED, exits.TERMINATED} & {*ends}:
         stores = [store for _overrides, ended in jobs for store in ended.shown]
@@ -119,7 +118,7 @@ def _concluded(jobs: Jobs, without_a_job: Exit) -> int:
 def _failed(error: Exception, *, composed: bool) -> Exit:
     """Prints the error that ended the command line; returns the exit to use if no job has one."""
     if isinstance(error, HydraException | OmegaConfBaseException | ChoiceError) and not composed:
-        return _usage(no_launcher(_message(error)))
+        return usage(no_launcher(_message(error)))
     if (found := of_launcher(error)) is not None:
         return found
     traceback.print_exception(error)
@@ -207,39 +206,26 @@ def _shown(config: DictConfig) -> Sequence[Path]:
     return ()
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
 def _job(config: DictConfig, sweep: Sweep | None) -> Ended:
     from extract import choices  # 30 ms, for which `--help` does not wait
 
-    console = _console()
+    console = stderr_console()
     _log_to(console)
     try:
         if missing := not_set(config):
-            return Ended(_usage(_not_set_message(missing)))
+            return Ended(usage(_not_set_message(missing)))
         settings = OmegaConf.to_object(config)
         assert isinstance(settings, Config)
         expand_home(settings)
         check(settings)
         engine = choices.find("engines", settings.engine.kind)
-        _say_part(settings, console)
+        say_part(settings, console)
     except (OmegaConfBaseException, ValueError) as error:
-        return Ended(_usage(str(error)))
+        return Ended(usage(str(error)))
     if settings.preflight:
-        return _preflight(settings, console)
-    return _run(settings, engine, console, sweep)
-
-
-def _say_part(config: Config, console: Console) -> None:
-    """Says which part of the job this is, where a launcher's variables say so."""
-    with suppress(ValueError):  # they are ambiguous, and the options were given
-        found = place(os.environ)
-        if found is not None and found.is_part(config.shard.index, config.shard.count):
-            console.print(f"part {config.shard.index} of {config.shard.count}: {found.said}")
+        return examine(settings, console)
+    is_multirun = HydraConfig.get().mode is RunMode.MULTIRUN
+    return run(settings, engine, console, sweep, is_multirun=is_multirun)
 
 
 def _log_to(console: Console) -> None:
@@ -249,43 +235,6 @@ def _log_to(console: Console) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
 
 
-def _run(config: Config, engine: ModuleType, console: Console, sweep: Sweep | None) -> Ended:
-    """Runs the engine's shards, shown on the terminal, until a signal asks them to stop."""
-    from extract.run.job import run_shard  # torch: after the options are known to be right
-    from extract.run.signals import stop_on_signals
-    from extract.run.terminal import Terminal
-
-    if int(config.loader.side_by_side) > 1:
-        console.is_interactive = False  # bars of several runs would overwrite each other
-    unit = functools.partial(run_shard, sweep=sweep) if sweep else run_shard
-    with stop_on_signals() as stop:
-        try:
-            with Terminal(console) as watch, _live(config):
-                summaries = engine.run(config, engine.shards(config), unit, watch, stop)
-        except ValueError as error:
-            return Ended(_usage(str(error)))
-        except KeyboardInterrupt:
-            console.print("stopped at once; the same command goes on from here")
-            return Ended(exits.INTERRUPTED)
-        if sweep is not None:
-            sweep.ended(summary.directory for summary in summaries)
-        if stop.signal_name and HydraConfig.get().mode is RunMode.MULTIRUN:
-            ended = exits.after_signal(stop.signal_name)  # ends the sweep too
-            return Ended(ended, summaries, signals=stop.signals)
-        is_shown = config.report.page is not Page.none and not stop.signal_name
-        stores = [summary.directory for summary in summaries] if is_shown else []
-        return Ended(exits.of_run(summaries), summaries, stores)
-
-
-def _live(config: Config) -> AbstractContextManager[None]:
-    """Keeps the store's page up to date while a run is at work, if that is asked for."""
-    if config.report.page is not Page.live:
-        return nullcontext()
-    from extract.report.live import kept_live
-
-    return kept_live(Path(config.store.dir))
-
-
 def _pages(stores: Sequence[Path], *, is_sweep: bool) -> Exit:
     """Makes the pages of all jobs. What goes wrong with one is said, and changes no exit code."""
     if not stores:
@@ -293,7 +242,7 @@ def _pages(stores: Sequence[Path], *, is_sweep: bool) -> Exit:
     from extract.report.child import make
     from extract.run.signals import stop_on_signals
 
-    console = _console()
+    console = stderr_console()
     try:
         with stop_on_signals("no report is made; all else is as the run left it") as stop:
             for line in make(stores, stop, is_sweep=is_sweep):
@@ -303,32 +252,6 @@ def _pages(stores: Sequence[Path], *, is_sweep: bool) -> Exit:
     except Exception as error:  # a fault of this program: all that the run saved is whole
         console.print(f"no report: {type(error).__name__}: {error}", markup=False)
     return exits.after_signal(stop.signal_name) if stop.signal_name else exits.DONE
-
-
-def _preflight(config: Config, console: Console) -> Ended:
-    """Examines the job and prints what a run would find, to stdout; writes nothing else."""
-    from rich.console import Console
-
-    from extract.run.preflight import preflight
-    from extract.run.preflight_table import as_json, report
-    from extract.run.signals import stop_on_signals
-    from extract.run.terminal import Terminal
-
-    with stop_on_signals() as stop:
-        try:
-            with Terminal(console) as watch:
-                found = preflight(config, watch, stop)
-        except ValueError as error:
-            return Ended(_usage(str(error)))
-        except KeyboardInterrupt:
-            return Ended(exits.INTERRUPTED)
-        if found is None:
-            return Ended(exits.after_signal(stop.signal_name or ""))
-    if config.preflight == "json":
-        sys.stdout.write(as_json(found) + "\n")
-    else:
-        report(Console(), found)
-    return Ended(exits.of_preflight(found))
 
 
 def _not_set_message(missing: Sequence[str]) -> str:
@@ -346,9 +269,3 @@ def _message(error: Exception) -> str:
     """The message of an error of Hydra's, with the error of OmegaConf's that caused it."""
     cause = error.__cause__
     return f"{error}\n{cause}" if isinstance(cause, OmegaConfBaseException) else str(error)
-
-
-def _usage(message: str) -> Exit:
-    console = _console()
-    console.print(message, style="red", soft_wrap=True, markup=False, highlight=False)
-    return exits.USAGE

@@ -16,11 +16,13 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from extract import exits
 from extract.exits import Exit
 from extract.extras import missing
+from extract.text import count
 
 if TYPE_CHECKING:  # what `--help` does not wait for
     from extract.run.summary import Summary
@@ -139,7 +141,11 @@ def _log() -> str:
         return ""
     from submitit import JobEnvironment
 
-    paths = JobEnvironment().paths
+    return _log_at(JobEnvironment().paths)
+
+
+def _log_at(paths: Any) -> str:
+    """Of a job's files, as submitit names them, the one that holds what it said last."""
     return str(paths.stderr if paths.stderr.exists() else paths.stdout)
 
 
@@ -155,21 +161,52 @@ def of_launcher(error: Exception) -> Exit | None:
     """The exit of a command whose launcher raised an error, which it prints; None for others.
 
     submitit raises a RuntimeError where there is no Slurm, where `sbatch` refuses the jobs, and
-    for the first job that brought back no result.
+    for the first job that brought back no result. The ends of the jobs after that one are awaited.
     """
     frames = [frame for frame, _line in traceback.walk_tb(error.__traceback__)]
     module = str(frames[-1].f_globals.get("__name__")) if frames else ""
     if not isinstance(error, RuntimeError) or not module.startswith("submitit."):
         return None
+    _say(error)
+    is_of_a_job = type(error).__name__ in ("UncompletedJobError", "FailedJobError")
+    if not is_of_a_job or isinstance(error.__cause__, subprocess.CalledProcessError):
+        return exits.USAGE
+    found = "not all jobs have a result"
+    try:
+        _await_others(frames)
+    except KeyboardInterrupt:
+        found = "jobs may still be at work"
+    sys.stderr.write(f"{found}; once all have ended, the same command goes on\n")
+    return exits.TERMINATED
+
+
+def _say(error: Exception) -> None:
     lines = str(error).splitlines()
     if len(lines) > HEAD + TAIL:
         lines[HEAD:-TAIL] = ["..."]
     sys.stderr.write("\n".join([*lines, ""]))
-    is_of_a_job = type(error).__name__ in ("UncompletedJobError", "FailedJobError")
-    if not is_of_a_job or isinstance(error.__cause__, subprocess.CalledProcessError):
-        return exits.USAGE
-    sys.stderr.write(
-        "stopped: a job ended without a result, and the others may still be at work; once they "
-        "have ended, the same command goes on\n"
-    )
-    return exits.TERMINATED
+
+
+def _await_others(frames: Iterable[FrameType]) -> None:
+    """Collects the ends of the jobs behind the one whose missing result was an error, and its own.
+
+    The launcher keeps its jobs to itself: they are in the frame that raised the error. A launcher
+    in which they have other names leaves the command with those that ended before.
+    """
+    names = {"job_overrides", "jobs", "initial_job_idx"}
+    launch = next((frame.f_locals for frame in frames if names <= {*frame.f_locals}), None)
+    if launch is None:
+        return
+    before = len(_arrived) - launch["initial_job_idx"]  # each job brought one end
+    left = [*zip(launch["job_overrides"], launch["jobs"], strict=True)][before:]
+    if len(left) > 1:
+        sys.stderr.write(f"waiting for {count(len(left) - 1, 'other job')}\n")
+    _arrived.append(_without_result(*left[0]))
+    for overrides, job in left[1:]:
+        if (found := job.exception()) is not None:  # a result adds itself to `_arrived`
+            _say(found)
+            _arrived.append(_without_result(overrides, job))
+
+
+def _without_result(overrides: Iterable[str], job: Any) -> Job:
+    return tuple(overrides), Ended(exits.TERMINATED, log=_log_at(job.paths))

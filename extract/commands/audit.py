@@ -37,15 +37,20 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     from extract.audit.audit import audit  # NumPy, for which `--help` does not wait
     from extract.audit.ledgers import ledgers
+    from extract.store.at_url import folder_with_all  # copies; the audit reads the folder
 
     try:
-        directory = _folder(options.store, options.fix)
+        if options.fix and is_url(options.store):
+            said = "--fix changes a folder of this machine alone"
+            return _refused(f"{redacted(options.store)}: {said}")
+        directory = folder_with_all(options.store)
+        where = redacted(options.store) if is_url(options.store) else str(directory)
         if not directory.is_dir() or not ledgers(directory):
-            return _refused(f"{directory}: no ledger here; needed the folder of a run")
+            return _refused(f"{where}: no ledger here; needed the folder of a run")
         listed = None if options.list is None else Path(options.list).expanduser()
         findings = audit(directory, listed, options.sample, _progress())
         ignored = set(options.ignore)
-        _write(findings, directory, ignored, as_json=options.json)
+        _write(findings, where, ignored, as_json=options.json)
         if options.fix and findings.without(ignored):
             return _fix(directory, findings)
         return exits.SOME_FAILED.code if findings.without(ignored) else exits.DONE.code
@@ -56,17 +61,6 @@ def main(argv: Sequence[str]) -> int:
         return exits.UNREADABLE.code
     except KeyboardInterrupt:
         return exits.INTERRUPTED.code
-
-
-def _folder(store: str, fix: bool) -> Path:
-    """The store's folder; of a store at a URL one with a copy of all of it."""
-    if not is_url(store):
-        return Path(store).expanduser()
-    if fix:
-        raise ValueError(f"{redacted(store)}: --fix changes a folder of this machine alone")
-    from extract.store.at_url import copy_of_all  # copies; the audit itself reads the folder
-
-    return copy_of_all(store)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,10 +112,10 @@ def _progress() -> Callable[[int], None]:
     return progress
 
 
-def _write(findings: Findings, directory: Path, ignored: set[Kind], *, as_json: bool) -> None:
+def _write(findings: Findings, where: str, ignored: set[Kind], *, as_json: bool) -> None:
     if as_json:
         said = {
-            "store": str(directory),
+            "store": where,
             "lines": findings.num_lines,
             "saved": findings.num_saved,
             "read": findings.num_read,

@@ -17,10 +17,11 @@ from rich.cells import cell_len
 
 from extract import exits
 from extract.files import replace_whole
+from extract.store.at_url import folder_with_ledgers
 from extract.store.export import csv_parts, output_path, parquet_parts
 from extract.store.ledger import ledger_paths, lines
 from extract.text import count, shown
-from extract.urls import is_url, redacted
+from extract.urls import redacted
 from extract.values import FAILED, REJECTED, SAVED, STATUS_OF, STATUSES
 
 BLOCK = 1_000  # rows that are held at a time and share their columns' widths
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     """
     options = _parser().parse_args(argv)
     try:
-        directory = _folder(options.store)
+        directory = folder_with_ledgers(options.store)
         if not ledger_paths(directory):
             sys.stderr.write(f"{shown(redacted(options.store), MAX_CELL)}: {NO_STORE}\n")
             return exits.USAGE.code
@@ -75,15 +76,6 @@ def main(argv: Sequence[str]) -> int:
         _forget_output()
         return exits.INTERRUPTED.code
     return exits.DONE.code
-
-
-def _folder(store: str) -> Path:
-    """The store's folder; of a store at a URL one with a copy of its ledgers."""
-    if not is_url(store):
-        return Path(store).expanduser()
-    from extract.store.at_url import copy_of_ledgers  # filelock, for which `show` does not wait
-
-    return copy_of_ledgers(store)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -219,11 +219,6 @@ def is_of_a_sweep(path: str) -> bool:
         return False
 
 
-def is_metadata(path: str) -> bool:
-    """Whether the file at `path` is the metadata of a store."""
-    return read_metadata(path) is not None
-
-
 def read_metadata(path: str) -> dict[str, Any] | None:
     """The metadata of a store at `path`; None if the file is none."""
     try:

@@ -16,7 +16,8 @@ from extract import __version__
 from extract.extras import missing
 from extract.run.observer import Observer
 from extract.run.signals import kept_handlers
-from extract.store.lock import LEASE_S, PRIVATE
+from extract.store.held import LEASE_S
+from extract.store.lock import PRIVATE
 from extract.text import count
 from extract.urls import is_url
 

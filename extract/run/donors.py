@@ -12,7 +12,7 @@ from typing import Any
 from extract.audio.prepare import gain
 from extract.config import InputNorm
 from extract.files import open_regular
-from extract.run.work import Job
+from extract.run.assembled import Job
 from extract.store import ledger, metadata, units
 from extract.store.differences import compare
 from extract.store.existing import existing_store

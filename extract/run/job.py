@@ -21,6 +21,7 @@ from extract.encoder.batches import batch_encoder
 from extract.encoder.encoder import Encoder
 from extract.machine import collect_garbage_again, keep_freed_memory
 from extract.options import check
+from extract.run.assembled import Job, choose_loading, job_of, say_input
 from extract.run.auto import LoaderPlan, share_of_threads
 from extract.run.build import load_batches
 from extract.run.clock import Clock
@@ -30,21 +31,17 @@ from extract.run.pipeline import run
 from extract.run.room import bytes_per_second, require_room
 from extract.run.sharing import choose_decoded, features_to_take, of_sweep, take
 from extract.run.signals import Stop
-from extract.run.summary import Summary, summarize
+from extract.run.summary import Summary, not_begun, summarize
 from extract.run.sweep import Sweep
 from extract.run.tally import Tally
 from extract.run.timings import Sampler
 from extract.run.work import (
-    Job,
     Work,
-    choose_loading,
     failures_of_source,
     find_rest,
-    job_of,
     needs_plan,
     plan_rest,
     read_durations,
-    say_input,
 )
 from extract.shard import Shard
 from extract.store import foreign, settling
@@ -99,9 +96,7 @@ def run_shard(
             if job.url:
                 watch.said(f"{job.url}: worked on in {printable(str(job.store.directory))}")
             if job.units is not None and job.units.fill(stop).stopped:
-                summary = Summary(
-                    job.directory, interrupted=stop.signal_name or "", left=None, url=job.url
-                )
+                summary = not_begun(config.store.dir, interrupted=stop.signal_name or "")
             else:
                 return _extract(job, _work(job, loading, foreign_ids))
     except StoreUnusable as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from extract.run.work import Job
+from extract.run.assembled import Job
 from extract.store import opened as of_store
 from extract.store.kind import require_kind
 from extract.store.opening import Opening

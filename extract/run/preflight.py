@@ -25,6 +25,7 @@ from extract.data.plan import (
 from extract.data.probes import Probed, read_headers
 from extract.manifest.clashes import Clash
 from extract.manifest.manifest import Manifest
+from extract.run.assembled import Job, choose_loading, job_of, say_input
 from extract.run.auto import LoaderPlan
 from extract.run.build import (
     scan_probes,
@@ -35,15 +36,7 @@ from extract.run.room import Room, certain_share, outside_gates, room_for, too_s
 from extract.run.signals import Stop
 from extract.run.speed import Range, decoding_ratio, encoder_ratio
 from extract.run.trainers import dropped
-from extract.run.work import (
-    Job,
-    choose_loading,
-    failures_of_source,
-    headers_read,
-    job_of,
-    resume_policy,
-    say_input,
-)
+from extract.run.work import failures_of_source, headers_read, resume_policy
 from extract.shard import Shard, index_of
 from extract.store.opening import examine
 from extract.store.resume import Remaining, would_remain

@@ -20,8 +20,8 @@ from torch import Tensor
 from extract.data.batch import Batch
 from extract.data.dataset import AudioDataset
 from extract.data.plan import Indices
+from extract.run.assembled import Job
 from extract.run.donors import Donor, Record
-from extract.run.work import Job
 from extract.store.reused import Reused, rounded
 from extract.values import Failure, Recording
 

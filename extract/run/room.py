@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from extract.data.probes import read_headers
 from extract.frames import ENCODER_RATE_HZ, ConvStack
+from extract.run.assembled import Job
 from extract.run.build import saved_dtype, scan_probes
-from extract.run.work import Job
 from extract.store.store import StoreUnusable
-from extract.text import printable
 from extract.values import AudioSettings
 
 log = logging.getLogger(__name__)
@@ -138,7 +137,7 @@ def require_room(job: Job, todo: Mask, seconds: Seconds, linked: Mask | None = N
         if found.free < found.at_least:
             raise StoreUnusable(too_small(job, found))
     if found.free < found.at_most:
-        log.warning("%s: there may not be room for all: %s", _where(job), found)
+        log.warning("%s: there may not be room for all: %s", job.store.shown, found)
 
 
 def _share_of_audio(job: Job) -> float:
@@ -173,11 +172,7 @@ def too_small(job: Job, found: Room) -> str:
     """That the disk is too small, in one line with the numbers and the ways out."""
     missing = size(found.at_least - found.free)
     return (
-        f"{_where(job)}: the disk is too small for what is left to do: {found}, at least {missing} "
-        "short. Ways out: make room, another store.dir=DIR, or a part of the job there "
+        f"{job.store.shown}: the disk is too small for what is left to do: {found}, at least "
+        f"{missing} short. Ways out: make room, another store.dir=DIR, or a part of the job there "
         "(shard.count=N)"
     )
-
-
-def _where(job: Job) -> str:
-    return printable(str(job.store.directory))

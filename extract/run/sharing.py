@@ -9,6 +9,7 @@ import numpy as np
 
 from extract.data.decoded import DecodedCache
 from extract.data.plan import Indices
+from extract.run.assembled import Job
 from extract.run.auto import LoaderPlan, room_for_decoded
 from extract.run.build import load_batches
 from extract.run.clock import Clock
@@ -19,7 +20,7 @@ from extract.run.proof import proved
 from extract.run.reuse import Mask, Reuse
 from extract.run.room import size
 from extract.run.sweep import Sweep
-from extract.run.work import Job, Work
+from extract.run.work import Work
 from extract.store.writers import Writers
 from extract.text import count
 

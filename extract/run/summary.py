@@ -13,6 +13,8 @@ from extract.run.tally import MAX_NAMED, Tally
 from extract.run.trainers import MAX_NAMED as MAX_LEFT_OUT
 from extract.run.trainers import Row
 from extract.store.ledger import Record
+from extract.text import printable
+from extract.urls import is_url, redacted
 from extract.values import Status
 
 if TYPE_CHECKING:  # it imports torch, and a sweep of nothing but mistakes shows its table without
@@ -72,6 +74,14 @@ class Summary:
         """Utterances of one status, of this run and of earlier ones."""
         both = (*self.outcomes.items(), *self.earlier.items())
         return sum(number for (some, _reason), number in both if some == status)
+
+
+def not_begun(store_dir: str, *, interrupted: str = "", stopped: str = "") -> Summary:
+    """The summary of a shard that has counted nothing, of the store that `store.dir` names."""
+    url = printable(redacted(store_dir)) if is_url(store_dir) else ""
+    return Summary(
+        Path(url or store_dir), interrupted=interrupted, stopped=stopped, left=None, url=url
+    )
 
 
 def summarize(

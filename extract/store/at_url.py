@@ -1,4 +1,4 @@
-"""Stores at URLs: the folder in which one is worked on, and a copy of what readers need of one."""
+"""Stores at URLs: the folder in which one is worked on, and that in which any store is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from extract.manifest.folders import PRIVATE
 from extract.remote.objects import Objects, require_folder
 from extract.shard import LEDGER_NAME
 from extract.store import metadata
-from extract.urls import folder_name, redacted
+from extract.urls import folder_name, is_url, redacted
 
 
 def working_folder(url: str, scratch: str | None) -> str:
@@ -30,26 +30,35 @@ def working_folder(url: str, scratch: str | None) -> str:
     return f"{cache}/extract/stores/{name}"
 
 
-def copy_of_ledgers(url: str) -> Path:
-    """A temporary folder with the metadata and the ledgers of a store at a URL: see `_copy`."""
-    return _copy(url, lambda name: name == metadata.NAME or bool(LEDGER_NAME.fullmatch(name)))
+def folder_with_ledgers(store: str) -> Path:
+    """A store's folder; of one at a URL a copy of its metadata and ledgers: see `_folder`."""
+    return _folder(store, lambda name: name == metadata.NAME or bool(LEDGER_NAME.fullmatch(name)))
 
 
-def copy_of_all(url: str) -> Path:
-    """A temporary folder with all of a store at a URL but its locks: see `_copy`."""
+def folder_with_all(store: str) -> Path:
+    """A store's folder; of one at a URL a copy of all but its locks: see `_folder`."""
     of_runs = f"{PRIVATE}/", f"{PRIVATE}/listed-"
-    return _copy(url, lambda name: name.startswith(of_runs[1]) or not name.startswith(of_runs[0]))
+    return _folder(
+        store, lambda name: name.startswith(of_runs[1]) or not name.startswith(of_runs[0])
+    )
 
 
-def _copy(url: str, is_wanted: Callable[[str], bool]) -> Path:
-    """A folder with some of a store's files, which is removed when this process ends.
+def _folder(store: str, is_wanted: Callable[[str], bool]) -> Path:
+    """The folder in which a store can be read: its own, or a temporary copy of one at a URL.
+
+    Args:
+        store: its folder or URL.
+        is_wanted: whether a file, by its name below a store at a URL, is in the copy, which is
+            removed when this process ends.
 
     Raises:
         ValueError: no store can be there, or a package is missing.
         OSError: the object store cannot be reached, or the disk is full.
     """
-    require_folder(url)
-    objects = Objects(url)
+    if not is_url(store):
+        return Path(store).expanduser()
+    require_folder(store)
+    objects = Objects(store)
     folder = Path(tempfile.mkdtemp(prefix="extract-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name in filter(is_wanted, objects.list()):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from extract.manifest.paths import same_place
@@ -37,8 +36,11 @@ class Comparison:
         """Whether the features would be the same, and only their units others."""
         return set(self.differing) == {QUANTIZER}
 
-    def message(self, directory: Path) -> str:
-        """A table of the settings that differ, in the store and in this run, and the ways out."""
+    def message(self, where: str) -> str:
+        """A table of the settings that differ, in the store and in this run, and the ways out.
+
+        `where` is the store, as `Store.shown` says it.
+        """
         rows = [("", "in the store", "this run")]
         for key, (theirs, ours) in islice(self.differing.items(), MAX_ROWS):
             rows.append((_cut(printable(key)), *shown_apart(theirs, ours)))
@@ -46,7 +48,6 @@ class Comparison:
             rows.append((f"and {len(self.differing) - MAX_ROWS} more", "", ""))
         width = max(len(key) for key, _theirs, _ours in rows)
         table = [f"  {key:<{width}}  {one:>{WIDTH}}  {two:>{WIDTH}}" for key, one, two in rows]
-        where = printable(str(directory))
         head = f"{where}: made with other settings; one store holds one kind of features"
         return "\n".join([head, *table, WAYS_OUT])
 

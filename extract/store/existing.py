@@ -31,7 +31,7 @@ def existing_store(directory: Path, url: str = "") -> Store:
     """
     if was_url(str(directory)):
         raise ValueError(no_url(as_url(str(directory)), "this"))
-    known = metadata.read(directory)
+    known = metadata.read(directory, url)
     if known is None or not ledger.ledger_paths(directory):
         needed = "needed the folder of a run, which its last line names"
         where = printable(redacted(url) if url else str(directory))

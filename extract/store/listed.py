@@ -1,6 +1,7 @@
-"""The note of what a run was given: the ids of its shard's part, for `python -m extract audit`.
+"""The note of what a run was given: the ids of its shard's part.
 
-It lies in `.extract/` as `listed-0-of-4`, for a layout to which other lists add as
+`python -m extract audit` asks whether each has a line, and `overwrite` which files a killed run may
+have left. It lies in `.extract/` as `listed-0-of-4`, for a layout to which other lists add as
 `listed-4fb1c25e-0-of-4` with the hash of the list's name. Each id ends with a zero byte.
 """
 
@@ -10,9 +11,11 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from extract.files import open_regular, replace_cache
+from extract.manifest.ids import check_id
 from extract.manifest.manifest import Manifest
 from extract.shard import Shard
 from extract.store.lock import PRIVATE
@@ -20,6 +23,7 @@ from extract.store.store import Store
 from extract.write_errors import explained
 
 _AT_ONCE = 4096  # ids that are joined at a time
+_BLOCK = 1 << 20  # bytes of a note that are read at a time
 
 
 def note_listed(store: Store, shard: Shard, manifest: Manifest) -> None:
@@ -45,6 +49,17 @@ def note_listed(store: Store, shard: Shard, manifest: Manifest) -> None:
             if others.fullmatch(other.name):
                 other.unlink(missing_ok=True)
     store.place.note(path.name, lambda name: bool(others.fullmatch(name)), is_new=is_new)
+
+
+def noted_ids(directory: Path) -> Iterator[str]:
+    """The ids in the notes of all shards that can name files."""
+    for path in sorted((directory / PRIVATE).glob("listed-*")):
+        with suppress(OSError), open_regular(path) as file:
+            left = b""
+            while block := file.read(_BLOCK):
+                *whole, left = (left + block).split(b"\0")
+                ids = (raw.decode("utf8", "replace") for raw in whole if raw)
+                yield from (id_ for id_ in ids if not check_id(id_))
 
 
 def _holds(path: Path, parts: Iterable[bytes]) -> bool:

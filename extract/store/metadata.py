@@ -20,6 +20,7 @@ from extract.models.wanted import FinalNorm, Wanted
 from extract.store.layout import DType, TrainingAudio
 from extract.store.subfolders import KEY as SUBFOLDERS
 from extract.text import printable
+from extract.urls import redacted
 from extract.values import AudioSettings
 
 NAME = METADATA
@@ -136,30 +137,35 @@ LATER_SETTINGS = {
 }
 
 
-def read(directory: Path) -> dict[str, Any] | None:
+def read(directory: Path, url: str = "") -> dict[str, Any] | None:
     """A store's metadata; None where it has none.
+
+    Args:
+        directory: of the store, or of a copy of what is at `url`.
+        url: of the store, if it is at one, for messages.
 
     Raises:
         Unreadable: it is damaged, or no run wrote it.
     """
     path = directory / NAME
+    where = printable(f"{redacted(url)}/{NAME}" if url else str(path))
     try:
         data = json.loads(read_whole(path).decode("utf8"))
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Unreadable(_unreadable(path, str(error.strerror))) from None
+        raise Unreadable(_unreadable(where, str(error.strerror))) from None
     except (ValueError, RecursionError) as error:
-        raise Unreadable(_unreadable(path, str(error))) from None
+        raise Unreadable(_unreadable(where, str(error))) from None
     if not isinstance(data, dict) or not isinstance(data.get("identity"), dict):
-        raise Unreadable(_unreadable(path, "no identity in it"))
+        raise Unreadable(_unreadable(where, "no identity in it"))
     if type(data.get("format")) is not int or data["format"] != FORMAT:
-        raise Unreadable(_unreadable(path, f"another format than {FORMAT}"))
+        raise Unreadable(_unreadable(where, f"another format than {FORMAT}"))
     return data
 
 
-def _unreadable(path: Path, what: str) -> str:
-    return f"{printable(str(path))}: {printable(what)}; needed the metadata of a store"
+def _unreadable(where: str, what: str) -> str:
+    return f"{where}: {printable(what)}; needed the metadata of a store"
 
 
 def write(

@@ -73,9 +73,9 @@ def open_store(store: Store, run: Opening, alone: bool) -> frozenset[str]:
     strange = foreign.foreign_ids(store, _tidy(store, run, alone, is_new), is_new=is_new)
     named = frozenset(filter(strange.__contains__, run.ids)) if strange else frozenset[str]()
     if named and not (run.overwrite or store.layout.replaces_foreign):
-        raise ValueError(_foreign_message(directory, sorted(named)))
+        raise ValueError(_foreign_message(store.shown, sorted(named)))
     if strange:
-        log.info("%s", _foreign_line(directory, len(strange), len(named)))
+        log.info("%s", _foreign_line(store.shown, len(strange), len(named)))
     foreign.begin(directory, run.shard, strange, alone=alone)
     if alone or is_new or has_new_units:
         layout = store.layout
@@ -133,7 +133,7 @@ def _compare(store: Store, run: Opening, alone: bool) -> bool:
     comparison = differences.compare(known["identity"], run.identity)
     if comparison.differing:
         if not run.overwrite:
-            raise ValueError(comparison.message(store.directory))
+            raise ValueError(comparison.message(store.shown))
         _need_to_be_alone(store, alone)
         replacing.replace(store, known["identity"], comparison, run.gates, run.ids)
     return False
@@ -141,10 +141,10 @@ def _compare(store: Store, run: Opening, alone: bool) -> bool:
 
 def _known(store: Store) -> dict[str, Any] | None:
     """The store's metadata; None where no run ever began."""
-    known = metadata.read(store.directory)
+    known = metadata.read(store.directory, store.url)
     if known is None and ledger.ledger_paths(store.directory):
-        path = printable(str(store.directory / metadata.NAME))
-        raise metadata.Unreadable(f"{path}: missing, though there is a ledger beside it")
+        where = f"{store.shown}/{metadata.NAME}"
+        raise metadata.Unreadable(f"{where}: missing, though there is a ledger beside it")
     return known
 
 
@@ -167,12 +167,12 @@ def examine(store: Store, run: Opening) -> Comparison | None:
         return None
     comparison = differences.compare(known and known["identity"], run.identity)
     if comparison.differing and not run.overwrite:
-        raise ValueError(comparison.message(store.directory))
+        raise ValueError(comparison.message(store.shown))
     saved = _named_by_ledgers(store.directory)
     strange = foreign.foreign_ids(store, saved, is_new=known is None)
     named = sorted(filter(strange.__contains__, run.ids)) if strange else []
     if named and not (run.overwrite or store.layout.replaces_foreign):
-        raise ValueError(_foreign_message(store.directory, named))
+        raise ValueError(_foreign_message(store.shown, named))
     return comparison
 
 
@@ -185,7 +185,7 @@ def _named_by_ledgers(directory: Path) -> set[str]:
 def _need_to_be_alone(store: Store, alone: bool) -> None:
     if not alone:
         raise StoreBusy(
-            f"{printable(str(store.directory))}: another process is at work here, with other "
+            f"{store.shown}: another process is at work here, with other "
             "settings than this run's. Wait for it, stop it, or choose another store.dir"
         )
 
@@ -219,18 +219,18 @@ def _sweep_own(directory: Path) -> None:
             path.replace(path.with_name(path.name.replace("lengths", "durations")))
 
 
-def _foreign_message(directory: Path, named: Sequence[str]) -> str:
+def _foreign_message(where: str, named: Sequence[str]) -> str:
     recordings = "1 recording" if len(named) == 1 else f"{len(named):,} recordings"
     return (
-        f"{printable(str(directory))}: files that no ledger names have the names of {recordings} "
+        f"{where}: files that no ledger names have the names of {recordings} "
         f"of this run: {_some(named)}. Ways out: another store.dir=DIR, move these files away, or "
         "overwrite=true to replace them"
     )
 
 
-def _foreign_line(directory: Path, strange: int, named: int) -> str:
+def _foreign_line(where: str, strange: int, named: int) -> str:
     return (
-        f"{printable(str(directory))}: files that no ledger names, of {strange:,} utterance(s): "
+        f"{where}: files that no ledger names, of {strange:,} utterance(s): "
         f"{strange - named:,} stay as they are, {named:,} are replaced by recordings of this run"
     )
 

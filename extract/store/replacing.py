@@ -10,6 +10,7 @@ from pathlib import Path
 from extract.store import foreign, ledger, subfolders, units
 from extract.store.differences import Comparison
 from extract.store.existing import store_of
+from extract.store.listed import noted_ids
 from extract.store.metadata import Identity
 from extract.store.resume import judge_again
 from extract.store.store import Store
@@ -32,7 +33,8 @@ def replace(
         identity: that the store has.
         comparison: of the two.
         gates: the run's.
-        ids: of the run's recordings.
+        ids: of the run's recordings. What killed runs left of the recordings that other shards, or
+            runs before, were given goes too.
     """
     if comparison.only_gates:
         judge_again(store, gates)
@@ -42,7 +44,8 @@ def replace(
         was = _as_it_was(store, identity)
         _drop(store.directory, [was])
         if was is not store:  # the run's files may have other names, and replace none of these
-            for id_ in foreign.left_without_lines(was, ids):
+            given = chain(ids, noted_ids(store.directory))
+            for id_ in foreign.left_without_lines(was, given):
                 was.layout.discard(id_)
 
 

@@ -21,7 +21,7 @@ from extract.encoder.batches import batch_encoder
 from extract.encoder.encoder import Encoder
 from extract.manifest.manifest import Manifest
 from extract.shard import Shard
-from extract.store.at_url import copy_of_ledgers
+from extract.store.at_url import folder_with_ledgers
 from extract.store.layout import Kept, LayoutOptions
 from extract.store.ledger import Record
 from extract.store.store import no_url
@@ -94,7 +94,7 @@ class FeatureDataset(Dataset[StoredUtterance | Failure]):
         url = str(store) if is_url(str(store)) else ""
         if url and fallback is not None:
             raise ValueError(no_url(url, "fallback=Encoder(...)"))
-        self.directory = copy_of_ledgers(url) if url else Path(store).expanduser()
+        self.directory = folder_with_ledgers(str(store))
         self._recordings, self._layout, self._shard = recordings, layout, shard or Shard()
         self._fallback, self._write = fallback, write
         self._process, self._seconds = os.getpid(), np.empty(0)

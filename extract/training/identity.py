@@ -143,7 +143,7 @@ def require_same(store: Store, encoder: Encoder, recordings: AudioDataset) -> No
         found = differences.compare(known["identity"], ours).differing
         found.pop(AUDIO, None)
         if found:
-            raise ValueError(differences.Comparison(found).message(store.directory))
+            raise ValueError(differences.Comparison(found).message(store.shown))
 
 
 def said_before(directory: Path) -> dict[str, str]:

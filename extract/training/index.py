@@ -69,7 +69,7 @@ def _unknown(store: Store, ids: Sequence[str]) -> str:
     more = f" and {len(ids) - MAX_SHOWN:,} more" if len(ids) > MAX_SHOWN else ""
     named = ", ".join(printable(id_)[:100] for id_ in ids[:MAX_SHOWN]) + more
     return (
-        f"{printable(str(store.directory))}: no line of {count(len(ids), 'recording')}: {named}. "
+        f"{store.shown}: no line of {count(len(ids), 'recording')}: {named}. "
         "Ways out: run the command to its end, or fallback=Encoder(...), which computes them"
     )
 

@@ -44,11 +44,10 @@ def store_to_read(directory: Path, url: str = "") -> tuple[Store, Mapping[str, A
     Raises:
         ValueError: there is none, or it keeps units alone.
     """
-    store, known = existing_store(directory, url), metadata.read(directory)
+    store, known = existing_store(directory, url), metadata.read(directory, url)
     assert known is not None
     if not store.features:
-        shown = printable(str(directory))
-        raise ValueError(f"{shown}: keeps units alone (features=false); needed features")
+        raise ValueError(f"{store.shown}: keeps units alone (features=false); needed features")
     return store, known["identity"]
 
 

@@ -14,7 +14,7 @@ from extract.data.batch import Batch, collate
 from extract.encoder.batches import BatchEncoder
 from extract.encoder.encoder import Encoder
 from extract.models.load import load_model
-from extract.run import job, work
+from extract.run import assembled, job, work
 from extract.values import Encoded, Failure, Features, Recording, Utterance
 from support.stores import audit, ids_of, ledger
 
@@ -292,7 +292,7 @@ class Full(Encoder):
 
 @pytest.fixture
 def full_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "load_encoder", lambda config: Full())
+    monkeypatch.setattr(assembled, "load_encoder", lambda config: Full())
     monkeypatch.setattr(job, "_pinned", iter)
 
 

@@ -457,6 +457,31 @@ def test_show_and_audit_read_a_url(memory, capsys):
     files.pipe(f"{root}/ledger.jsonl", b"".join(lines))
 
 
+def test_a_message_names_the_url_and_no_folder_of_a_copy(memory, command, folder, tmp_path, capsys):
+    url, _scratch = memory
+    shown = "memory://***@features"
+    files, root = fsspec.core.url_to_fs(url)
+    words = ["dataset=folder", f"dataset.path={folder}", "store=webdataset", f"store.dir={url}"]
+    words += [f"store.scratch={tmp_path / 'scratch'}", *TINY, "audio.alpha=0.3"]
+    with pytest.raises(ValueError, match=r"^memory://\*\*\*@features: no line of 1 recording"):
+        FeatureDataset(url, recordings=["no.wav"])
+    assert command(*words) == 2
+    assert f"{shown}: made with other settings" in capsys.readouterr().err
+    assert audit.main([url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["store"] == shown
+    assert audit.main([f"{url}/elsewhere"]) == 2
+    assert f"{shown}/elsewhere: no ledger here" in capsys.readouterr().err
+    whole = files.cat(f"{root}/metadata.json")
+    files.pipe(f"{root}/metadata.json", b"{")
+    try:
+        assert command(*words) == 2
+        assert f"{shown}/metadata.json: " in capsys.readouterr().err
+        with pytest.raises(ValueError, match=r"^memory://\*\*\*@features/metadata.json: "):
+            FeatureDataset(url)
+    finally:
+        files.pipe(f"{root}/metadata.json", whole)
+
+
 def test_commands_that_need_a_folder_say_so(memory, capsys):
     url, _scratch = memory
     assert report.main([url]) == 2

@@ -14,7 +14,7 @@ import pytest
 from filelock import MarkerSoftFileLock
 
 from extract.run.signals import stop_on_signals
-from extract.store import lock
+from extract.store import held, lock
 from extract.store.lock import StoreBusy, locked
 from extract.write_errors import StoreUnusable
 
@@ -38,7 +38,7 @@ def without_flock(monkeypatch, number: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    monkeypatch.setattr(lock, "RENEWED_S", 0.1)
+    monkeypatch.setattr(held, "RENEWED_S", 0.1)
 
 
 def hold(directory, index, count, end) -> None:
@@ -86,7 +86,7 @@ def record(pid: int, host: str = "", mode: str = "exclusive", **more: object) ->
     """What filelock writes of an owner; of this host by default."""
     fields = {"pid": pid, "host": host or socket.gethostname(), "mode": mode, **more}
     if mode == "lease":
-        fields = {**fields, "token": "0123", "duration": lock.LEASE_S}
+        fields = {**fields, "token": "0123", "duration": held.LEASE_S}
     return "\n".join(["filelock/2", *(f"{key}={value}" for key, value in fields.items()), ""])
 
 
@@ -113,6 +113,15 @@ def test_a_second_process_is_refused_and_told_who_works_there(tmp_path, other):
     assert f"process {process.pid} on {socket.gethostname()}" in said
     assert str(tmp_path) in said
     assert "store.dir" in said
+
+
+def test_the_name_of_a_busy_store_does_not_reach_the_terminal_as_it_is(tmp_path):
+    store = tmp_path / "a\x1b[2J"
+    store.mkdir()
+    with locked(store), pytest.raises(StoreBusy) as caught, locked(store):
+        pass
+    assert "\x1b" not in str(caught.value)
+    assert "a\\x1b[2J: process" in str(caught.value)
 
 
 def test_a_store_is_free_again_after_its_holder(tmp_path):
@@ -347,7 +356,7 @@ def keep_renewing(path) -> threading.Event:
 
 
 def test_a_run_that_was_killed_on_another_host_holds_nothing(tmp_path, storage, monkeypatch):
-    monkeypatch.setattr(lock, "LEASE_S", 0.5)
+    monkeypatch.setattr(held, "LEASE_S", 0.5)
     mode = "lease" if storage == "lease" else "exclusive"
     for index, count in ((0, 1), (1, 3)):
         write_record(owner_of(tmp_path, index, count), record(1, "elsewhere", mode))
@@ -375,7 +384,7 @@ def test_a_lease_that_is_renewed_on_another_host_is_respected(tmp_path, index, c
 def test_a_process_without_flock_respects_one_that_has_it(tmp_path, other, monkeypatch):
     process = other()
     without_flock(monkeypatch, errno.ENOTSUP)
-    monkeypatch.setattr(lock, "LEASE_S", 0.5)
+    monkeypatch.setattr(held, "LEASE_S", 0.5)
     with pytest.raises(StoreBusy, match=f"process {process.pid} on"), locked(tmp_path):
         pass
 

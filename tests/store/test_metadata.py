@@ -132,7 +132,7 @@ def test_gates_beside_other_changes_are_not_only_gates():
 def test_the_message_shows_both_sides_and_the_ways_out(tmp_path):
     weights = "0123456789abcdef" * 4
     comparison = differences.compare(identity(), identity(alpha=0.25, weights=weights))
-    lines = comparison.message(tmp_path).splitlines()
+    lines = comparison.message(str(tmp_path)).splitlines()
     assert str(tmp_path) in lines[0]
     [row] = [line.split() for line in lines if "audio.alpha" in line]
     assert row == ["audio.alpha", "0.5", "0.25"]
@@ -258,7 +258,7 @@ def test_what_differs_is_shown_where_it_differs_and_is_printable(tmp_path, their
     assert shown[0] != shown[1]
     assert unicodedata.normalize("NFC", shown[0]) != unicodedata.normalize("NFC", shown[1])
     assert all(len(text) <= 24 and text.isprintable() for text in shown)
-    message = differences.Comparison({"\x1b[2Jkey": (theirs, ours)}).message(tmp_path)
+    message = differences.Comparison({"\x1b[2Jkey": (theirs, ours)}).message(str(tmp_path))
     assert message.replace("\n", "").isprintable()
     assert all(text in message for text in shown)
 
@@ -274,7 +274,7 @@ def test_two_values_never_look_alike(start, one, other):
 
 def test_a_message_is_bounded_whatever_the_metadata_hold(tmp_path):
     many = {f"{n}" * 1000: (None, n) for n in range(1000)}
-    message = differences.Comparison(many).message(tmp_path)
+    message = differences.Comparison(many).message(str(tmp_path))
     assert "and 980 more" in message
     assert len(message) < 4_000
 

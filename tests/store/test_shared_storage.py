@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from filelock import MarkerSoftFileLock
 
-from extract.store import caches, lease, lock, lock_kind, mounts
+from extract.store import caches, held, lease, lock, lock_kind, mounts
 from extract.store.layout import LockKind
 from extract.store.ledger import Ledger
 from extract.store.lock import StoreBusy, locked, starting
@@ -34,8 +34,8 @@ CONTEXT = multiprocessing.get_context("fork")
 
 @pytest.fixture(autouse=True)
 def short_leases(monkeypatch):
-    monkeypatch.setattr(lock, "LEASE_S", 0.6)
-    monkeypatch.setattr(lock, "RENEWED_S", 0.1)
+    monkeypatch.setattr(held, "LEASE_S", 0.6)
+    monkeypatch.setattr(held, "RENEWED_S", 0.1)
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_run_that_was_killed_on_another_machine_is_followed_after_its_lease(
 
 
 def test_a_run_that_was_killed_on_this_machine_is_followed_at_once(machines, start, monkeypatch):
-    monkeypatch.setattr(lock, "LEASE_S", 600.0)
+    monkeypatch.setattr(held, "LEASE_S", 600.0)
     process, pipe = start(hold, machines[0], 0, 1)
     here(pipe)
     process.kill()
@@ -217,7 +217,7 @@ def test_a_run_that_was_stopped_past_its_lease_writes_nothing_more(machines, sta
 def take_from(directory) -> str:
     """Makes the lock another host's, as a process there does that waited for its end."""
     taken = owner_of(directory).with_name("taken")
-    fields = f"pid=7\nhost=elsewhere\nmode=lease\ntoken=0123\nduration={lock.LEASE_S}\n"
+    fields = f"pid=7\nhost=elsewhere\nmode=lease\ntoken=0123\nduration={held.LEASE_S}\n"
     taken.write_text("filelock/2\n" + fields)
     taken.rename(owner_of(directory))
     return owner_of(directory).read_text()
@@ -227,7 +227,7 @@ def test_a_run_that_lost_its_lock_adds_no_file_and_no_line(
     tmp_path, speech_folder, command, monkeypatch, capsys
 ):
     monkeypatch.setattr(lease, "CHECKED_S", 0.0)
-    monkeypatch.setattr(lock, "RENEWED_S", 0.5)  # the writer is to notice before the heartbeat does
+    monkeypatch.setattr(held, "RENEWED_S", 0.5)  # the writer is to notice before the heartbeat does
     store, records, append = tmp_path / "out", [], Ledger.append
 
     def append_and_lose(ledger, record):
@@ -277,8 +277,8 @@ def count_alone(directory, times, end) -> None:
 
 @pytest.mark.parametrize("storage", ["flock", "lease, one machine", "lease, two machines"])
 def test_two_that_fight_for_a_lock_never_both_have_it(tmp_path, start, storage, monkeypatch):
-    monkeypatch.setattr(lock, "RENEWED_S", 0.02)
-    monkeypatch.setattr(lock, "LEASE_S", 30.0)
+    monkeypatch.setattr(held, "RENEWED_S", 0.02)
+    monkeypatch.setattr(held, "LEASE_S", 30.0)
     times = 200 if storage == "flock" else 50
     with ExitStack() as stack:
         views = (tmp_path, tmp_path)

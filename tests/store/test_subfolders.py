@@ -239,6 +239,25 @@ def test_overwrite_finds_what_a_killed_run_had_just_written(run, clips, out):
     assert places(out) == by_hash(ids_of(clips), 1)
 
 
+def test_overwrite_by_one_shard_finds_what_a_killed_run_of_another_had_just_written(
+    run, clips, out, capfd
+):
+    shards = [[f"shard.index={index}", "shard.count=2"] for index in range(2)]
+    assert [run(*words) for words in shards] == [0, 0]
+    book = out / "ledger.1-of-2.jsonl"
+    lost, foreign = [line["id"] for line in map(json.loads, book.read_text().splitlines())][:2]
+    lines = book.read_text().splitlines(keepends=True)
+    book.write_text("".join(lines[2:]))
+    (out / ".extract" / "unfinished-1-of-2").write_text(foreign)  # another program's
+    (clips / f"{lost}").unlink()  # nor is it in the list any more
+    again = ["store.subfolders=1", "overwrite=true"]
+    assert [run(*words, *again) for words in shards] == [0, 0]
+    assert [path.name for path in out.glob("*.npy")] == [f"{foreign}.npy"]
+    (out / f"{foreign}.npy").unlink()
+    assert places(out) == by_hash(ids_of(clips), 1)
+    assert audit_command.main([str(out)]) == 0, capfd.readouterr().out
+
+
 @pytest.mark.parametrize("text", [None, "{"])
 def test_overwrite_finds_the_files_where_no_metadata_say_how_they_are_named(run, clips, out, text):
     assert run("store.subfolders=2") == 0

@@ -25,7 +25,7 @@ import torch
 from extract.data import durations
 from extract.files import replace_cache
 from extract.run import job
-from extract.store import lock, writers
+from extract.store import held, writers
 from support import readers
 from support.command import TINY, start
 from support.disks import tmpfs
@@ -367,7 +367,7 @@ def test_storage_without_flock_is_locked_all_the_same(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    monkeypatch.setattr(lock, "RENEWED_S", 0.1)
+    monkeypatch.setattr(held, "RENEWED_S", 0.1)
     slow_saves(0.3)
     store, log = tmp_path / "out", tmp_path / "log"
     first = start(argv(recordings, store), tmp_path)

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from extract import app
-from extract.run import job, work
+from extract.run import assembled, job
 from extract.run.auto import LoaderPlan
 from support.models import folder_of, small_model
 from support.recordings import write_wav
@@ -367,20 +367,20 @@ def test_parts_at_once_share_cores_memory_and_terminal(run, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     threads, planned, consoles = [], [], []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    choose = work.choose
+    choose = assembled.choose
 
     def planning(*args: Any, **more: Any) -> LoaderPlan:
         planned.append(more["side_by_side"])
         return choose(*args, **more)
 
-    monkeypatch.setattr(work, "choose", planning)
+    monkeypatch.setattr(assembled, "choose", planning)
 
     def console() -> Console:
         screen = Console(file=io.StringIO(), force_terminal=True, legacy_windows=False)
         consoles.append(screen)
         return screen
 
-    monkeypatch.setattr(app, "_console", console)
+    monkeypatch.setattr(app, "stderr_console", console)
     assert run("0-0") == [0, 0]
     assert (threads, planned) == ([4, 4], [2, 2])
     assert not any("\x1b[?25" in one.file.getvalue() for one in consoles), "no bar"

@@ -19,7 +19,7 @@ import yaml
 
 from extract import app, exits
 from extract.commands import audit as audit_command
-from extract.jobs import Ended, Jobs, sent
+from extract.jobs import Ended, Jobs, Sent, sent
 from extract.report import child
 from extract.run.summary import Summary
 from support.command import TINY
@@ -249,20 +249,56 @@ def test_submitits_handler_may_end_the_process_before_there_is_work(command, mon
     assert capfd.readouterr().err == ""
 
 
-def test_a_job_without_a_result_is_named_and_the_command_is_unfinished(
-    command, tmp_path, monkeypatch, capfd
+@pytest.fixture
+def launched(monkeypatch):
+    """Has a function of each job's overrides submit the jobs, which then need no config."""
+
+    def launched(submit):
+        def map_array(self, function, overrides, *_arguments):
+            return [submit(self, at, words) for at, words in enumerate(overrides)]
+
+        monkeypatch.setattr(submitit.core.core.Job, "_results_timeout_s", 0)
+        monkeypatch.setattr(submitit.core.core.Executor, "map_array", map_array)
+
+    return launched
+
+
+def test_jobs_without_a_result_are_named_beside_the_others_and_the_command_is_unfinished(
+    command, launched, capfd
 ):
-    """A job that was killed brings back nothing."""
+    """A job that was killed brings back nothing. The others are awaited, also those behind it."""
+    ended = Ended(exits.SOME_FAILED, [Summary(Path("out"), outcomes={("saved", ""): 7})])
 
-    def map_array(self, function, *arguments):
-        return [submitit.LocalExecutor(tmp_path / "jobs").submit(os._exit, 9)]
+    def submit(executor, at, words):
+        if at in (1, 3):
+            return executor.submit(Sent, (words, ended))
+        return executor.submit(os._exit, 9)
 
-    monkeypatch.setattr(submitit.core.core.Job, "_results_timeout_s", 0)
-    monkeypatch.setattr(submitit.core.core.Executor, "map_array", map_array)
-    assert command("-m", LOCAL, "dataset=demo", *HERE) == exits.TERMINATED.code
+    launched(submit)
+    assert command("-m", LOCAL, "dataset=demo", *HERE, "seed=3,4,5,6") == exits.TERMINATED.code
     said = capfd.readouterr().err
-    assert "has not produced any output" in said
+    assert said.count("has not produced any output") == 2
+    assert "waiting for 3 other jobs" in said
     assert "the same command goes on" in said
+    assert "Traceback" not in said
+    rows = re.findall(r"^seed=(\d) +(\d+) .* (\d+) (?:some failed|interrupted)", said, re.M)
+    killed, done = ("0", "143"), ("7", "1")
+    assert rows == [(str(seed), *(done if seed in (4, 6) else killed)) for seed in (3, 4, 5, 6)]
+    logs = re.findall(r"^seed=(\d): 143 interrupted: (.*_log.err)$", said, re.M)
+    assert [seed for seed, log in logs if Path(log).exists()] == ["3", "5"]
+
+
+def test_the_wait_for_the_jobs_behind_one_without_a_result_can_be_interrupted(
+    command, launched, capfd
+):
+    class Endless:
+        def exception(self):
+            raise KeyboardInterrupt
+
+    launched(lambda executor, at, _words: Endless() if at else executor.submit(os._exit, 9))
+    assert command("-m", LOCAL, "dataset=demo", *HERE, "seed=3,4") == exits.TERMINATED.code
+    said = capfd.readouterr().err
+    assert "jobs may still be at work; once all have ended, the same command goes on" in said
     assert "Traceback" not in said
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from extract.config import Config, EngineOptions
 from extract.run.observer import Observer, Unit
 from extract.run.signals import Stop
-from extract.run.summary import Summary
+from extract.run.summary import Summary, not_begun
 from extract.shard import Shard
-from extract.urls import redacted
 
 
 @dataclass
@@ -33,11 +31,7 @@ def run(
     summaries: list[Summary] = []
     for shard in shards:
         if summaries and stop():
-            summaries.append(_not_begun(config, stop))
+            summaries.append(not_begun(config.store.dir, interrupted=stop.signal_name or ""))
         else:
             summaries.append(unit(config, shard, watch, stop))
     return summaries
-
-
-def _not_begun(config: Config, stop: Stop) -> Summary:
-    return Summary(Path(redacted(config.store.dir)), interrupted=stop.signal_name or "", left=None)

@@ -23,9 +23,10 @@ from extract.run.board import Board, Progress, Reporter
 from extract.run.cluster import Resources, check_nodes, connect, resources
 from extract.run.observer import Observer, Unit
 from extract.run.signals import Stop
-from extract.run.summary import Summary, merged
+from extract.run.summary import Summary, merged, not_begun
 from extract.shard import Shard
-from extract.store.lock import LEASE_S, StoreBusy
+from extract.store.held import LEASE_S
+from extract.store.lock import StoreBusy
 from extract.store.store import no_url
 from extract.text import count
 from extract.urls import is_url
@@ -92,8 +93,8 @@ def run(
         ray.shutdown()
     summary = merged(summaries, time.monotonic() - start)
     watch.ended(summary)
-    if not_begun := sum(one.left is None for one in summaries):
-        watch.said(f"{count(not_begun, 'shard')} not ended; the same command goes on from here")
+    if num := sum(one.left is None for one in summaries):
+        watch.said(f"{count(num, 'shard')} not ended; the same command goes on from here")
     return [summary]
 
 
@@ -161,22 +162,21 @@ def _result(ray: Any, reference: Any, shard: Shard, config: Config, stop: Stop) 
     Raises:
         ValueError: the shard's own: the options cannot be carried out.
     """
-    directory = Path(config.store.dir)
     try:
         summary: Summary = ray.get(reference)
         return summary
     except ray.exceptions.TaskCancelledError:
-        return Summary(directory, interrupted=stop.signal_name or "SIGTERM", left=None)
+        return not_begun(config.store.dir, interrupted=stop.signal_name or "SIGTERM")
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, ValueError):
             raise ValueError(str(cause)) from None
         found = f"shard {shard.index} of {shard.count}: {cause or error}"
-        return Summary(directory, stopped=found, left=None)
+        return not_begun(config.store.dir, stopped=found)
     except ray.exceptions.RayError as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         found = f"shard {shard.index} of {shard.count}: its process died too often ({said})"
-        return Summary(directory, stopped=found, left=None)
+        return not_begun(config.store.dir, stopped=found)
 
 
 def _shard(config: Config, shard: Shard, unit: Unit, board: Any, num_cpus: int) -> Summary:

@@ -55,6 +55,19 @@ def test_after_a_stop_no_other_shard_is_begun(config, tmp_path):
     assert exits.of_run(summaries) == exits.INTERRUPTED
 
 
+def test_a_shard_that_is_not_begun_says_the_url_of_its_store_without_its_secrets(config):
+    config.store.dir = "s3://someone:secret@bucket/features"
+    stop = Stop()
+
+    def unit(*_):
+        stop.signal_name = "SIGTERM"
+        return Summary(Path("out"))
+
+    _ended, not_begun = local.run(config, Shard(0, 2).all(), unit, Silent(), stop)
+    assert not_begun.place == "s3://***@bucket/features"
+    assert not not_begun.directory.exists()
+
+
 def test_a_stop_before_the_first_shard_is_left_to_the_unit(config, tmp_path):
     stop = Stop()
     stop.signal_name = "SIGTERM"
