@@ -276,7 +276,8 @@ class StoreFiles:
         swept = 0
         for folder in folders:
             for prefix, names in self._walk(folder):
-                for name in filter(_TEMPORARY.fullmatch, names):
+                unfinished = [name for name in names if name.startswith(TEMPORARY_PREFIX)]
+                for name in filter(_TEMPORARY.fullmatch, unfinished):
                     (self.directory / folder / prefix / name).unlink(missing_ok=True)
                     swept += 1
         return swept
