@@ -220,11 +220,13 @@ def somewhere(job: Job, rng: random.Random) -> None:
 def test_a_killed_task(job, trial, rng, checked):
     job.start()
     somewhere(job, rng)
-    trial.faults = job.kill_task(rng)
+    killed = job.kill_task(rng)
+    trial.faults = int(killed > 0)
     checked()
     if job.engine.name == "ray":
         assert (job.num_started, job.log.read_text().count("output: ")) == (1, 1)
-        assert "started again" in job.log.read_text() or not trial.faults
+        if killed in job.at_work():  # Ray has its result, or may have it, once its shard has ended
+            assert "started again" in job.log.read_text()
 
 
 @pytest.mark.trial("SIGKILL of a task's loader workers", seldom="ray")
@@ -320,10 +322,11 @@ def test_two_runs_on_one_store(job, local, options, trial, rng, checked):
     somewhere(job, rng)
     trial.faults = 2
     others = [Job(job.engine, job.store, options), Job(local, job.store, options, 1)]
+    before = job.at_work()
     for other in others:
         other.start()
     refused = [other.finish() for other in others[1:]]
-    if job.tasks():
+    if before & job.at_work():
         assert refused == [[2]]
     assert set(others[0].finish()) <= {1, 2}
     checked()
@@ -351,6 +354,7 @@ def test_the_other_engine_goes_on(job, local, on_ray, options, whole, clips, tri
     job.start()
     somewhere(job, rng)
     trial.faults = job.kill_commands()
+    job.wait_for(lambda: not job.tasks())  # Ray's outlive their command, with the store's locks
     other = Job(on_ray if job.engine is local else local, job.store, options, num_shards=3)
     other.num_killed = job.num_killed
     other.start("loader.num_workers=2", "loader.batch_seconds=2.5")
