@@ -116,13 +116,14 @@ def num_saves(tmp_path, slow_saves):
     "every file byte for byte that of an uninterrupted run",
 )
 def test_sigkill_at_random_moments_then_the_same_command_equals_one_run(
-    recordings, tmp_path, num_saves, argv
+    recordings, tmp_path, slow_saves, num_saves, argv
 ):
     rng = random.Random(1)
     assert finish(start(argv(recordings, tmp_path / "whole"), tmp_path)) == 0
     interrupted = 0
     for kill in range(NUM_KILLS):
         store = tmp_path / f"killed{kill}"
+        slow_saves(0.02)
         num_saves.begin()
         process = start(argv(recordings, store), tmp_path)
         saves = rng.randrange(-4, 23)  # -4 to 0: while it starts, reads headers, loads the first
@@ -131,6 +132,7 @@ def test_sigkill_at_random_moments_then_the_same_command_equals_one_run(
         process.kill()
         process.join()
         interrupted += 0 < num_saves() < 24
+        slow_saves(0)
         assert finish(start(argv(recordings, store), tmp_path)) == 0
         audit(store, ids_of(recordings))
         assert contents(store) == contents(tmp_path / "whole")
