@@ -234,10 +234,8 @@ class Job:
 
         They held the lock of their shard all the time, up to now or to their death.
         """
-        saved, ended = (
-            {pid for pid, _parent, _ in notes(self._beside(suffix))} for suffix in ("saves", "ended")
-        )
-        return saved - ended
+        saved, ended = (notes(self._beside(suffix)) for suffix in ("saves", "ended"))
+        return {pid for pid, *_ in saved} - {pid for pid, *_ in ended}
 
     def places(self) -> set[int]:
         """The nodes whose processes have saved."""
