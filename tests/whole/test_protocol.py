@@ -322,12 +322,14 @@ def test_two_runs_on_one_store(job, local, options, trial, rng, checked):
     somewhere(job, rng)
     trial.faults = 2
     others = [Job(job.engine, job.store, options), Job(local, job.store, options, 1)]
+    job.hold.touch()  # it stays at work until the second one has ended
     before = job.at_work()
     for other in others:
         other.start()
     refused = [other.finish() for other in others[1:]]
     if before & job.at_work():
         assert refused == [[2]]
+    job.hold.unlink()
     assert set(others[0].finish()) <= {1, 2}
     checked()
 
