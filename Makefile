@@ -6,7 +6,10 @@ NEWEST ?= 3.13
 TESTS ?=
 PARALLEL ?=
 
-.PHONY: help venv demo test test-all test-oldest test-newest test-pre test-windows pytest lint types docs vendor bench bench-gpu clean
+# What depends most on versions of Python and of packages.
+OF_VERSIONS = tests/audio tests/data tests/whole/test_app.py tests/whole/test_wheel.py
+
+.PHONY: help venv demo test test-all test-oldest test-newest test-pre test-windows test-versions $(OF_VERSIONS) pytest lint types types-linux types-win32 types-darwin docs vendor bench bench-gpu clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -47,6 +50,11 @@ WINDOWS = tests/data tests/store tests/run/test_signals.py tests/test_systems.py
 test-windows: venv  ## loading and faults where the package sees no more of the system than Windows has
 	PYTHONPATH=tests $(BIN)/python -m support.windows --timeout 900 $(WINDOWS) $(TESTS)
 
+test-versions: $(OF_VERSIONS)  ## the tests that depend most on versions, each part by a pytest of its own
+
+$(OF_VERSIONS): venv
+	$(BIN)/python -m pytest $@
+
 pytest: venv
 	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
 
@@ -55,10 +63,10 @@ lint: venv  ## ruff: rules and format; import-linter: which module may import wh
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-types: venv  ## mypy, strict; for Windows and macOS too: no call there that only Linux has
-	$(BIN)/mypy
-	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
-	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
+types: types-linux types-win32 types-darwin  ## mypy, strict; for Windows and macOS too: no call there that only Linux has
+
+types-linux types-win32 types-darwin: types-%: venv
+	$(BIN)/mypy --platform $* --cache-dir .mypy_cache/$*
 
 vendor: venv  ## fetch the JavaScript that pages hold again, from npm: extract/report/vendor/
 	$(BIN)/python tests/support/vendored.py

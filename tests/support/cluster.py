@@ -56,9 +56,9 @@ def _raylet(node) -> int:
 class Unit:
     """`run_shard` with a slow disk, a short queue and notes of what it does; picklable.
 
-    Two files of lines `process, its parent, id` grow beside the store: `.saves` by each utterance
-    that is saved, `.forwards` by each that is encoded. Nothing else tells what a process did that
-    was killed since.
+    Three files of lines `process, its parent, what` grow beside the store: `.saves` by the id of
+    each utterance that is saved, `.forwards` by that of each that is encoded, `.ended` by each
+    shard that has returned. Nothing else tells what a process did that was killed since.
     """
 
     slow_s: float = 0.05  # of each save: long enough for something to happen meanwhile
@@ -87,19 +87,21 @@ class Unit:
             patches.enter_context(patch.object(GptSovits, "put", saving))
             patches.enter_context(patch.object(BatchEncoder, "_submit", encoding))
             patches.enter_context(patch.object(writers, "MAX_QUEUED_PER_WRITER", 1))
-            return run_shard(config, shard, *rest, **options)
+            summary = run_shard(config, shard, *rest, **options)
+        _note(f"{store}.ended", [str(shard.index)])
+        return summary
 
 
-def _note(path: str, ids: list[str]) -> None:
-    lines = "".join(f"{os.getpid()} {os.getppid()} {id_}\n" for id_ in ids)
+def _note(path: str, what: list[str]) -> None:
+    lines = "".join(f"{os.getpid()} {os.getppid()} {one}\n" for one in what)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(descriptor, lines.encode())
     os.close(descriptor)
 
 
 def notes(path: Path) -> list[tuple[int, int, str]]:
-    """What `Unit` noted: (process, its parent, id)."""
+    """What `Unit` noted: (process, its parent, id or shard)."""
     with suppress(FileNotFoundError):
         words = [line.split(" ", 2) for line in path.read_text().splitlines()]
-        return [(int(pid), int(parent), id_) for pid, parent, id_ in words]
+        return [(int(pid), int(parent), what) for pid, parent, what in words]
     return []

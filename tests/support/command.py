@@ -1,8 +1,11 @@
 """Starts the command in a process of its own, which a test may kill."""
 
+import functools
+import io
 import multiprocessing
 import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -18,10 +21,9 @@ def start(argv: list[str], cwd: Path, log: Path | None = None) -> multiprocessin
 
     What it says goes to `log`.
     """
-    import extract.run.job
     from extract.run.build import _encoder
 
-    assert extract.run.job
+    _parse_once()
     _encoder(
         "tiny_random", None, 0, "cpu", "auto", (None, "auto", "transformers"), False
     )  # imported and built, for every child
@@ -36,6 +38,23 @@ def start(argv: list[str], cwd: Path, log: Path | None = None) -> multiprocessin
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
     return process
+
+
+@functools.cache
+def _parse_once() -> None:
+    """Imports what a run does, Hydra's plugins too, and fills the tables of Hydra's parser.
+
+    Each child would need a third of a second for it.
+    """
+    import extract.run.job
+    import extract.run.terminal
+
+    assert extract.run.job
+    assert extract.run.terminal
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
+        patch.setattr(sys, "argv", ["extract"])
+        patch.setenv("HYDRA_FULL_ERROR", "0")  # `main` changes it
+        assert main(["dataset=demo", *TINY, "--cfg", "job"]) == 0
 
 
 def extract_into(store: Path, recordings: Path, *options: str) -> int:

@@ -46,7 +46,7 @@ class Commands:
             changes.setattr(sys, "argv", ["extract"])
             changes.setenv("EXTRACT_REPORT", "none")
             changes.setattr(job_module, "run_shard", unit)
-            changes.setattr(terminal, "EACH_LINE_S", 1)
+            changes.setattr(terminal, "EACH_LINE_S", 0)  # no line of progress is left out
             process = command.start(argv, log.parent, log)
         self._started[process.pid] = process
         return process.pid
@@ -197,11 +197,13 @@ class Job:
         return killed
 
     def kill_task(self, rng: random.Random) -> int:
-        """Kills the process of one shard; returns how many were killed: 0 if all had ended."""
+        """Kills the process of one shard; returns its id, or 0 if all had ended."""
         pids = self.tasks()
-        killed = kill(rng.choice(pids)) if pids else 0
-        self.num_killed += killed
-        return killed
+        pid = rng.choice(pids) if pids else 0
+        if not pid or not kill(pid):
+            return 0
+        self.num_killed += 1
+        return pid
 
     def kill_workers(self, rng: random.Random) -> int:
         """Kills the loader's workers of one shard; returns how many."""
@@ -227,6 +229,14 @@ class Job:
         """How often each utterance was encoded."""
         return Counter(id_ for _pid, _parent, id_ in notes(self._beside("forwards")))
 
+    def at_work(self) -> set[int]:
+        """Processes that have saved something and not ended their shard, by what they noted.
+
+        They held the lock of their shard all the time, up to now or to their death.
+        """
+        saved, ended = (notes(self._beside(suffix)) for suffix in ("saves", "ended"))
+        return {pid for pid, *_ in saved} - {pid for pid, *_ in ended}
+
     def places(self) -> set[int]:
         """The nodes whose processes have saved."""
         return {self.engine.place(pid, parent) for pid, parent, _ in notes(self._beside("saves"))}
@@ -237,7 +247,7 @@ class Job:
         return self._beside("hold")
 
     def forget_notes(self) -> None:
-        for suffix in ("saves", "forwards"):
+        for suffix in ("saves", "forwards", "ended"):
             self._beside(suffix).unlink(missing_ok=True)
 
     def _beside(self, suffix: str) -> Path:

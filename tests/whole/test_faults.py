@@ -80,12 +80,14 @@ def slow_saves(tmp_path, monkeypatch):
     """Saves that take long enough for a signal to fall between them; called, longer ones.
 
     And a queue that holds little, or all 24 utterances are in flight, and saved, whatever comes.
-    `num_saves` counts them: lines of the ledger come late from a layout of archives.
+    `num_saves` counts them: lines of the ledger come late from a layout of archives. `end` ends the
+    slowness, also of processes that have started.
     """
+    over = tmp_path / "no longer slow"
 
     def slow_down(seconds: float) -> None:
         def slow(self, item):
-            time.sleep(seconds)
+            time.sleep(0 if over.exists() else seconds)
             save(self, item)
             with (tmp_path / "saves").open("ab") as file:
                 file.write(b".")
@@ -95,6 +97,7 @@ def slow_saves(tmp_path, monkeypatch):
     save = writers.Writers._save
     monkeypatch.setattr(writers, "MAX_QUEUED_PER_WRITER", 1)
     slow_down(0.02)
+    slow_down.end = over.touch
     return slow_down
 
 
@@ -116,13 +119,14 @@ def num_saves(tmp_path, slow_saves):
     "every file byte for byte that of an uninterrupted run",
 )
 def test_sigkill_at_random_moments_then_the_same_command_equals_one_run(
-    recordings, tmp_path, num_saves, argv
+    recordings, tmp_path, slow_saves, num_saves, argv
 ):
     rng = random.Random(1)
     assert finish(start(argv(recordings, tmp_path / "whole"), tmp_path)) == 0
     interrupted = 0
     for kill in range(NUM_KILLS):
         store = tmp_path / f"killed{kill}"
+        slow_saves(0.02)
         num_saves.begin()
         process = start(argv(recordings, store), tmp_path)
         saves = rng.randrange(-4, 23)  # -4 to 0: while it starts, reads headers, loads the first
@@ -131,6 +135,7 @@ def test_sigkill_at_random_moments_then_the_same_command_equals_one_run(
         process.kill()
         process.join()
         interrupted += 0 < num_saves() < 24
+        slow_saves(0)
         assert finish(start(argv(recordings, store), tmp_path)) == 0
         audit(store, ids_of(recordings))
         assert contents(store) == contents(tmp_path / "whole")
@@ -154,6 +159,7 @@ def test_a_signal_finishes_what_is_under_way(
     done = {record["id"] for record in ledger(store)}
     assert 0 < len(done) < 24
     audit(store, done)
+    slow_saves.end()
     assert finish(start(argv(recordings, store), tmp_path)) == 0
     audit(store, ids_of(recordings))
 
@@ -352,6 +358,7 @@ def test_a_second_run_into_the_same_folder_is_told_who_works_there(
     assert finish(start(argv(recordings, store), tmp_path, log)) == 2
     said = log.read_text().replace("\n", " ")
     assert f"process {first.pid} on {socket.gethostname()}" in said
+    slow_saves.end()
     assert finish(first) == 0
     audit(store, ids_of(recordings))
 
@@ -379,6 +386,7 @@ def test_storage_without_flock_is_locked_all_the_same(
     first.kill()
     first.join()
     assert 0 < num_saves() < 24
+    slow_saves.end()
     assert finish(start(argv(recordings, store), tmp_path)) == 0
     audit(store, ids_of(recordings))
 
@@ -457,6 +465,7 @@ def test_a_shard_with_other_settings_than_a_running_one_is_told_to_wait(
     said = " ".join(log.read_text().split())
     assert "another process is at work here, with other settings" in said
     assert "Wait for it" in said
+    slow_saves.end()
     assert finish(first) == 0
 
 

@@ -36,7 +36,7 @@ pytestmark = [
 ]
 
 NUM_GOOD = 60
-BATCH = 3  # utterances: three of the longest recordings are 1.3 s
+BATCH = 3  # utterances, in each batch of good recordings: three of the longest are 1.25 s
 OPTIONS = [*TINY, "loader.num_workers=1", "loader.batch_seconds=1.4", "store.num_writers=1"]
 # Of a task that is killed: two batches are with the encoder, one is being saved, and one more may
 # have been left half saved by an earlier death: it is encoded whole, for the same bytes.
@@ -60,7 +60,7 @@ def clips(tmp_path_factory) -> Path:
     """Good recordings and one of each bad kind."""
     folder = tmp_path_factory.mktemp("clips")
     for number in range(NUM_GOOD):
-        write_wav(folder / f"{number:02}.wav", 0.2 + number % 12 / 50, number)
+        write_wav(folder / f"{number:02}.wav", 0.36 + number % 12 / 200, number)
     rate, tone = 16_000, np.sin(np.arange(16_000) / 20).astype(np.float32)
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("no recording\n" * 100)
@@ -220,11 +220,13 @@ def somewhere(job: Job, rng: random.Random) -> None:
 def test_a_killed_task(job, trial, rng, checked):
     job.start()
     somewhere(job, rng)
-    trial.faults = job.kill_task(rng)
+    killed = job.kill_task(rng)
+    trial.faults = int(killed > 0)
     checked()
     if job.engine.name == "ray":
         assert (job.num_started, job.log.read_text().count("output: ")) == (1, 1)
-        assert "started again" in job.log.read_text() or not trial.faults
+        if killed in job.at_work():  # Ray has its result, or may have it, once its shard has ended
+            assert "started again" in job.log.read_text()
 
 
 @pytest.mark.trial("SIGKILL of a task's loader workers", seldom="ray")
@@ -320,11 +322,14 @@ def test_two_runs_on_one_store(job, local, options, trial, rng, checked):
     somewhere(job, rng)
     trial.faults = 2
     others = [Job(job.engine, job.store, options), Job(local, job.store, options, 1)]
+    job.hold.touch()  # it stays at work until the second one has ended
+    before = job.at_work()
     for other in others:
         other.start()
     refused = [other.finish() for other in others[1:]]
-    if job.tasks():
+    if before & job.at_work():
         assert refused == [[2]]
+    job.hold.unlink()
     assert set(others[0].finish()) <= {1, 2}
     checked()
 
@@ -351,6 +356,7 @@ def test_the_other_engine_goes_on(job, local, on_ray, options, whole, clips, tri
     job.start()
     somewhere(job, rng)
     trial.faults = job.kill_commands()
+    job.wait_for(lambda: not job.tasks())  # Ray's outlive their command, with the store's locks
     other = Job(on_ray if job.engine is local else local, job.store, options, num_shards=3)
     other.num_killed = job.num_killed
     other.start("loader.num_workers=2", "loader.batch_seconds=2.5")

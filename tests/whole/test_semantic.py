@@ -463,8 +463,9 @@ def test_a_signal_stops_the_making_of_units_and_loses_none(run, tmp_path, monkey
 def test_tokens_survive_kills(recordings, tmp_path, weight, monkeypatch):
     """Five kills a store; in every second one the features are there and units are made of them."""
     put, read = GptSovits.put, GptSovits.read
-    slow_put = lambda self, item: (time.sleep(0.02), put(self, item))[1]  # noqa: E731
-    slow_read = lambda self, kept: (time.sleep(0.02), read(self, kept))[1]  # noqa: E731
+    slow = {"s": 0.0}  # of the runs that are killed
+    slow_put = lambda self, item: (time.sleep(slow["s"]), put(self, item))[1]  # noqa: E731
+    slow_read = lambda self, kept: (time.sleep(slow["s"]), read(self, kept))[1]  # noqa: E731
     monkeypatch.setattr(GptSovits, "put", slow_put)
     monkeypatch.setattr(GptSovits, "read", slow_read)
     monkeypatch.setattr(writers, "MAX_QUEUED_PER_WRITER", 1)
@@ -497,12 +498,14 @@ def test_tokens_survive_kills(recordings, tmp_path, weight, monkeypatch):
         store = tmp_path / f"killed{number}"
         if number % 2:
             finish(begin(store))
+        slow["s"] = 0.02
         for _ in range(5):
             process = begin(store, *tokens)
             wait(process, store, rng.choice([0, 1, 1, 500, 1_500]))
             killed += process.is_alive()
             process.kill()
             process.join()
+        slow["s"] = 0.0
         finish(begin(store, *tokens))
         assert contents(store) == contents(whole)
         assert units_of(store) == units_of(whole)

@@ -172,29 +172,29 @@ OF_THE_TABLE = {"Ended", "Summary", "Row", "Failure", "Recording"}  # what a job
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_nothing_of_a_job_stays_in_the_next(command, tmp_path, monkeypatch):
-    """Ten jobs, each of recordings whose lengths no other has."""
+    """Six jobs, each of recordings whose lengths no other has."""
     seen = []
 
     def note(config, *arguments, **options):
-        if len(seen) in (3, 9):  # what is made once, and what stays of a job's neighbour, is there
+        if len(seen) in (3, 5):  # what is made once, and what stays of a job's neighbour, is there
             gc.collect()
         seen.append((resources(), census()))
         return run_shard(config, *arguments, **options)
 
     run_shard = job.run_shard
     monkeypatch.setattr(job, "run_shard", note)
-    for number in range(10):
+    for number in range(6):
         for index in range(3):
             seconds = 0.2 + number / 10 + index / 37
             write_wav(tmp_path / f"in{number}" / f"{index}.wav", seconds, index, 44_100)
-    folders = ",".join(f"in{number}" for number in range(10))
+    folders = ",".join(f"in{number}" for number in range(6))
     argv = ["-m", "dataset=folder", f"dataset.path={folders}", *TINY, "loader.batch_seconds=2"]
     assert command(*argv) == 0
-    assert len(seen) == 10
-    assert seen[3][0] == seen[9][0]
-    before = {kind for kind in seen[9][1] - seen[0][1] if re.match(OF_A_JOB, kind)}
+    assert len(seen) == 6
+    assert seen[3][0] == seen[5][0]
+    before = {kind for kind in seen[5][1] - seen[0][1] if re.match(OF_A_JOB, kind)}
     assert before == set()  # of the job that has just ended
-    more = seen[9][1] - seen[3][1]
+    more = seen[5][1] - seen[3][1]
     assert {kind: n for kind, n in more.items() if kind.split(".")[-1] not in OF_THE_TABLE} == {}
 
 

@@ -67,7 +67,7 @@ def test_an_open_file_is_neither_replaced_nor_removed(tmp_path):
 
 
 def test_the_demo_is_the_same_byte_for_byte(tmp_path, command):
-    words = ["dataset=demo", *TINY, "loader.batch_seconds=2"]
+    words = ["dataset=demo", *TINY, "loader.num_workers=1", "loader.batch_seconds=2"]
     ran = python(tmp_path, "-m", "extract", *words, f"store.dir={tmp_path / 'there'}", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert command(*words, f"store.dir={tmp_path / 'here'}") == 0
