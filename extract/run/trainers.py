@@ -57,10 +57,11 @@ class LeftOut:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Counts a record of the ledger, if it is of a saved recording that is left out."""
-        duration_s = record.get("duration_s")
-        if not self.layout or record.get("status") != SAVED or duration_s is None:
+        if not self.layout or record.get("status") != SAVED:
             return
-        if (reason := dropped(self.layout, duration_s)) is None:
+        duration_s = record.get("duration_s")
+        reason = None if duration_s is None else dropped(self.layout, duration_s)
+        if reason is None:
             return
         self._numbers[reason] = self._numbers.get(reason, 0) + 1
         names = self._names.setdefault(reason, [])
