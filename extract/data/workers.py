@@ -14,6 +14,7 @@ import pickle
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,8 @@ from extract.data.plan import Indices
 from extract.data.transport import Packed
 from extract.data.watched import IDLE, INDEX, PID, SINCE_S, Items, Watched, prepare_worker
 from extract.machine import best_start_method
+
+Handler = Callable[[int, FrameType | None], None]
 
 POLL_S = 1.0  # seconds to wait for data before workers and signals are checked
 PRELOAD = (
@@ -101,6 +104,7 @@ class Workers:
             **parallel,
         )
         self.processes: list[Any] = []
+        self._handler = _handler_of(weakref.ref(self))
         self._handler_before: Any = None
         self._replace_handler()  # before workers start: one may die at once
         try:
@@ -121,7 +125,7 @@ class Workers:
         while not self.stop():
             if not self.processes:
                 return next(self.iterator)
-            self._raise_if_dead()
+            self.raise_if_dead()
             self.waiting = True
             try:
                 return pickle.loads(next(self.iterator))
@@ -130,7 +134,7 @@ class Workers:
                     raise
             finally:
                 self.waiting = False
-            self._raise_if_dead()
+            self.raise_if_dead()
             self._raise_if_hung()
         return None
 
@@ -148,27 +152,23 @@ class Workers:
         self._restore_handler()
 
     def _replace_handler(self) -> None:
-        """Installs `_on_child`, which raises only inside `next`, in the main thread.
+        """Installs a handler that raises only inside `next`, in the main thread.
 
         torch's handler of SIGCHLD raises wherever the main process is, even within a save.
         """
         in_main = threading.current_thread() is threading.main_thread()
         if self.options.num_workers and in_main and hasattr(signal, "SIGCHLD"):  # not on Windows
-            before = signal.signal(signal.SIGCHLD, self._on_child)
-            if before != self._on_child:
+            before = signal.signal(signal.SIGCHLD, self._handler)
+            if before is not self._handler:
                 self._handler_before = before
 
     def _restore_handler(self) -> None:
-        """Restores the handler of SIGCHLD, which would keep this object and its shared memory."""
+        """Restores the handler of SIGCHLD that was there before."""
         before, self._handler_before = self._handler_before, None
         if before is None or not hasattr(signal, "SIGCHLD"):
             return
-        if signal.getsignal(signal.SIGCHLD) == self._on_child:
+        if signal.getsignal(signal.SIGCHLD) is self._handler:
             signal.signal(signal.SIGCHLD, before)
-
-    def _on_child(self, _signum: int, _frame: FrameType | None) -> None:
-        if self.waiting:
-            self._raise_if_dead()
 
     def _dead(self, wait_s: float = 0.0) -> list[int]:
         deadline = time.monotonic() + wait_s
@@ -178,7 +178,8 @@ class Workers:
                 return dead
             time.sleep(0.01)
 
-    def _raise_if_dead(self) -> None:
+    def raise_if_dead(self) -> None:
+        """Raises `WorkersDied` if a worker has ended."""
         if dead := self._dead():
             self.waiting = False
             raise WorkersDied([self._death(worker) for worker in dead])
@@ -197,6 +198,20 @@ class Workers:
             cause = f"hung for {self.options.timeout_s:g} s (loader.timeout_s)"
             indices = self.current[hung, INDEX].tolist()
             raise WorkersDied([Death(int(index), cause, killed=False) for index in indices])
+
+
+def _handler_of(reference: weakref.ref[Workers]) -> Handler:
+    """A handler of SIGCHLD for some workers, which it does not keep alive.
+
+    torch's own handler, installed by the first loader of a process, holds the one before for ever.
+    """
+
+    def on_child(_signum: int, _frame: FrameType | None) -> None:
+        workers = reference()
+        if workers is not None and workers.waiting:
+            workers.raise_if_dead()
+
+    return on_child
 
 
 class _Lists:
