@@ -22,7 +22,7 @@ class Stamps:
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        self._ask, self._cuts = manifest.opener.stamp, manifest.cuts
+        self._opener, self._cuts = manifest.opener, manifest.cuts
         self._sizes = array("q", [_NOT_ASKED]) * len(manifest)
         self._times = array("q", bytes(8 * len(manifest)))
 
@@ -30,7 +30,7 @@ class Stamps:
         """What the opener says of an entry's file, which is at `path`."""
         if (size := self._sizes[index]) != _NOT_ASKED:
             return size, self._times[index]
-        stamp = self._ask(path)
+        stamp = self._opener.stamp(path)
         try:
             self._sizes[index], self._times[index] = stamp
         except OverflowError:  # no 64 bits, of an opener from outside: it is asked again

@@ -125,7 +125,7 @@ def test_what_a_later_job_refuses_is_said_as_without_what_was_kept(tmp_path, cac
     ("source", "entry", "recording", "settings"),
     [
         ("other", ENTRY, RECORDING, AudioSettings()),
-        ("", replace(ENTRY, path="b.wav"), RECORDING, AudioSettings()),
+        ("", ENTRY._replace(path="b.wav"), RECORDING, AudioSettings()),
         ("", replace(ENTRY, offset_s=0.5), RECORDING, AudioSettings()),
         ("", replace(ENTRY, duration_s=0.5), RECORDING, AudioSettings()),
         ("", ENTRY, replace(RECORDING, size=101), AudioSettings()),
