@@ -126,8 +126,8 @@ def test_what_a_later_job_refuses_is_said_as_without_what_was_kept(tmp_path, cac
     [
         ("other", ENTRY, RECORDING, AudioSettings()),
         ("", ENTRY._replace(path="b.wav"), RECORDING, AudioSettings()),
-        ("", replace(ENTRY, offset_s=0.5), RECORDING, AudioSettings()),
-        ("", replace(ENTRY, duration_s=0.5), RECORDING, AudioSettings()),
+        ("", ENTRY._replace(offset_s=0.5), RECORDING, AudioSettings()),
+        ("", ENTRY._replace(duration_s=0.5), RECORDING, AudioSettings()),
         ("", ENTRY, replace(RECORDING, size=101), AudioSettings()),
         ("", ENTRY, replace(RECORDING, mtime_ns=8), AudioSettings()),
         ("", ENTRY, RECORDING, AudioSettings(mix="mean")),
@@ -139,7 +139,7 @@ def test_what_decides_the_samples_is_in_their_name(source, entry, recording, set
     name = name_of("", ENTRY, RECORDING, AudioSettings())
     assert name_of(source, entry, recording, settings) != name
     louder = AudioSettings(alpha=0, maxx=0.1, scale=1, max_peak=None, min_duration_s=1)
-    assert name_of("", replace(ENTRY, id="b"), replace(RECORDING, index=5), louder) == name
+    assert name_of("", ENTRY._replace(id="b"), replace(RECORDING, index=5), louder) == name
 
 
 def test_a_recording_without_a_stamp_has_no_name():
