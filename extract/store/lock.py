@@ -142,9 +142,10 @@ def _take(
 ) -> Held:
     """Takes the lock `mine` and calls `begin` with it; the caller holds the start-up lock."""
     others = _held_locks(mine, count, has_flock=has_flock)
-    for path in others:
-        if not path.name.endswith(f"-of-{count}"):
-            raise StoreBusy(_message(directory, path, f"shard.count={count}", has_flock=has_flock))
+    for path in [path for path in others if not path.name.endswith(f"-of-{count}")]:
+        wanted = f"shard.count={count}"
+        _acquire_from_the_dead(directory, path, wanted, has_flock=has_flock).release()
+        others.remove(path)
     lock = _acquire_shard(directory, mine, has_flock=has_flock)
     try:
         begin(lock, not others)
@@ -191,7 +192,12 @@ def _acquire_shard(directory: Path, path: Path, *, has_flock: bool) -> Held:
     try:
         return acquire(path, has_flock=has_flock)
     except Timeout:
-        busy = StoreBusy(_message(directory, path, "this run", has_flock=has_flock))
+        return _acquire_from_the_dead(directory, path, "this run", has_flock=has_flock)
+
+
+def _acquire_from_the_dead(directory: Path, path: Path, wanted: str, *, has_flock: bool) -> Held:
+    """Takes a lock that workers of a killed run still hold, once they have ended."""
+    busy = StoreBusy(_message(directory, path, wanted, has_flock=has_flock))
     if not lease.is_known_dead(owner_path(path)):
         raise busy from None
     try:

@@ -147,8 +147,12 @@ def test_a_killed_process_holds_nothing(tmp_path, other):
         assert pid_of(owner_of(tmp_path)) == os.getpid()
 
 
+BY_A_LATER_RUN = pytest.mark.parametrize("shard", [(0, 1), (1, 3)], ids=["the same", "of others"])
+
+
 @WITH_FLOCK
-def test_the_lock_of_a_dead_owner_that_lingers_is_waited_for(tmp_path, other, dead):
+@BY_A_LATER_RUN
+def test_the_lock_of_a_dead_owner_that_lingers_is_waited_for(tmp_path, other, dead, shard):
     """A killed run's workers hold its lock for as long as they take to end."""
     lingering = other()
     write_record(owner_of(tmp_path), record(dead))
@@ -156,7 +160,7 @@ def test_the_lock_of_a_dead_owner_that_lingers_is_waited_for(tmp_path, other, de
     told, tell = context.Pipe(duplex=False)
 
     def second() -> None:
-        with locked(tmp_path, settle=tell.send):
+        with locked(tmp_path, *shard, settle=tell.send):
             pass
 
     process = context.Process(target=second)
@@ -171,11 +175,14 @@ def test_the_lock_of_a_dead_owner_that_lingers_is_waited_for(tmp_path, other, de
 
 
 @WITH_FLOCK
-def test_the_lock_of_a_dead_owner_is_not_waited_for_without_end(tmp_path, other, dead, monkeypatch):
+@BY_A_LATER_RUN
+def test_the_lock_of_a_dead_owner_is_not_waited_for_without_end(
+    tmp_path, other, dead, shard, monkeypatch
+):
     monkeypatch.setattr(lock, "TAKE_OVER_S", 1.0)
     other()
     write_record(owner_of(tmp_path), record(dead))
-    with pytest.raises(StoreBusy, match=f"process {dead} on"), locked(tmp_path):
+    with pytest.raises(StoreBusy, match=f"process {dead} on"), locked(tmp_path, *shard):
         pass
 
 
