@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.frames import ENCODER_RATE_HZ
+from extract.manifest.strings import PackedStrings
 from extract.values import AudioSettings
 
 Indices = NDArray[np.int64]
@@ -74,12 +75,11 @@ def padding_share(duration_s: Durations, batches: Sequence[Indices]) -> float:
     return 1 - valid / padded if padded else 0.0
 
 
-def plan_fingerprint(batches: Sequence[Indices], ids: Sequence[str]) -> str:
+def plan_fingerprint(batches: Sequence[Indices], ids: PackedStrings) -> str:
     """SHA-256 of a plan, in hex: equal if the same ids share the same batches in the same order."""
     digest = hashlib.sha256()
     for batch in batches:
-        shared = map(ids.__getitem__, batch.tolist())
-        digest.update("\n".join(shared).encode("utf8", "surrogateescape"))
+        digest.update(ids.joined(batch, b"\n"))
         digest.update(b"\0")
     return digest.hexdigest()
 

@@ -109,6 +109,17 @@ class PackedStrings(Sequence[str]):
             packer.append_bytes(data[start:end])
         return packer.finish().with_prefix(self.prefix)
 
+    def joined(self, indices: npt.NDArray[np.integer[Any]], separator: bytes) -> bytes:
+        """The bytes of the strings at `indices`, none of them negative, with `separator` between.
+
+        Raises:
+            IndexError: an index beyond the end.
+        """
+        data, head = self._bytes, self.prefix.encode("utf-8", "surrogateescape")
+        starts, ends = self._offsets[indices].tolist(), self._offsets[indices + 1].tolist()
+        raws = [data[start:end] for start, end in zip(starts, ends, strict=True)]
+        return separator.join([head + raw for raw in raws] if head else raws)
+
     def with_prefix(self, prefix: str) -> PackedStrings:
         """The same strings behind another `prefix`; the arrays are shared, not copied."""
         twin = PackedStrings(self._data, self._offsets, prefix)

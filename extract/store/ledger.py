@@ -11,16 +11,18 @@ may name is the layout's to say: `extract.store.store.Store.read_lines`.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
 import threading
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from extract.files import APPEND, open_regular, replace_whole
 from extract.json_lines import parsed
@@ -34,6 +36,7 @@ SYNC_EVERY_S = 5.0  # lines older than this survive a power cut
 # Bytes. A line takes about 500, its path and its detail at most some thousand, and its units five a
 # unit: 38 hours at 25 a second.
 MAX_LINE = 1 << 24
+BLOCK = 1 << 16  # bytes that are read at a time
 
 _STATUS_OF: Mapping[str, Status] = dict[str, Status](STATUS_OF.items())  # takes any str
 _NUMBERS = ("peak", "duration_s", "gain_sensitivity")
@@ -44,6 +47,9 @@ _TEXT, _OBJECT = frozenset({str, type(None)}), frozenset({dict, type(None)})
 _COUNTS = ("num_frames", "source_size", "source_mtime_ns")
 _STRING = rb'[^"\\]*(?:\\.[^"\\]*)*'
 _HEAD = re.compile(rb'\{"id":"(%b)"(?:,"path":"%b","status":"([a-z]+)")?' % (_STRING, _STRING))
+_HEADS = re.compile(  # of lines without an escape in id and path
+    rb'^\{"id":"([^"\\\n]*)","path":"[^"\\\n]*","status":"([a-z]+)"[^\n]*\n', re.MULTILINE
+)
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -148,9 +154,13 @@ def lines(path: Path) -> Iterator[bytes]:
     """A ledger's lines; one of more than `MAX_LINE` bytes, which no run writes, comes in pieces."""
     try:
         with open_regular(path) as file:
-            yield from iter(partial(file.readline, MAX_LINE), b"")
+            yield from _lines(file)
     except FileNotFoundError:
         return
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    return iter(partial(file.readline, MAX_LINE), b"")
 
 
 def read_lines(path: Path, known: Container[str] = ()) -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -168,22 +178,34 @@ def read_lines(path: Path, known: Container[str] = ()) -> Iterator[tuple[bytes, 
 def heads(path: Path) -> Iterator[tuple[str, bool]]:
     """Each line's id, and whether it says that the utterance is saved.
 
-    Takes a third of the time of `read_lines`, since only the start of a line is parsed. A line that
-    is damaged further on is included: its files, if there are any, are this program's.
+    Takes a fourth of the time of `read_lines`, since only the start of a line is parsed. A line
+    that is damaged further on is included: its files, if there are any, are this program's.
     """
-    for line in lines(path):
-        found = _HEAD.match(line)
-        raw, status = found.groups() if found else (None, None)
-        if raw is not None and status:
-            yield _text(raw), status == b"saved"
-        elif (record := parse(line)) is not None:
-            yield record["id"], record["status"] == SAVED
-        elif raw is not None:
-            yield _text(raw), True
+    with suppress(FileNotFoundError), open_regular(path) as file:
+        while block := file.read(BLOCK):
+            block += file.readline(MAX_LINE)  # up to the end of its last line
+            found = _HEADS.findall(block)
+            if len(found) == block.count(b"\n") and block.endswith(b"\n"):
+                yield from [(_text(raw), status == b"saved") for raw, status in found]
+            else:
+                yield from filter(None, map(_head, _lines(io.BytesIO(block))))
+
+
+def _head(line: bytes) -> tuple[str, bool] | None:
+    """What `heads` says of a line of any form."""
+    found = _HEAD.match(line)
+    raw, status = found.groups() if found else (None, None)
+    if raw is not None and status:
+        return _text(raw), status == b"saved"
+    if (record := parse(line)) is not None:
+        return record["id"], record["status"] == SAVED
+    return None if raw is None else (_text(raw), True)
 
 
 def _text(raw: bytes) -> str:
     """The text of a JSON string; "", which is no id, if the string is damaged."""
+    if raw.isascii() and b"\\" not in raw:
+        return raw.decode()
     try:
         return str(json.loads(b'"%b"' % raw)) if b"\\" in raw else raw.decode()
     except ValueError:

@@ -5,10 +5,12 @@ import os
 import pickle
 import tracemalloc
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extract.manifest import strings as module
 from extract.manifest.strings import PackedStrings
 
 FILE_NAMES = st.binary(max_size=20).map(os.fsdecode)  # any name that a file can have
@@ -31,6 +33,23 @@ def test_a_subset_is_what_a_list_would_give(strings, data):
     cut = data.draw(st.slices(len(strings)))
     assert list(packed.take(indices)) == ["root/" + strings[i] for i in indices]
     assert list(packed[cut]) == ["root/" + string for string in strings[cut]]
+
+
+@given(st.lists(FILE_NAMES | st.text("abc"), max_size=12), st.integers(1, 5))
+def test_strings_are_taken_out_by_the_piece(strings, piece):
+    packed = PackedStrings.from_iterable(strings).with_prefix("ö/")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PIECE", piece)
+        assert list(packed) == ["ö/" + string for string in strings]
+        assert list(packed.iter_bytes()) == list(map(os.fsencode, strings))
+
+
+@given(st.lists(FILE_NAMES, min_size=1), st.sampled_from(["", "root/"]), st.data())
+def test_joined_are_their_bytes_with_a_separator_between(strings, prefix, data):
+    packed = PackedStrings.from_iterable(strings).with_prefix(prefix)
+    indices = data.draw(st.lists(st.integers(0, len(strings) - 1)))
+    expected = b"\n".join(os.fsencode(prefix + strings[index]) for index in indices)
+    assert packed.joined(np.array(indices, np.int64), b"\n") == expected
 
 
 @pytest.mark.parametrize("index", [2, -3])

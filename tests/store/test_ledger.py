@@ -184,7 +184,9 @@ def test_only_the_names_that_we_write_are_ledgers(tmp_path):
     assert {path.name for path in ledger_paths(tmp_path)} == set(ours)
 
 
-def test_the_head_of_a_line_is_read_as_the_whole_of_it(tmp_path):
+@pytest.mark.parametrize("block", [1, 300, 1 << 16])
+def test_the_head_of_a_line_is_read_as_the_whole_of_it(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(module, "BLOCK", block)
     names = ('a "quoted" ä.wav', "back\\\\slash\n.wav", "plain/b.wav")
     write(tmp_path, *names)
     with (tmp_path / "ledger.jsonl").open("ab") as file:
@@ -196,9 +198,14 @@ def test_the_head_of_a_line_is_read_as_the_whole_of_it(tmp_path):
 
 def test_the_id_of_a_damaged_line_is_salvaged(tmp_path):
     line, path = record('a "quoted" ä.wav').line(), tmp_path / "ledger.jsonl"
+    plain = record("b.wav").line()
     for damaged in (line[:-30], line[:50], line.replace(b"status", b"\xff\0atus")):
-        path.write_bytes(damaged)
-        assert list(heads(path)) == [('a "quoted" ä.wav', True)]
+        for before in (b"", plain):
+            path.write_bytes(before + damaged)
+            expected = [("b.wav", True)] * bool(before) + [('a "quoted" ä.wav', True)]
+            assert list(heads(path)) == expected
+    path.write_bytes(b"x" + plain + plain)
+    assert list(heads(path)) == [("b.wav", True)]
     for damaged in (line[5:], line[:10], b"", b"\n"):
         path.write_bytes(damaged)
         assert not list(heads(path))
