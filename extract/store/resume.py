@@ -98,6 +98,10 @@ def remaining(
     holding = bytearray()  # for every whole line, 1 or 0
     num_bytes = 0
     for line in ledger.lines(path):
+        if lines.is_as_before(line):
+            holding.append(True)
+            num_bytes += len(line)
+            continue
         record, index = lines.record_of(line)
         if record is None:
             continue
@@ -161,7 +165,7 @@ class _Lines:
         self._manifest, self._store, self._policy = manifest, store, policy
         self._kept_one, self._stamps = kept_one, stamps or Stamps(manifest)
         self._adds = store.layout.adds
-        self._may_be_brief = not policy.units
+        self._may_be_brief = not policy.units and manifest.extras is None
         self._failing = {failure.recording.id for failure in manifest.failures}
 
     @cached_property
@@ -173,11 +177,30 @@ class _Lines:
         """Whether an id is the manifest's: then it was checked."""
         return named in self.index_of
 
-    def record_of(self, line: bytes) -> tuple[Mapping[str, Any] | None, int | None]:
-        """The record of a line, which may be in brief, and the index of its id; None for none."""
+    def is_as_before(self, line: bytes) -> bool:
+        """Whether a line is in brief, its recording and its files as it says; counts it then.
+
+        So it is with nearly every line of a finished store. `record_of` and `stays`, which are for
+        all others, would find the same.
+        """
         record = brief(line) if self._may_be_brief else None
-        if record is not None and (index := self.index_of.get(record["id"])) is not None:
-            return record, index
+        if record is None or (index := self.index_of.get(record["id"])) is None:
+            return False
+        rest, path = self.rest, self._manifest.paths[index]
+        if not rest.todo[index] or (self._adds and record["path"] != path):
+            return False
+        then = record["source_size"], record["source_mtime_ns"]
+        if self._stamps.of_entry(index, path) != then:
+            return False
+        if not self._store.intact(record, checksum=self._policy.checksum):
+            return False
+        rest.unseen[index] = False
+        rest.keep(index, record)
+        self._kept_one(record)
+        return True
+
+    def record_of(self, line: bytes) -> tuple[Mapping[str, Any] | None, int | None]:
+        """The record of a line and the index of its id; None for none."""
         record = ledger.parse(line, known=self)
         return record, None if record is None else self.index_of.get(record["id"])
 
