@@ -57,11 +57,10 @@ class LeftOut:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Counts a record of the ledger, if it is of a saved recording that is left out."""
-        if not self.layout or record.get("status") != SAVED:
-            return
         duration_s = record.get("duration_s")
-        reason = None if duration_s is None else dropped(self.layout, duration_s)
-        if reason is None:
+        if record.get("status") != SAVED or duration_s is None:
+            return
+        if (reason := dropped(self.layout, duration_s)) is None:
             return
         self._numbers[reason] = self._numbers.get(reason, 0) + 1
         names = self._names.setdefault(reason, [])

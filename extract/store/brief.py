@@ -39,7 +39,7 @@ def brief(line: bytes) -> dict[str, Any] | None:
     if found is None:
         return None
     id_, path, duration, clipped, size, time, name, start, length, crc, *second = found.groups()
-    files: tuple[KeptFile, ...] = ((name, int(start), int(length), int(crc)),)
+    files: tuple[KeptFile, ...] = (_file(name, start, length, crc),)
     if second[0] is not None:
         files += (_file(*second),)
     return {

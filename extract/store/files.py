@@ -195,7 +195,7 @@ class StoreFiles:
             OSError, ValueError: it cannot be examined.
         """
         name, offset, size, crc = file
-        path = self._prefix + name
+        path = self.path(name)
         status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode):
             return False
@@ -276,8 +276,7 @@ class StoreFiles:
         swept = 0
         for folder in folders:
             for prefix, names in self._walk(folder):
-                unfinished = [name for name in names if name.startswith(TEMPORARY_PREFIX)]
-                for name in filter(_TEMPORARY.fullmatch, unfinished):
+                for name in filter(_TEMPORARY.fullmatch, names):
                     (self.directory / folder / prefix / name).unlink(missing_ok=True)
                     swept += 1
         return swept

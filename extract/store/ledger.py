@@ -178,8 +178,8 @@ def read_lines(path: Path, known: Container[str] = ()) -> Iterator[tuple[bytes, 
 def heads(path: Path) -> Iterator[tuple[str, bool]]:
     """Each line's id, and whether it says that the utterance is saved.
 
-    Takes a fourth of the time of `read_lines`, since only the start of a line is parsed. A line
-    that is damaged further on is included: its files, if there are any, are this program's.
+    Takes a third of the time of `read_lines` at most, since only the start of a line is parsed. A
+    line that is damaged further on is included: its files, if there are any, are this program's.
     """
     with suppress(FileNotFoundError), open_regular(path) as file:
         while block := file.read(BLOCK):
@@ -204,8 +204,6 @@ def _head(line: bytes) -> tuple[str, bool] | None:
 
 def _text(raw: bytes) -> str:
     """The text of a JSON string; "", which is no id, if the string is damaged."""
-    if raw.isascii() and b"\\" not in raw:
-        return raw.decode()
     try:
         return str(json.loads(b'"%b"' % raw)) if b"\\" in raw else raw.decode()
     except ValueError:

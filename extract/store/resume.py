@@ -56,15 +56,13 @@ class Remaining:
 
     def keep(self, index: int, record: Mapping[str, Any]) -> None:
         """Counts an entry as done, by its record."""
-        get, status = record.get, record["status"]
         self.todo[index] = False
-        self.kept[status, get("reason") or ""] += 1
-        if status == SAVED:
-            self.kept_s += get("duration_s") or 0.0
-        if get("clipped_samples"):
-            self.kept_clipped += 1
-        if get("shared"):
+        if record.get("shared"):
             self.shared[index] = True
+        self.kept[record["status"], record.get("reason") or ""] += 1
+        if record["status"] == SAVED:
+            self.kept_s += record.get("duration_s") or 0.0
+        self.kept_clipped += bool(record.get("clipped_samples"))
 
 
 def remaining(
@@ -178,7 +176,7 @@ class _Lines:
         return named in self.index_of
 
     def is_as_before(self, line: bytes) -> bool:
-        """Whether a line is in brief, its recording and its files as it says; counts it then.
+        """Whether a line is in brief, its recording, unless gone, and files as it says; counts it.
 
         So it is with nearly every line of a finished store. `record_of` and `stays`, which are for
         all others, would find the same.
@@ -189,8 +187,8 @@ class _Lines:
         rest, path = self.rest, self._manifest.paths[index]
         if not rest.todo[index] or (self._adds and record["path"] != path):
             return False
-        then = record["source_size"], record["source_mtime_ns"]
-        if self._stamps.of_entry(index, path) != then:
+        now = self._stamps.of_entry(index, path)
+        if now not in ((record["source_size"], record["source_mtime_ns"]), MISSING):
             return False
         if not self._store.intact(record, checksum=self._policy.checksum):
             return False
@@ -281,7 +279,7 @@ class _Extras:
         return ledger.line_of({**record, "extra": self._of(index)})
 
     def _of(self, index: int) -> Any:
-        text = self._texts[index] if self._texts is not None else ""
+        text = "" if self._texts is None else self._texts[index]
         return json.loads(text) if text else None
 
 
