@@ -27,6 +27,7 @@ _DENIED_OR_SHARED = (5, 32)  # ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION: win
 
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PF_EXITING = 4  # linux/sched.h
 
 
 def end_with_parent(parent: int) -> None:
@@ -39,6 +40,17 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the kernel was asked
             os._exit(1)
+
+
+def is_ending(pid: int) -> bool:
+    """Whether a process of this machine runs no more, though its id is still taken.
+
+    It gives back its memory, or its parent has not yet asked how it ended. Known on Linux only.
+    """
+    with suppress(OSError, IndexError, ValueError):
+        after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2]
+        return bool(int(after_name.split()[6]) & _PF_EXITING)
+    return False
 
 
 class InUseError(PermissionError):

@@ -27,6 +27,7 @@ from extract.store.held import Held, acquire, owner_path
 from extract.store.layout import LockKind
 from extract.store.lease import Fence
 from extract.store.mounts import storage_of
+from extract.systems import is_ending
 from extract.text import printable
 from extract.write_errors import explained
 
@@ -198,12 +199,22 @@ def _acquire_shard(directory: Path, path: Path, *, has_flock: bool) -> Held:
 def _acquire_from_the_dead(directory: Path, path: Path, wanted: str, *, has_flock: bool) -> Held:
     """Takes a lock that workers of a killed run still hold, once they have ended."""
     busy = StoreBusy(_message(directory, path, wanted, has_flock=has_flock))
-    if not lease.is_known_dead(owner_path(path)):
+    if not (lease.is_known_dead(owner_path(path)) or _is_ending(path)):
         raise busy from None
     try:
         return acquire(path, TAKE_OVER_S, has_flock=has_flock)
     except Timeout:
         raise busy from None
+
+
+def _is_ending(path: Path) -> bool:
+    """Whether the owner of a lock has been killed, which filelock knows once its id is free."""
+    owner, mine = (
+        MarkerSoftFileLock(owner_path(one)).owner for one in (path, path.with_name("lock"))
+    )
+    if owner is None or mine is None or owner.hostname != mine.hostname:
+        return False
+    return is_ending(owner.pid)
 
 
 def _message(directory: Path, path: Path, wanted: str, *, has_flock: bool) -> str:

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 from filelock import MarkerSoftFileLock
@@ -96,13 +97,20 @@ def write_record(path, text: str) -> None:
     path.write_text(text)
 
 
-@pytest.fixture
-def dead() -> int:
-    """The id of a process that has ended."""
-    process = multiprocessing.get_context("fork").Process(target=lambda: None)
-    process.start()
-    process.join()
-    return process.pid
+@pytest.fixture(params=["waited for", "zombie"])
+def dead(request) -> Iterator[int]:
+    """The id of a process that has ended, and whose parent has asked for its end or has not."""
+    if request.param == "zombie" and sys.platform != "linux":
+        pytest.skip("a zombie is known by /proc")
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    if request.param == "waited for":
+        os.waitpid(pid, 0)
+    yield pid
+    if request.param == "zombie":
+        os.waitpid(pid, 0)
 
 
 def test_a_second_process_is_refused_and_told_who_works_there(tmp_path, other):

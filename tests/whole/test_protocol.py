@@ -130,8 +130,10 @@ def whole(local, options, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def job(engine, options, tmp_path) -> Job:
-    return Job(engine, tmp_path / "store", options)
+def job(engine, options, tmp_path) -> Iterator[Job]:
+    job = Job(engine, tmp_path / "store", options)
+    yield job
+    print(job.log.read_text())  # shown where the test failed
 
 
 @pytest.fixture
