@@ -24,9 +24,11 @@ from extract.urls import is_url
 CPUS_WITHOUT_CARD = 4  # cores of a task that computes on them
 ANSWER_S = 2 * LEASE_S  # for a node to start a process and answer
 # A node whose network is cut closes no connection. Ray marks the node dead after a minute, and yet
-# waits for its tasks until a keepalive fails, of which it sends one in five minutes by default.
+# waits for its tasks until a keepalive fails, of which it sends one in five minutes by default. Its
+# servers end the connection, and the task with it, of a client that asks more than once a minute
+# (src/ray/rpc/grpc_server.cc), unless they were started with the same setting.
 KEEPALIVE = {
-    "RAY_grpc_client_keepalive_time_ms": "20000",
+    "RAY_grpc_client_keepalive_time_ms": "70000",
     "RAY_grpc_client_keepalive_timeout_ms": "20000",
 }
 

@@ -20,6 +20,7 @@ import soundfile
 import torch
 
 from extract.commands import audit as audit_command
+from extract.run.cluster import KEEPALIVE
 from support import readers
 from support.cluster import Nodes, Unit
 from support.command import TINY
@@ -316,6 +317,23 @@ def test_nan_in_all(job, trial, clips, checked):
     job.forget_notes()
     job.start()
     checked()
+
+
+@pytest.mark.timeout(600)
+def test_a_task_that_takes_minutes_is_left_alone(request, on_ray, options, tmp_path):
+    """The command's connection to it is silent all the while, but for keepalives."""
+    if not request.config.getoption("--trials"):
+        pytest.skip("minutes: only with --trials")
+    job = Job(on_ray, tmp_path / "store", options)
+    job.start()
+    job.wait_for_saves(1)
+    job.hold.touch()
+    before = set(job.tasks())
+    time.sleep(6 * int(KEEPALIVE["RAY_grpc_client_keepalive_time_ms"]) / 1000)
+    assert before
+    assert set(job.tasks()) == before
+    job.hold.unlink()
+    assert job.finish() == [1]
 
 
 @pytest.mark.trial("a second run into the same store, and one of other shards", seldom="ray")

@@ -133,3 +133,8 @@ def test_keepalives_are_asked_for_and_those_of_the_user_stay(monkeypatch):
     monkeypatch.setattr(ray, "init", lambda **_options: None)
     cluster_of.connect("auto")
     assert (os.environ[time], os.environ[timeout]) == ("7", "20000")
+
+
+def test_keepalives_are_no_more_frequent_than_the_servers_of_a_cluster_bear():
+    """More than one a minute, and they end the connection: Ray's `grpc_server.cc`."""
+    assert int(cluster_of.KEEPALIVE["RAY_grpc_client_keepalive_time_ms"]) > 60_000
