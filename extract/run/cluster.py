@@ -29,7 +29,7 @@ ANSWER_S = 2 * LEASE_S  # for a node to start a process and answer
 # (src/ray/rpc/grpc_server.cc), unless they were started with the same setting.
 KEEPALIVE = {
     "RAY_grpc_client_keepalive_time_ms": "70000",
-    "RAY_grpc_client_keepalive_timeout_ms": "20000",
+    "RAY_grpc_client_keepalive_timeout_ms": "60000",
 }
 
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +135,8 @@ def whole(local, options, tmp_path_factory) -> Path:
 def job(engine, options, tmp_path) -> Iterator[Job]:
     job = Job(engine, tmp_path / "store", options)
     yield job
-    print(job.log.read_text())  # shown where the test failed
+    with suppress(FileNotFoundError):
+        print(job.log.read_text())  # shown if the test failed
 
 
 @pytest.fixture

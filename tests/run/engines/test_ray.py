@@ -132,7 +132,7 @@ def test_keepalives_are_asked_for_and_those_of_the_user_stay(monkeypatch):
     monkeypatch.delenv(timeout)
     monkeypatch.setattr(ray, "init", lambda **_options: None)
     cluster_of.connect("auto")
-    assert (os.environ[time], os.environ[timeout]) == ("7", "20000")
+    assert (os.environ[time], os.environ[timeout]) == ("7", "60000")
 
 
 def test_keepalives_are_no_more_frequent_than_the_servers_of_a_cluster_bear():
