@@ -208,6 +208,16 @@ def test_an_owner_that_is_not_known_to_be_dead_is_believed(tmp_path, other, monk
         pass
 
 
+@WITH_FLOCK
+def test_a_process_of_another_host_is_not_taken_for_a_dead_one_of_this(tmp_path, other, dead):
+    other()
+    write_record(owner_of(tmp_path), record(dead, "elsewhere"))
+    began = time.monotonic()
+    with pytest.raises(StoreBusy, match=f"process {dead} on elsewhere"), locked(tmp_path):
+        pass
+    assert time.monotonic() - began < lock.TAKE_OVER_S / 2, "it does not wait for that one's end"
+
+
 def test_shards_of_one_count_work_side_by_side(tmp_path, other):
     other(0, 3)
     other(1, 3)
