@@ -208,7 +208,10 @@ def _acquire_from_the_dead(directory: Path, path: Path, wanted: str, *, has_floc
 
 
 def _is_ending(path: Path) -> bool:
-    """Whether the owner of a lock has been killed, which filelock knows once its id is free."""
+    """Whether the owner of a lock has been killed, which filelock knows once its id is free.
+
+    That is reason enough to wait for a flock, not to take a lease over: a write may be under way.
+    """
     owner, mine = (
         MarkerSoftFileLock(owner_path(one)).owner for one in (path, path.with_name("lock"))
     )
